@@ -1,0 +1,435 @@
+"""What travels: one frozen model per verb to a node, and the entries of a node's stream back.
+
+Messages only grow, and only by optional fields: a golden JSON of each is read back by every later version.
+A message that changes something names exactly one object of its node.
+"""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from .errors import ErrorInfo
+from .specs import (
+    Check,
+    DiskSpec,
+    DomainFacts,
+    DomainSpec,
+    DomainState,
+    FileFacts,
+    Id,
+    NicSpec,
+    NodeFacts,
+    PoolFacts,
+    PoolSpec,
+    Spec,
+    Uuid,
+)
+
+PROTOCOL = 1
+"""Raised only when an agent of another number could not be understood at all."""
+
+
+class Result(BaseModel):
+    """The useful part of a reply. Unknown fields are ignored: an older panel may hear a newer agent."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Nothing(Result):
+    pass
+
+
+class Message(Spec):
+    """The body of a verb."""
+
+    verb: ClassVar[str]
+    changes: ClassVar[bool] = True
+    long: ClassVar[bool] = False
+    """May hold a thread of the agent for more than a few seconds; the panel keeps at most 16 of them on a node."""
+    move: ClassVar[bool] = False
+    """Not a plain "make it so": run again, it first looks (design 4, rule 2)."""
+    result: ClassVar[type[Result]] = Nothing
+
+    @property
+    def object(self) -> str:
+        """The one object of the node that this names: ``<kind>:<id>``."""
+        raise NotImplementedError
+
+
+# --- disks ------------------------------------------------------------------------------------------------
+
+
+class VolumeFacts(Result):
+    size_bytes: int
+    """As the driver measured it after creation."""
+
+
+class DiskCreate(Message):
+    """Make the volume, owner mark first, final name last. On a volume without this disk's mark: ``exists_not_ours``."""
+
+    verb = "disk.create"
+    result = VolumeFacts
+    disk: DiskSpec
+
+    @property
+    def object(self) -> str:
+        return "disk:" + self.disk.id
+
+
+class DiskDelete(Message):
+    """Remove the volume with exactly this disk's mark; refused (``disk_in_use``) while the node sees any user of it."""
+
+    verb = "disk.delete"
+    id: Id
+    pool: PoolSpec
+    format: Literal["qcow2", "raw"]
+
+    @property
+    def object(self) -> str:
+        return "disk:" + self.id
+
+
+class DiskState(Result):
+    exists: bool
+    ours: bool = False
+    size_bytes: int | None = None
+    used_by: tuple[str, ...] = ()
+
+
+class DiskLook(Message):
+    verb = "disk.look"
+    changes = False
+    result = DiskState
+    id: Id
+    pool: PoolSpec
+    format: Literal["qcow2", "raw"]
+
+    @property
+    def object(self) -> str:
+        return "disk:" + self.id
+
+
+# --- NICs -------------------------------------------------------------------------------------------------
+
+
+class NicPlug(Message):
+    """Lease and filter chain of a NIC, before its tap exists."""
+
+    verb = "nic.plug"
+    nic: NicSpec
+
+    @property
+    def object(self) -> str:
+        return "nic:" + self.nic.id
+
+
+class NicUnplug(Message):
+    verb = "nic.unplug"
+    id: Id
+    bridge: str
+
+    @property
+    def object(self) -> str:
+        return "nic:" + self.id
+
+
+# --- domains ----------------------------------------------------------------------------------------------
+
+
+class DomainWhereabouts(Result):
+    """Law 1's columns: what one side shows."""
+
+    state: DomainState
+    job_active: bool = False
+    """A migration (or another background job of libvirt) is under way."""
+    paused_by_migration: bool = False
+    defined: bool = False
+
+
+class _Domain(Message):
+    result = DomainWhereabouts
+    vm: Id
+    uuid: Uuid
+
+    @property
+    def object(self) -> str:
+        return "domain:" + self.vm
+
+
+class DomainDefine(Message):
+    """Write the domain's definition; never libvirt's autostart (law 5)."""
+
+    verb = "domain.define"
+    result = DomainWhereabouts
+    domain: DomainSpec
+
+    @property
+    def object(self) -> str:
+        return "domain:" + self.domain.id
+
+
+class DomainUndefine(_Domain):
+    """Forget the definition of a domain that is shut off; a running one is a certain ``domain_active``."""
+
+    verb = "domain.undefine"
+
+
+class DomainStart(_Domain):
+    verb = "domain.start"
+    paused: bool = False
+
+
+class DomainShutdown(_Domain):
+    """Press the power button (ACPI) and wait. Not off in time: certain ``guest_did_not_shut_down``."""
+
+    verb = "domain.shutdown"
+    long = True
+    timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
+
+
+class DomainStop(_Domain):
+    """Pull the plug (libvirt: destroy)."""
+
+    verb = "domain.stop"
+
+
+class DomainSuspend(_Domain):
+    verb = "domain.suspend"
+
+
+class DomainResume(_Domain):
+    verb = "domain.resume"
+
+
+class DomainReboot(_Domain):
+    """Ask the guest to reboot (ACPI), or its agent where it answers."""
+
+    verb = "domain.reboot"
+
+
+class DomainReset(_Domain):
+    """The reset button: no word to the guest."""
+
+    verb = "domain.reset"
+
+
+class DomainLook(_Domain):
+    """Whereabouts of one domain on this node; after an uncertain answer, both nodes of a move are asked."""
+
+    verb = "domain.look"
+    changes = False
+
+
+# --- the node itself --------------------------------------------------------------------------------------
+
+
+class NodeInspect(Message):
+    """Run the preflight again and send a full inventory."""
+
+    verb = "node.inspect"
+    changes = False
+    long = True
+
+    @property
+    def object(self) -> str:
+        return "node"
+
+
+class DemoMark(Message):
+    """The demo operation's harmless effect: a small file in the agent's state folder."""
+
+    verb = "demo.mark"
+    id: Id
+
+    @property
+    def object(self) -> str:
+        return "demo:" + self.id
+
+
+class DemoUnmark(Message):
+    verb = "demo.unmark"
+    id: Id
+
+    @property
+    def object(self) -> str:
+        return "demo:" + self.id
+
+
+VERBS: dict[str, type[Message]] = {
+    m.verb: m
+    for m in (
+        DiskCreate,
+        DiskDelete,
+        DiskLook,
+        NicPlug,
+        NicUnplug,
+        DomainDefine,
+        DomainUndefine,
+        DomainStart,
+        DomainShutdown,
+        DomainStop,
+        DomainSuspend,
+        DomainResume,
+        DomainReboot,
+        DomainReset,
+        DomainLook,
+        NodeInspect,
+        DemoMark,
+        DemoUnmark,
+    )
+}
+
+
+class Envelope(Spec):
+    """The keyword argument ``envelope`` of a verb's Celery task.
+
+    ``dispatch`` grows for ever per (node, object); None for a verb that only reads. The rest rides along
+    for the logs and so that a reply finds its step.
+    """
+
+    verb: str
+    object: str
+    dispatch: int | None
+    job: str
+    step: str
+    phase: Literal["do", "undo", "settle"]
+    attempt: int
+    body: dict[str, Any]
+
+
+class Cancel(Spec):
+    """Names the number; early, it is remembered; for a finished verb it changes nothing and the reply says so."""
+
+    object: str
+    dispatch: int
+    job: str
+    step: str
+
+
+class Welcome(Spec):
+    """The panel's answer to a hello, on the welcome list: nothing runs on the node before it.
+
+    ``raises``: object -> lowest number that may still run here. ``placed``: uuids of the guests that the panel
+    places on this node; ``wanted running`` is cleared for every raised domain that is not among them.
+    """
+
+    incarnation: int
+    raises: dict[str, int] = {}
+    placed: tuple[Uuid, ...] = ()
+    pools: tuple[PoolSpec, ...] = ()
+
+
+# --- the node's stream: entries {"e": <JSON>} ---------------------------------------------------------------
+
+Outcome = Literal["done", "failed", "uncertain", "cancelled", "superseded"]
+
+
+class Entry(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    incarnation: int
+    counter: int
+    """The agent's counter, taken when reading began (reports) or after the effect (replies). It never shrinks."""
+
+
+class Reply(Entry):
+    type: Literal["reply"] = "reply"
+    verb: str
+    object: str
+    dispatch: int | None
+    job: str
+    step: str
+    phase: Literal["do", "undo", "settle"]
+    attempt: int
+    outcome: Outcome
+    result: dict[str, Any] = {}
+    error: ErrorInfo | None = None
+
+
+class Progress(Entry):
+    type: Literal["progress"] = "progress"
+    object: str
+    dispatch: int | None
+    job: str
+    step: str
+    percent: Annotated[int, Field(ge=0, le=100)]
+
+
+class Hello(Entry):
+    type: Literal["hello"] = "hello"
+    protocol: int
+    version: str
+    verbs: dict[str, tuple[str, ...]]
+    """verb -> names of the fields it knows."""
+    facts: NodeFacts
+
+
+class Heartbeat(Entry):
+    type: Literal["heartbeat"] = "heartbeat"
+    load_1m: float
+    memory_available_bytes: int
+    wall_clock: float
+    """The node's time, seconds since the epoch: for the clock skew check."""
+    libvirt_ok: bool = True
+
+
+class Inventory(Entry):
+    """Everything: after a hello, after a restart of libvirtd, each minute, and when asked."""
+
+    type: Literal["inventory"] = "inventory"
+    facts: NodeFacts
+    checks: tuple[Check, ...]
+    domains: tuple[DomainFacts, ...]
+    pools: tuple[PoolFacts, ...]
+    images: tuple[FileFacts, ...]
+    isos: tuple[FileFacts, ...]
+
+
+class DomainChanged(Entry):
+    """One or more domains changed their state (libvirt's lifecycle events, gathered for a few milliseconds)."""
+
+    type: Literal["domains"] = "domains"
+    domains: tuple[DomainFacts, ...]
+
+
+StreamEntry = Annotated[Reply | Progress | Hello | Heartbeat | Inventory | DomainChanged, Field(discriminator="type")]
+
+_ENTRIES: TypeAdapter[Any] = TypeAdapter(StreamEntry)
+
+
+def read_entry(raw: str | bytes) -> Reply | Progress | Hello | Heartbeat | Inventory | DomainChanged:
+    """Parse one stream entry. Raises ``pydantic.ValidationError`` on what no known version sends."""
+    entry: Reply | Progress | Hello | Heartbeat | Inventory | DomainChanged = _ENTRIES.validate_json(raw)
+    return entry
+
+
+def known_fields(verb: str) -> tuple[str, ...]:
+    return tuple(VERBS[verb].model_fields)
+
+
+def body_of(message: Message) -> dict[str, Any]:
+    """The message as JSON with unset fields left out, so that an older agent is not asked what it cannot know."""
+    return message.model_dump(mode="json", exclude_unset=True)
+
+
+# --- enrolment: POST https://<panel>:8101/api/v1/enrol/ ------------------------------------------------------
+
+
+class EnrolRequest(Spec):
+    token: str
+    certificate_request_pem: str
+    redis_password_sha256: str
+    version: str
+    hostname: str
+    host_uuid: str
+
+
+class EnrolAnswer(Spec):
+    node: Id
+    name: str
+    certificate_pem: str
+    ca_pem: str
+    redis_host: str
+    redis_port: int
+    peers: dict[str, str] = {}
+    """name -> address of every node of the cluster, for /etc/hosts."""

@@ -1,0 +1,160 @@
+"""Values inside messages: what a disk, a NIC, a domain and a pool are to a node."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Id = Annotated[str, StringConstraints(pattern=r"^[a-z2-7]{13}$")]
+"""13 lower-case base32 characters of a random 64-bit number; never reused."""
+
+Uuid = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+Mac = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+"""A DNS label (RFC 1123)."""
+
+PoolKind = Literal["directory", "lvm", "lvmthin", "rbd"]
+DiskFormat = Literal["qcow2", "raw"]
+DiskBus = Literal["virtio", "scsi", "sata", "ide"]
+NicModel = Literal["virtio", "rtl8139", "e1000"]
+DomainState = Literal["running", "paused", "shutoff", "crashed", "incoming", "absent"]
+
+
+class Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PoolSpec(Spec):
+    """A pool as the panel knows it. ``identity`` is checked by the node before it touches anything in it."""
+
+    id: Id
+    kind: PoolKind
+    identity: str
+    path: str
+    """Directory: its absolute path. LVM: the volume group. RBD: the Ceph pool."""
+
+
+class PoolFacts(Spec):
+    """What a driver says of a pool, as data: callers read facts and never ask for a driver's name."""
+
+    kind: PoolKind
+    identity: str
+    path: str
+    capacity_bytes: int
+    free_bytes: int
+    granules: dict[DiskFormat, int]
+    """Sizes of volumes are multiples of this, for each format that the pool can hold."""
+    shared: bool = False
+    grows_online: bool = True
+    snapshots: bool = False
+    rotational: bool | None = None
+    """None: the node cannot tell whether it is an SSD."""
+
+
+class DiskSpec(Spec):
+    """A volume to be made. ``backing`` is the absolute path of an image in the same pool."""
+
+    id: Id
+    pool: PoolSpec
+    format: DiskFormat
+    size_bytes: Annotated[int, Field(gt=0)]
+    backing: str | None = None
+    backing_format: DiskFormat | None = None
+
+
+class DomainDisk(Spec):
+    """A disk as the domain sees it; ``boot_order`` counts from 1 over disks and CD-ROMs."""
+
+    device: Literal["disk", "cdrom"] = "disk"
+    id: Id
+    bus: DiskBus
+    pool: PoolSpec | None = None
+    format: DiskFormat = "raw"
+    iso: str | None = None
+    """CD-ROM: the file's name inside the node's ISO folder, without a folder part."""
+    boot_order: int | None = None
+
+
+class NicSpec(Spec):
+    """A NIC with its lease and its filter chain. The tap is named ``ul`` + id, which fits into IFNAMSIZ."""
+
+    id: Id
+    bridge: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,15}$")]
+    model: NicModel = "virtio"
+    mac: Mac
+    address: str | None = None
+    prefix_length: int | None = None
+    gateway: str | None = None
+    nameservers: tuple[str, ...] = ()
+
+    @property
+    def tap(self) -> str:
+        return "ul" + self.id
+
+
+class DomainSpec(Spec):
+    """A VM. Its domain is named ``<name>.<id>`` so that a foreign domain of the same name is never taken for ours."""
+
+    id: Id
+    uuid: Uuid
+    name: Name
+    title: str = ""
+    vcpus: Annotated[int, Field(ge=1, le=512)]
+    memory_bytes: Annotated[int, Field(gt=0)]
+    disks: tuple[DomainDisk, ...] = ()
+    nics: tuple[NicSpec, ...] = ()
+
+    @property
+    def domain_name(self) -> str:
+        return f"{self.name}.{self.id}"
+
+    @property
+    def only_local_disks(self) -> bool:
+        """Law 5: such a guest may start at boot before the panel has answered."""
+        return all(d.pool is None or d.pool.kind in ("directory", "lvm", "lvmthin") for d in self.disks)
+
+
+class Check(Spec):
+    """One line of a node's preflight."""
+
+    code: str
+    level: Literal["ok", "warning", "error"]
+    facts: dict[str, str | int | float | bool | None] = {}
+    """Values for the text, which the panel says in the reader's language by ``code`` and ``level``."""
+
+
+class NodeFacts(Spec):
+    """What a node is: reported with each hello and each inventory."""
+
+    hostname: str
+    cpus: int
+    memory_bytes: int
+    cpu_model: str
+    virt_type: Literal["kvm", "qemu", "test"]
+    virt_reason: str = ""
+    libvirt_version: str
+    qemu_version: str
+    host_uuid: str
+    bridges: tuple[str, ...] = ()
+    simulated: bool = False
+
+
+class DomainFacts(Spec):
+    """A domain that the node sees, ours or not."""
+
+    uuid: Uuid
+    name: str
+    state: DomainState
+    vm: Id | None = None
+    """From the domain's name; None: it is not ours."""
+    cpu_time_ns: int | None = None
+    memory_bytes: int | None = None
+
+
+class FileFacts(Spec):
+    """An image or an ISO found in one of the node's folders."""
+
+    name: str
+    format: str
+    size_bytes: int
+    virtual_size_bytes: int
+    modified: float
