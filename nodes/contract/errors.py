@@ -4,7 +4,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class ErrorInfo(BaseModel):
-    """What went wrong, for machines (``code``) and people (``cause`` names the thing and the place, ``hint`` the way out).
+    """What went wrong, for machines (``code``) and people (``cause``: the thing and the place, ``hint``: the way out).
 
     ``certain`` is the most important field of the contract: only a node that *knows* that the verb did not
     happen (and will not happen later) says True. Everything else is doubt, and doubt is never failure.
