@@ -1,0 +1,1 @@
+"""Tools that install, start, test and break Ulei: the standard library only, and no Django."""

@@ -1,0 +1,124 @@
+"""The micro guest as a bootable disk image and a bootable ISO, made from this machine's own packages.
+
+The image is a FAT file system without a partition table ("superfloppy") that SYSLINUX boots, so neither a loop
+device nor a mount is needed. Its FAT ends at 32 MiB of 40: behind it the guest counts its boots.
+
+Packages: linux-image-cloud-amd64 busybox-static cpio isolinux syslinux mtools dosfstools xorriso qemu-utils
+"""
+
+import gzip
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SYSLINUX = Path("/usr/lib/syslinux/modules/bios")
+ISOLINUX = Path("/usr/lib/ISOLINUX/isolinux.bin")
+
+MODULES = ["virtio_pci", "virtio_blk", "virtio_net", "button", "evdev"]
+COMMAND_LINE = "console=ttyS0 quiet loglevel=3 mitigations=off no_timer_check panic=-1"
+FAT_BYTES = 32 * 2**20
+DISK_BYTES = 40 * 2**20
+
+
+def build(cache: Path) -> tuple[Path, Path]:
+    """Image and ISO for the newest cloud kernel of this machine, built at most once per kernel and recipe."""
+    kernel = newest_kernel()
+    folder = cache / f"micro-{recipe_hash(kernel)}"
+    image, iso = folder / "micro.qcow2", folder / "micro.iso"
+    if not (image.exists() and iso.exists()):
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as work:
+            made = Path(work, "made")
+            made.mkdir()
+            _build_into(made, Path(work), kernel)
+            shutil.rmtree(folder, ignore_errors=True)
+            made.rename(folder)
+    return image, iso
+
+
+def newest_kernel() -> str:
+    kernels = sorted(Path("/boot").glob("vmlinuz-*-cloud-amd64"), key=lambda path: path.stat().st_mtime)
+    if not kernels:
+        raise FileNotFoundError("no /boot/vmlinuz-*-cloud-amd64: apt-get install linux-image-cloud-amd64")
+    return kernels[-1].name.removeprefix("vmlinuz-")
+
+
+def recipe_hash(kernel: str) -> str:
+    digest = hashlib.sha256(kernel.encode())
+    for part in (Path(__file__), HERE / "guest-init", HERE / "guest-lease"):
+        digest.update(part.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _build_into(folder: Path, work: Path, kernel: str) -> None:
+    vmlinuz = Path(f"/boot/vmlinuz-{kernel}")
+    initrd = work / "initrd.gz"
+    initrd.write_bytes(gzip.compress(_initramfs(work / "root", kernel), 6))
+    _disk_image(folder / "micro.qcow2", work, vmlinuz, initrd)
+    _iso(folder / "micro.iso", work / "iso", vmlinuz, initrd)
+
+
+def _initramfs(root: Path, kernel: str) -> bytes:
+    for name in ("bin", "dev", "proc", "sys", "modules", "etc"):
+        (root / name).mkdir(parents=True)
+    shutil.copy("/bin/busybox", root / "bin/busybox")
+    for name, target in (("guest-init", "init"), ("guest-lease", "lease")):
+        shutil.copy(HERE / name, root / target)
+        (root / target).chmod(0o755)
+    for number, module in enumerate(_module_files(kernel)):
+        shutil.copy(module, root / f"modules/{number:02}-{module.name}")
+    names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")))
+    return _run("cpio", "--quiet", "-o", "-H", "newc", cwd=root, input=names.encode())
+
+
+def _module_files(kernel: str) -> list[Path]:
+    """The modules with those that they need, each once and in the order of loading."""
+    files: dict[Path, None] = {}
+    for module in MODULES:
+        # `builtin NAME` lines are skipped: nothing is to be loaded for those.
+        for line in _run("modprobe", "-S", kernel, "--show-depends", module).decode().splitlines():
+            verb, path = line.split()[:2]
+            if verb == "insmod":
+                files[Path(path)] = None
+    return list(files)
+
+
+def _boot_entry(prefix: str) -> str:
+    return f"DEFAULT micro\nPROMPT 0\nTIMEOUT 0\nLABEL micro\n KERNEL {prefix}vmlinuz\n APPEND initrd={prefix}initrd.gz {COMMAND_LINE}\n"
+
+
+def _disk_image(target: Path, work: Path, vmlinuz: Path, initrd: Path) -> None:
+    raw = work / "micro.raw"
+    raw.touch()
+    os.truncate(raw, FAT_BYTES)
+    _run("mkfs.vfat", "-F", "16", "-s", "8", "-n", "MICRO", str(raw))
+    config = work / "syslinux.cfg"
+    config.write_text(_boot_entry(""))
+    env = {**os.environ, "MTOOLS_SKIP_CHECK": "1"}
+    for source, name in ((vmlinuz, "vmlinuz"), (initrd, "initrd.gz"), (config, "syslinux.cfg")):
+        _run("mcopy", "-i", str(raw), str(source), f"::{name}", env=env)
+    _run("syslinux", "--install", str(raw))
+    os.truncate(raw, DISK_BYTES)
+    _run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(target))
+
+
+def _iso(target: Path, tree: Path, vmlinuz: Path, initrd: Path) -> None:
+    (tree / "isolinux").mkdir(parents=True)
+    shutil.copy(ISOLINUX, tree / "isolinux")
+    shutil.copy(SYSLINUX / "ldlinux.c32", tree / "isolinux")
+    shutil.copy(vmlinuz, tree / "vmlinuz")
+    shutil.copy(initrd, tree / "initrd.gz")
+    (tree / "isolinux/isolinux.cfg").write_text(_boot_entry("/"))
+    boot = "-b isolinux/isolinux.bin -c isolinux/boot.cat -no-emul-boot -boot-load-size 4 -boot-info-table"
+    _run("xorriso", "-as", "mkisofs", "-quiet", "-V", "MICRO", "-o", str(target), *boot.split(), str(tree))
+
+
+def _run(*argv: str, **options) -> bytes:
+    done = subprocess.run(argv, capture_output=True, **options)
+    if done.returncode:
+        raise RuntimeError(f"{argv[0]} failed ({done.returncode}): {done.stderr.decode(errors='replace').strip()}")
+    return done.stdout

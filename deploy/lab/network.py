@@ -1,0 +1,94 @@
+"""The lab's network: one namespace with a bridge, and one namespace per node with its cable in that bridge.
+
+    root namespace (untouched)      <tag>-lab: lab0 10.99.0.1/24 ── veth ── <tag>-n1: eth0 in br0 10.99.0.11/24
+                                                                └─ veth ── <tag>-n2: eth0 in br0 10.99.0.12/24
+
+Guests of all nodes share one segment, as on real machines. The root namespace gets no interface, so two demos
+use the same addresses side by side.
+"""
+
+from pathlib import Path
+
+from deploy.lab.processes import run
+from deploy.lab.state import LAB_ADDRESS, NODES, PREFIX_LENGTH, State
+
+BRIDGE = "lab0"
+NODE_BRIDGE = "br0"
+
+
+def namespace(state: State, name: str = "lab") -> str:
+    return f"{state.tag}-{name}"
+
+
+def exists(state: State, name: str = "lab") -> bool:
+    return Path("/run/netns", namespace(state, name)).exists()
+
+
+def up(state: State) -> None:
+    """Makes what is missing; what is there stays as it is."""
+    lab = namespace(state)
+    if not exists(state):
+        run("ip", "netns", "add", lab)
+    if run("ip", "-n", lab, "link", "show", BRIDGE, check=False).returncode:
+        _ip(lab, "link set lo up")
+        _ip(lab, f"link add {BRIDGE} type bridge")
+        _ip(lab, f"addr add {LAB_ADDRESS}/{PREFIX_LENGTH} dev {BRIDGE}")
+        _ip(lab, f"link set {BRIDGE} up")
+    for name in NODES:
+        _node_up(state, name)
+
+
+def _node_up(state: State, name: str) -> None:
+    lab, node = namespace(state), namespace(state, name)
+    if not exists(state, name):
+        run("ip", "netns", "add", node)
+    if run("ip", "-n", node, "link", "show", NODE_BRIDGE, check=False).returncode == 0:
+        return
+    run("ip", "netns", "exec", lab, *f"ip link add {name} type veth peer name eth0 netns {node}".split())
+    _ip(lab, f"link set {name} master {BRIDGE} up")
+    _ip(node, "link set lo up")
+    _ip(node, f"link add {NODE_BRIDGE} type bridge")
+    _ip(node, f"link set eth0 master {NODE_BRIDGE} up")
+    _ip(node, f"addr add {NODES[name]}/{PREFIX_LENGTH} dev {NODE_BRIDGE}")
+    _ip(node, f"link set {NODE_BRIDGE} up")
+
+
+def reset_node(state: State, name: str) -> None:
+    """A node that boots starts with nothing but its cable: no taps and no filters of its former life."""
+    # The kernel takes a namespace apart in its own time, so the cable is pulled first: its name is free at once.
+    run("ip", "-n", namespace(state), "link", "del", name, check=False)
+    run("ip", "netns", "del", namespace(state, name))
+    _node_up(state, name)
+
+
+def down(state: State) -> None:
+    for name in [*NODES, "lab"]:
+        if exists(state, name):
+            run("ip", "netns", "del", namespace(state, name))
+
+
+def cable(state: State, name: str, plugged: bool) -> None:
+    _ip(namespace(state), f"link set {name} {'up' if plugged else 'down'}")
+
+
+def refuse_broker(state: State, name: str, verdict: str) -> None:
+    """From now on Redis ``reject``s or ``drop``s what this node sends, open connections included."""
+    lab = namespace(state)
+    action = "reject with tcp reset" if verdict == "reject" else "drop"
+    rules = f"""
+        table inet fault_{name} {{
+            chain input {{
+                type filter hook input priority 0;
+                ip saddr {NODES[name]} meta l4proto tcp {action}
+            }}
+        }}
+    """
+    run("ip", "netns", "exec", lab, "nft", "-f", "-", input=rules)
+
+
+def heal_broker(state: State, name: str) -> None:
+    run("ip", "netns", "exec", namespace(state), "nft", "delete", "table", "inet", f"fault_{name}", check=False)
+
+
+def _ip(where: str, command: str) -> None:
+    run("ip", "-n", where, *command.split())

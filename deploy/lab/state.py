@@ -1,0 +1,127 @@
+"""A demo's state folder: its paths, names and settings. Two folders are two demos that share nothing."""
+
+import base64
+import hashlib
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.lab.processes import ROOT, Failed, Process
+
+LAB_ADDRESS = "10.99.0.1"
+PREFIX_LENGTH = 24
+ENROL_PORT = 8101
+REDIS_PORT = 6380
+NODES = {"n1": "10.99.0.11", "n2": "10.99.0.12"}
+
+# A unix socket's path must fit into sockaddr_un.
+SOCKET_PATH_MAX = 107
+
+
+@dataclass(frozen=True)
+class State:
+    folder: Path
+    port: int
+    faults: bool = False
+    """Whether the processes look for named points to die at (nodes/contract/faults.py)."""
+
+    @classmethod
+    def from_environment(cls) -> "State":
+        folder = Path(os.environ.get("ULEI_STATE") or ROOT / "var").absolute()
+        return cls(folder, int(os.environ.get("ULEI_PORT") or 8100), bool(os.environ.get("ULEI_FAULTS")))
+
+    def __post_init__(self) -> None:
+        if len(str(self.redis_socket)) > SOCKET_PATH_MAX:
+            raise Failed(f"the state folder's path is too long: {self.folder}", "set ULEI_STATE to a shorter one")
+
+    @property
+    def tag(self) -> str:
+        """Prefix of this demo's namespaces."""
+        return "ulei" + hashlib.sha256(str(self.folder).encode()).hexdigest()[:6]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def python(self) -> str:
+        return str(ROOT / "var/venv/bin/python")
+
+    @property
+    def redis_socket(self) -> Path:
+        return self.folder / "redis.sock"
+
+    @property
+    def ca(self) -> Path:
+        return self.folder / "ca"
+
+    @property
+    def credentials(self) -> Path:
+        return self.folder / "credentials.json"
+
+    @property
+    def env_file(self) -> Path:
+        return self.folder / "panel.env"
+
+    def faults_of(self, process: str) -> Path:
+        """Folder in which points are armed for one process (``n1.agent``, ``conductor``, ``web``)."""
+        return self.folder / "faults" / process
+
+    def process(self, name: str) -> Process:
+        return Process(name, self.folder / "run" / f"{name}.pid", self.folder / "log" / f"{name}.log")
+
+    def make_folders(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name in ("run", "log", "nodes", "cache", "ca", "redis"):
+            (self.folder / name).mkdir(exist_ok=True, mode=0o700)
+
+    def environment(self, process: str) -> dict[str, str]:
+        """What every process of the demo sees; nothing of the caller's own environment leaks in."""
+        path = f"{ROOT / 'var/venv/bin'}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        env = {"PATH": path, "HOME": "/root", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
+        if self.faults:
+            folder = self.faults_of(process)
+            folder.mkdir(parents=True, exist_ok=True)
+            env["ULEI_FAULTS"] = str(folder)
+        return env
+
+    def panel_environment(self, process: str) -> dict[str, str]:
+        """Settings of web, conductor and management commands; the secrets are made at the first start."""
+        env = self.environment(process)
+        env |= {
+            "DJANGO_SETTINGS_MODULE": "cluster.settings",
+            "ULEI_STATE": str(self.folder),
+            "ULEI_PORT": str(self.port),
+            "ULEI_REDIS_SOCKET": str(self.redis_socket),
+            "PYTHONPATH": str(ROOT),
+        }
+        if os.environ.get("DATABASE_URL"):
+            env["DATABASE_URL"] = os.environ["DATABASE_URL"]
+        return env | self.panel_secrets()
+
+    def panel_secrets(self) -> dict[str, str]:
+        if not self.env_file.exists():
+            made = {
+                "ULEI_SECRET_KEY": secrets.token_urlsafe(48),
+                "ULEI_FIELD_KEY": base64.b64encode(secrets.token_bytes(32)).decode(),
+                "ULEI_REDIS_WEB_PASSWORD": secrets.token_urlsafe(24),
+                "ULEI_REDIS_CONDUCTOR_PASSWORD": secrets.token_urlsafe(24),
+                "ULEI_REDIS_CHANNELS_PASSWORD": secrets.token_urlsafe(24),
+                "ULEI_ENROL_URL": f"https://{LAB_ADDRESS}:{ENROL_PORT}",
+                "ULEI_NODE_REDIS_HOST": LAB_ADDRESS,
+                "ULEI_NODE_REDIS_PORT": str(REDIS_PORT),
+                "ULEI_CA_DIR": str(self.ca),
+            }
+            write_private(self.env_file, "".join(f"{name}={value}\n" for name, value in made.items()))
+        lines = self.env_file.read_text().splitlines()
+        return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+
+
+def write_private(path: Path, text: str) -> None:
+    """A file for root's eyes: never readable by others, not even while it is being written."""
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    new.rename(path)
