@@ -143,7 +143,7 @@ class Node:
 
     @property
     def joined(self) -> bool:
-        return self.has_certificate and any((self.folder / "etc/ulei").iterdir())
+        return (self.folder / "etc/ulei/node.toml").exists()
 
     def start_agent(self, **extra: str) -> None:
         self.agent.start(["ulei-node", "run"], self.environment("agent") | extra, inside=self.pid)
