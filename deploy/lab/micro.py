@@ -88,7 +88,8 @@ def _module_files(kernel: str) -> list[Path]:
 
 
 def _boot_entry(prefix: str) -> str:
-    return f"DEFAULT micro\nPROMPT 0\nTIMEOUT 0\nLABEL micro\n KERNEL {prefix}vmlinuz\n APPEND initrd={prefix}initrd.gz {COMMAND_LINE}\n"
+    label = f"LABEL micro\n KERNEL {prefix}vmlinuz\n APPEND initrd={prefix}initrd.gz {COMMAND_LINE}\n"
+    return f"DEFAULT micro\nPROMPT 0\nTIMEOUT 0\n{label}"
 
 
 def _disk_image(target: Path, work: Path, vmlinuz: Path, initrd: Path) -> None:

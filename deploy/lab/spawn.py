@@ -8,7 +8,6 @@ together with its start time, so that a pid used again by the kernel is never mi
 import ctypes
 import os
 import sys
-from pathlib import Path
 
 NAMESPACES = {"uts": 0x04000000, "net": 0x40000000, "pid": 0x20000000, "mnt": 0x00020000}
 

@@ -53,6 +53,11 @@ class State:
         return self.folder / "redis.sock"
 
     @property
+    def cache(self) -> Path:
+        """Built guests; demos may share it, for its entries are named by what they are made of."""
+        return Path(os.environ.get("ULEI_CACHE") or self.folder / "cache")
+
+    @property
     def ca(self) -> Path:
         return self.folder / "ca"
 
@@ -73,7 +78,7 @@ class State:
 
     def make_folders(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name in ("run", "log", "nodes", "cache", "ca", "redis"):
+        for name in ("run", "log", "nodes", "ca", "redis"):
             (self.folder / name).mkdir(exist_ok=True, mode=0o700)
 
     def environment(self, process: str) -> dict[str, str]:

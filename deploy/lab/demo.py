@@ -1,0 +1,258 @@
+"""``deploy/demo``: the panel and two nodes on this machine, ready to be clicked at.
+
+Started again, it goes on with the same state; everything that it starts has a pid file in the state folder, and
+``--stop`` ends exactly that.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from deploy.lab import broker, micro, network
+from deploy.lab.client import Api
+from deploy.lab.node import Node
+from deploy.lab.panel import PROCESSES, Panel, port_taken
+from deploy.lab.processes import Failed, Process, wait
+from deploy.lab.state import NODES, State
+
+# What --fresh forgets. The rest of the folder (built guests, the virtual environment) is not the demo's memory.
+MEMORY = (
+    "panel.sqlite3*",
+    "panel.env",
+    "credentials.json",
+    "ca",
+    "redis",
+    "redis.sock",
+    "nodes",
+    "run",
+    "log",
+    "faults",
+)
+SHUTDOWN_S = 20.0
+
+
+class Demo:
+    def __init__(self, state: State, quiet: bool = False) -> None:
+        self.state, self.quiet = state, quiet
+        self.panel = Panel(state)
+        self.nodes = {name: Node(state, name) for name in NODES}
+
+    @property
+    def api(self) -> Api:
+        return Api(self.state.url, json.loads(self.state.credentials.read_text())["token"])
+
+    # start
+
+    def start(self, first_vm: bool = True) -> None:
+        if self.panel.process("web").pid() is None and port_taken(self.state.port):
+            raise Failed(f"port {self.state.port} is taken by another program", "choose another one: ULEI_PORT=8200")
+        self.state.make_folders()
+        with self.step("micro guest"):
+            image, iso = micro.build(self.state.cache)
+        with self.step("network"):
+            network.up(self.state)
+        with ThreadPoolExecutor() as pool:
+            booting = [pool.submit(self._boot, node, image, iso) for node in self.nodes.values()]
+            with self.step("database, certificates, static files"):
+                self.panel.prepare()
+            with self.step("redis and panel"):
+                broker.start(self.state)
+                self.panel.start()
+                self._wait_for_panel()
+            with self.step("nodes"):
+                for done in booting:
+                    done.result()
+                list(pool.map(self._connect, self.nodes.values()))
+                self._wait_for_nodes()
+        if first_vm:
+            self._first_vm()
+
+    def _boot(self, node: Node, image: Any, iso: Any) -> None:
+        node.power_on()
+        node.put(image, iso)
+        node.start_libvirtd()
+
+    def _wait_for_panel(self) -> None:
+        def ready() -> bool:
+            self.panel.check_alive()
+            return self.api.ready()
+
+        wait(ready, 40, f"{self.state.url}/readyz", f"logs: {self.state.folder / 'log'}")
+
+    def _connect(self, node: Node) -> None:
+        """Joins the node the first time, by the very command that the panel shows for a remote machine."""
+        if not node.joined:
+            given = json.loads(self.panel.manage("node_add", node.name, node.address, "--json"))
+            node.run(*shlex.split(given["command"]))
+            node.restart_libvirtd()  # it has its certificate only now
+        node.start_agent()
+
+    def _wait_for_nodes(self) -> None:
+        def online() -> bool:
+            for node in self.nodes.values():
+                if node.agent.pid() is None:
+                    raise Failed(f"the agent of {node.name} ended:\n{node.agent.last_lines(8)}", str(node.agent.log))
+            self.panel.check_alive()
+            states = {row["name"]: row["state"] for row in self.api.all("nodes/")}
+            return all(states.get(name) == "online" for name in self.nodes)
+
+        wait(online, 40, "both nodes to be online", f"logs: {self.state.folder / 'log'}")
+
+    def _first_vm(self) -> None:
+        api = self.api
+        if not api.all("networks/"):
+            with self.step("first network"):
+                ranges = [{"first": "10.99.0.100", "last": "10.99.0.200"}]
+                body = {"name": "lab", "bridge": network.NODE_BRIDGE, "prefix": 24, "ranges": ranges}
+                api.post("networks/", body, expect=201)
+        if api.all("vms/") or (self.state.folder / "run/first-vm").exists():
+            return
+        with self.step("first virtual machine"):
+            image = wait(self._micro_image, 30, "the micro image to be seen by a node's inventory")
+            body = {
+                "name": "first",
+                "vcpus": 1,
+                "memory_bytes": 128 * 2**20,
+                "image": image,
+                "disks": [{"size_bytes": 128 * 2**20}],
+                "nics": [{"network": api.all("networks/")[0]["id"]}],
+                "start": True,
+            }
+            api.do("vms/", body)
+            (self.state.folder / "run/first-vm").touch()  # once deleted by a person it stays deleted
+
+    def _micro_image(self) -> str | None:
+        return next((row["id"] for row in self.api.all("images/") if row["name"].startswith("micro")), None)
+
+    # stop
+
+    def stop(self) -> None:
+        """Agents first: a guest that the demo switches off is still wanted and comes back with the next start."""
+        with self.step("agents"):
+            for node in self.nodes.values():
+                node.agent.stop(15)
+        with self.step("guests"), ThreadPoolExecutor() as pool:
+            list(pool.map(self._stop_guests, [node for node in self.nodes.values() if node.on]))
+        with self.step("nodes, panel and redis"):
+            for node in self.nodes.values():
+                if node.on:
+                    node.libvirtd.stop()
+                    node.power_off()
+            self.panel.stop()
+            broker.process(self.state).stop()
+            network.down(self.state)
+
+    def _stop_guests(self, node: Node) -> None:
+        if not node.guests():
+            return
+        if node.libvirtd.pid() is not None:
+            for name in node.run("virsh", "list", "--name", check=False).stdout.split():
+                node.run("virsh", "shutdown", name, "--mode", "acpi", check=False)
+            try:
+                wait(lambda: not node.guests(), SHUTDOWN_S, f"guests of {node.name} to obey the power button")
+            except Failed:
+                self.say(f"    {len(node.guests())} guests of {node.name} did not: ended by force")
+        node.end_guests_by_force()
+
+    def forget(self) -> None:
+        for pattern in MEMORY:
+            for path in self.state.folder.glob(pattern):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+    # look
+
+    def processes(self) -> list[Process]:
+        own = [broker.process(self.state), *(self.panel.process(name) for name in PROCESSES)]
+        return own + [process for node in self.nodes.values() for process in node.processes()]
+
+    def status(self) -> bool:
+        """Prints who runs; true when all do."""
+        for process in self.processes():
+            self.say(f"  {process.name:14} {process.pid() or 'not running':<12} {process.log}")
+        complete = all(process.pid() is not None for process in self.processes())
+        if complete and self.api.ready():
+            for row in self.api.all("nodes/"):
+                self.say(f"  node {row['name']}: {row['state']}")
+            for row in self.api.all("vms/"):
+                self.say(f"  vm {row['name']}: {row['state']}")
+        return complete
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            print(text, flush=True)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        if not self.quiet:
+            print(f"  {name} ... ", end="", flush=True)
+        try:
+            yield
+        except BaseException:
+            self.say("failed")
+            raise
+        self.say(f"{time.monotonic() - began:.1f} s")
+
+
+@contextmanager
+def alone(state: State) -> Iterator[None]:
+    """One ``deploy/demo`` at a time for a state folder."""
+    state.folder.mkdir(parents=True, exist_ok=True)
+    with open(state.folder / ".demo.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Failed(
+                f"another deploy/demo works on {state.folder}", "wait for it, or choose another ULEI_STATE"
+            ) from None
+        yield
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="deploy/demo", description="The panel and two nodes on this machine.")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--stop", action="store_true", help="end what it started: guests by ACPI, then the rest")
+    choice.add_argument("--fresh", action="store_true", help="forget everything and begin anew")
+    choice.add_argument("--status", action="store_true", help="who runs")
+    chosen = parser.parse_args()
+    if os.geteuid() != 0:
+        print("FAILED: deploy/demo makes network namespaces and needs root\n  run it with sudo", file=sys.stderr)
+        return 1
+    try:
+        return _run(Demo(State.from_environment()), chosen)
+    except Failed as failure:
+        print(f"FAILED: {failure}", file=sys.stderr)
+        print("  what was started still runs: deploy/demo tries again, deploy/demo --stop ends it", file=sys.stderr)
+        return 1
+
+
+def _run(demo: Demo, chosen: argparse.Namespace) -> int:
+    if chosen.status:
+        return 0 if demo.status() else 1
+    began = time.monotonic()
+    with alone(demo.state):
+        if chosen.stop or chosen.fresh:
+            demo.stop()
+        if chosen.stop:
+            return 0
+        if chosen.fresh:
+            demo.forget()
+        demo.start()
+    given = json.loads(demo.state.credentials.read_text())
+    print(f"\nUlei is ready after {time.monotonic() - began:.1f} s: {given['url']}")
+    print(f"  user {given['username']}, password {given['password']}  (also in {demo.state.credentials})")
+    print("  deploy/demo --status looks, deploy/demo --stop ends it")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What the entry scripts share: assets, checks and the test runner."""
