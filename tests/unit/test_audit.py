@@ -1,0 +1,118 @@
+"""The audit's comparison: silent about a clean cluster, one line about each thing that is out of place."""
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+
+from deploy.lab.audit import BrokerView, NodeView, compare
+
+UUID = "6b0d4c6e-0000-4000-8000-000000000001"
+VM = {
+    "id": "vm1",
+    "uuid": UUID,
+    "name": "first",
+    "node": "node1",
+    "state": "running",
+    "disks": [{"id": "disk1", "pool": "pool1", "format": "qcow2"}],
+    "nics": [{"id": "nic1", "mac": "52:54:00:00:00:01", "address": "10.99.0.100"}],
+}
+PANEL: dict[str, Any] = {
+    "nodes": [{"id": "node1", "name": "n1", "state": "online"}, {"id": "node2", "name": "n2", "state": "online"}],
+    "vms": [VM],
+    "jobs_open": [],
+    "locks": [],
+    "numbers": {"node1": {"vm1": 4, "disk1": 1, "nic1": 2}, "node2": {}},
+    "redis_users": ["nnode1", "nnode2"],
+    "foreign_ok": [],
+}
+USERS = {"default", "web", "conductor", "channels", "nnode1", "nnode2"}
+
+
+def node_one() -> NodeView:
+    numbers = PANEL["numbers"]["node1"]
+    return NodeView(
+        domains=[
+            {"uuid": UUID, "name": "first.vm1", "vm": "vm1", "state": "running", "persistent": True},
+            {"uuid": "foreign", "name": "theirs", "vm": None, "state": "running", "persistent": False},
+        ],
+        volumes=[
+            {"name": "disk1.qcow2", "owner": "disk1", "part": False},
+            {"name": "micro.qcow2", "owner": None, "part": False},
+        ],
+        leases=[{"nic": "nic1", "mac": "52:54:00:00:00:01", "address": "10.99.0.100"}],
+        chains=["nic1"],
+        ledger=[{"object": name, "dispatch": number, "answered": True} for name, number in numbers.items()],
+        wanted={UUID: True},
+    )
+
+
+def differences(**changes: Any) -> list[str]:
+    """Compares after the changes: ``panel``, ``one``, ``two`` or ``broker``, each a function of its subject."""
+    panel, one, two = deepcopy(PANEL), node_one(), NodeView()
+    broker = BrokerView(users=set(USERS), waiting={"n.node1.commands": 0})
+    subjects = {"panel": panel, "one": one, "two": two, "broker": broker}
+    for name, change in changes.items():
+        change(subjects[name])
+    return compare(panel, {"node1": one, "node2": two}, broker)
+
+
+def test_a_clean_cluster_has_no_differences_and_foreign_things_are_nobodys_business():
+    assert differences() == []
+
+
+@pytest.mark.parametrize(
+    ("where", "change", "words"),
+    [
+        ("one", lambda node: node.domains.pop(0), "has no domain"),
+        ("one", lambda node: node.domains[0].update(state="shutoff"), "its domain is shutoff"),
+        ("one", lambda node: node.domains[0].update(persistent=False), "not defined"),
+        ("one", lambda node: node.wanted.update({UUID: False}), "boot would make it otherwise"),
+        ("one", lambda node: node.wanted.update(other=True), "'wanted' names other"),
+        ("two", lambda node: node.domains.append(node_one().domains[0] | {"state": "shutoff"}), "left over"),
+        ("one", lambda node: node.volumes.pop(0), "no volume with its mark"),
+        ("one", lambda node: node.volumes.append(node.volumes[0]), "2 volumes"),
+        ("one", lambda node: node.volumes.append({"name": "x", "owner": "x", "part": False}), "left over"),
+        ("one", lambda node: node.volumes.append({"name": "x", "owner": "disk1", "part": True}), "half made"),
+        ("one", lambda node: node.volumes.append({"name": "x", "owner": None, "part": True}), "half made"),
+        ("one", lambda node: node.leases.clear(), "has no lease"),
+        ("one", lambda node: node.leases[0].update(address="10.99.0.101"), "instead of 10.99.0.100"),
+        ("two", lambda node: node.leases.extend(node_one().leases), "is left over"),
+        ("one", lambda node: node.chains.clear(), "no filter chain"),
+        ("two", lambda node: node.chains.append("nic9"), "nic9 is left over"),
+        ("one", lambda node: node.ledger.pop(0), "no row of vm1"),
+        ("one", lambda node: node.ledger[0].update(dispatch=3), "at 3, the panel at 4"),
+        ("one", lambda node: node.ledger[0].update(answered=False), "never answered"),
+        ("two", lambda node: node.ledger.append({"object": "x", "dispatch": 1, "answered": True}), "does not know"),
+        ("one", lambda node: node.children.append({"pid": 7}), "still lives"),
+        ("one", lambda node: setattr(node, "certificate", "expired"), "certificate: expired"),
+        ("broker", lambda broker: broker.users.discard("nnode1"), "nnode1 is missing"),
+        ("broker", lambda broker: broker.users.add("nold"), "nold is left over"),
+        ("broker", lambda broker: broker.waiting.update({"n.node1.commands": 2}), "2 messages wait"),
+        ("panel", lambda panel: panel["locks"].append({"name": "vm:vm1", "job": "j"}), "lock vm:vm1"),
+        ("panel", lambda panel: panel["vms"].clear(), "no row places it here"),
+    ],
+)
+def test_each_thing_out_of_place_is_said(where, change, words):
+    found = differences(**{where: change})
+    assert any(words in text for text in found), found
+
+
+def test_a_guest_that_runs_twice_is_said_first():
+    def also_there(node: NodeView) -> None:
+        node.domains.append(node_one().domains[0])
+
+    assert "is active on n1, n2" in differences(two=also_there)[0]
+
+
+def test_a_vm_whose_job_is_open_is_left_alone_but_the_job_is_said():
+    def deleting(panel: dict[str, Any]) -> None:
+        panel["jobs_open"].append({"id": "j1", "operation": "vm.delete", "state": "running", "vm": "vm1"})
+
+    found = differences(panel=deleting, one=lambda node: node.volumes.pop(0))
+    assert found == ["job j1 vm.delete is running"]
+
+
+def test_a_silent_node_is_said_and_not_compared():
+    found = compare(PANEL, {"node1": None, "node2": NodeView()}, BrokerView(users=set(USERS)))
+    assert found == ["node n1 did not answer: not compared"]
