@@ -73,6 +73,7 @@ class Demo:
                     done.result()
                 list(pool.map(self._connect, self.nodes.values()))
                 self._wait_for_nodes()
+        self._first_network()
         if first_vm:
             self._first_vm()
 
@@ -107,17 +108,18 @@ class Demo:
 
         wait(online, 40, "both nodes to be online", f"logs: {self.state.folder / 'log'}")
 
+    def _first_network(self) -> None:
+        if not self.api.all("networks/"):
+            with self.step("first network"):
+                ranges = [{"first": "10.99.0.100", "last": "10.99.0.200", "prefix": 24}]
+                self.api.post("networks/", {"name": "lab", "bridge": network.NODE_BRIDGE, "ranges": ranges}, expect=201)
+
     def _first_vm(self) -> None:
         api = self.api
-        if not api.all("networks/"):
-            with self.step("first network"):
-                ranges = [{"first": "10.99.0.100", "last": "10.99.0.200"}]
-                body = {"name": "lab", "bridge": network.NODE_BRIDGE, "prefix": 24, "ranges": ranges}
-                api.post("networks/", body, expect=201)
         if api.all("vms/") or (self.state.folder / "run/first-vm").exists():
             return
         with self.step("first virtual machine"):
-            image = wait(self._micro_image, 30, "the micro image to be seen by a node's inventory")
+            image = wait(self.micro_image, 30, "the micro image to be seen by a node's inventory")
             body = {
                 "name": "first",
                 "vcpus": 1,
@@ -130,7 +132,7 @@ class Demo:
             api.do("vms/", body)
             (self.state.folder / "run/first-vm").touch()  # once deleted by a person it stays deleted
 
-    def _micro_image(self) -> str | None:
+    def micro_image(self) -> str | None:
         return next((row["id"] for row in self.api.all("images/") if row["name"].startswith("micro")), None)
 
     # stop

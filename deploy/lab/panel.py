@@ -45,9 +45,10 @@ class Panel:
             self.manage(*command)
             stamp.write_text(digest.hexdigest())
 
-    def start(self, *names: str) -> None:
+    def start(self, *names: str, **extra: str) -> None:
+        """Starts these processes, or all; ``extra`` is added to their environment."""
         for name in names or PROCESSES:
-            self.process(name).start(self.command(name), self.state.panel_environment(name))
+            self.process(name).start(self.command(name), self.state.panel_environment(name) | extra)
 
     def command(self, name: str) -> list[str]:
         python = self.state.python

@@ -1,0 +1,221 @@
+"""Breaks a running lab on purpose, at a named moment (nodes/contract/faults.py) and never after a guessed delay.
+
+Processes are named as the demo names them: ``redis web enrol conductor n1.agent n1.libvirtd`` and ``n1`` for the
+whole machine. ``Faults.undo`` mends everything that was broken and is still broken.
+"""
+
+import errno
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from deploy.lab import broker, network
+from deploy.lab.demo import Demo
+from deploy.lab.node import Node
+from deploy.lab.processes import Failed, Process, wait
+
+BALLAST = "ballast"
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+
+
+class Faults:
+    def __init__(self, demo: Demo) -> None:
+        self.demo = demo
+        self._mend: dict[str, Callable[[], None]] = {}
+
+    # named points
+
+    def arm(self, process: str, point: str, action: str = "kill", detail: str = "") -> Path:
+        """The next time that the process comes by this point it dies (``kill``) or waits (``hold``)."""
+        folder = self.demo.state.faults_of(process)
+        folder.mkdir(parents=True, exist_ok=True)
+        armed = folder / (f"{point}:{detail}" if detail else point)
+        reached(armed).unlink(missing_ok=True)
+        new = folder / f".{armed.name}"
+        new.write_text(action)
+        new.rename(armed)  # whole from the first moment on
+        return armed
+
+    def wait_reached(self, armed: Path, seconds: float = 30) -> None:
+        wait(lambda: reached(armed).exists(), seconds, f"{armed.parent.name} to come by {armed.name}")
+
+    def release(self, armed: Path) -> None:
+        reached(armed).unlink(missing_ok=True)
+
+    def disarm(self) -> None:
+        """Forgets every armed point and lets go whoever waits at one."""
+        for path in (self.demo.state.folder / "faults").glob("*/*"):
+            path.unlink(missing_ok=True)
+
+    # processes
+
+    def process(self, name: str) -> Process:
+        found = next((process for process in self.demo.processes() if process.name == name), None)
+        if found is None:
+            raise Failed(f"no process is named {name}")
+        return found
+
+    def wait_dead(self, name: str, seconds: float = 30) -> None:
+        wait(lambda: self.process(name).pid() is None, seconds, f"{name} to die")
+
+    def kill(self, name: str) -> None:
+        """kill -9; a node's name is its whole power."""
+        if name in self.demo.nodes:
+            self.demo.nodes[name].power_off()
+        else:
+            self.process(name).kill()
+        self._mend[f"kill {name}"] = lambda: self.start(name)
+
+    def start(self, name: str, **extra: str) -> None:
+        """Starts it again as the demo does; what runs is left alone."""
+        self._mend.pop(f"kill {name}", None)
+        node, _, part = name.partition(".")
+        if name == "redis":
+            broker.start(self.demo.state)
+        elif name in self.demo.nodes:
+            self.demo.nodes[name].boot()
+        elif part == "agent":
+            self.demo.nodes[node].start_agent(**extra)
+        elif part == "libvirtd":
+            self.demo.nodes[node].start_libvirtd()
+        else:
+            self.demo.panel.start(name, **extra)
+
+    def restart(self, name: str, **extra: str) -> None:
+        """kill -9 and start."""
+        self.kill(name)
+        self.start(name, **extra)
+
+    def restart_redis_empty(self) -> None:
+        broker.restart_empty(self.demo.state)
+
+    def freeze(self, name: str) -> None:
+        """SIGSTOP: it hangs, and its sockets stay open."""
+        self.process(name).signal(signal.SIGSTOP)
+        self._mend[f"freeze {name}"] = lambda: self.thaw(name)
+
+    def thaw(self, name: str) -> None:
+        self._mend.pop(f"freeze {name}", None)
+        self.process(name).signal(signal.SIGCONT)
+
+    def set_clock(self, name: str, offset: str) -> None:
+        """Starts the process anew with its wall clock moved (``-10m``); the monotonic clock stays true."""
+        if not FAKETIME.exists():
+            raise Failed("libfaketime is not installed", "deploy/install --tests")
+        self.restart(name, LD_PRELOAD=str(FAKETIME), FAKETIME=offset, FAKETIME_DONT_FAKE_MONOTONIC="1")
+        self._mend[f"clock {name}"] = lambda: self.restart(name)
+
+    # network
+
+    def cut_cable(self, node: str) -> None:
+        network.cable(self.demo.state, node, plugged=False)
+        self._mend[f"cable {node}"] = lambda: self.plug_cable(node)
+
+    def plug_cable(self, node: str) -> None:
+        self._mend.pop(f"cable {node}", None)
+        network.cable(self.demo.state, node, plugged=True)
+
+    def refuse(self, node: str) -> None:
+        """The broker's machine answers this node with a reset."""
+        self._filter(node, "reject")
+
+    def drop(self, node: str) -> None:
+        """What this node sends vanishes, without an answer."""
+        self._filter(node, "drop")
+
+    def _filter(self, node: str, verdict: str) -> None:
+        network.heal_broker(self.demo.state, node)
+        network.refuse_broker(self.demo.state, node, verdict)
+        self._mend[f"filter {node}"] = lambda: self.heal(node)
+
+    def heal(self, node: str) -> None:
+        self._mend.pop(f"filter {node}", None)
+        network.heal_broker(self.demo.state, node)
+
+    # disk
+
+    def fill_disk(self) -> None:
+        """Leaves not a byte on the panel's disk; only where the state folder is a small disk of its own."""
+        folder = self.demo.state.folder
+        if not folder.is_mount():
+            raise Failed(f"{folder} is not a mount of its own: filling it would fill this machine's disk")
+        self._mend["disk"] = self.empty_disk
+        with open(folder / BALLAST, "ab", buffering=0) as ballast:
+            for size in (2**20, 2**12, 1):
+                try:
+                    while ballast.write(b"\0" * size):
+                        pass
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+
+    def empty_disk(self) -> None:
+        self._mend.pop("disk", None)
+        (self.demo.state.folder / BALLAST).unlink(missing_ok=True)
+
+    # all of it
+
+    def undo(self) -> None:
+        """Mends what is still broken: the network first, then the processes in the order of their starting."""
+        self.disarm()
+        for mend in list(self._mend.values()):
+            mend()
+        self._mend.clear()
+        if broker.process(self.demo.state).pid() is None:
+            broker.start(self.demo.state)
+        self.demo.panel.start()
+        for node in self.demo.nodes.values():
+            node.boot()
+
+
+def reached(armed: Path) -> Path:
+    return armed.with_name(f"{armed.name}.reached")
+
+
+class GuestWatch:
+    """Looks all the time for a guest that runs twice on the machine; law 7 allows it at no moment.
+
+    A guest is a QEMU process with ``-uuid``; during a move its target waits with ``-incoming`` and does not run.
+    """
+
+    def __init__(self, nodes: dict[str, Node]) -> None:
+        self._nodes = nodes
+        self._stop = threading.Event()
+        self.violations: list[str] = []
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "GuestWatch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.05):
+            twice = [uuid for uuid, count in Counter(running_guests(self._nodes)).items() if count > 1]
+            if twice:
+                self.violations += twice
+
+
+def running_guests(nodes: dict[str, Node]) -> list[str]:
+    """The uuid of every guest process on every node; one that stands twice runs twice."""
+    found = []
+    for node in nodes.values():
+        if not node.on:
+            continue
+        try:
+            pids = node.guests()
+        except (Failed, FileNotFoundError):  # it lost its power while we looked
+            continue
+        for pid in pids:
+            try:
+                argv = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if "-incoming" not in argv and "-uuid" in argv:
+                found.append(argv[argv.index("-uuid") + 1])
+    return found

@@ -1,0 +1,178 @@
+"""A private lab for the tests: its own state folder, port and namespaces, with named points armed by ``faults``."""
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.lab import look
+from deploy.lab.client import Api
+from deploy.lab.demo import Demo
+from deploy.lab.faults import Faults, GuestWatch
+from deploy.lab.node import Node
+from deploy.lab.processes import ROOT, wait
+from deploy.lab.state import State
+
+MIB = 2**20
+STATE = Path(os.environ.get("ULEI_STATE") or ROOT / "var/test").absolute()
+
+
+@dataclass
+class Lab:
+    """A running demo and what tests ask of it."""
+
+    demo: Demo
+    _numbers: Iterator[int] = field(default_factory=lambda: iter(range(1, 10_000)))
+
+    @property
+    def api(self) -> Api:
+        return self.demo.api
+
+    @property
+    def nodes(self) -> dict[str, Node]:
+        return self.demo.nodes
+
+    def vm_body(self, name: str = "", **changes: Any) -> dict[str, Any]:
+        """What a create of a micro guest takes."""
+        body = {
+            "name": name or f"vm{next(self._numbers)}",
+            "vcpus": 1,
+            "memory_bytes": 128 * MIB,
+            "image": wait(self.demo.micro_image, 30, "the micro image to be seen"),
+            "disks": [{"size_bytes": 128 * MIB}],
+            "nics": [{"network": self.api.all("networks/")[0]["id"]}],
+            "start": True,
+        }
+        return body | changes
+
+    def node_id(self, name: str) -> str:
+        return next(row["id"] for row in self.api.all("nodes/") if row["name"] == name)
+
+    def create(self, name: str = "", **changes: Any) -> dict[str, Any]:
+        """A VM that runs; its row."""
+        job = self.api.do("vms/", self.vm_body(name, **changes))
+        return self.api.get(f"vms/{job['subject'].partition(':')[2]}/")
+
+    def wait_state(self, vm: str, state: str, seconds: float = 30) -> dict[str, Any]:
+        def there() -> dict[str, Any] | None:
+            row = self.api.get(f"vms/{vm}/")
+            return row if row["state"] == state else None
+
+        return wait(there, seconds, f"vm {vm} to be {state}")
+
+    def wait_node(self, name: str, state: str = "online", seconds: float = 40) -> None:
+        def there() -> bool:
+            return any(row["name"] == name and row["state"] == state for row in self.api.all("nodes/"))
+
+        wait(there, seconds, f"node {name} to be {state}")
+
+    def wait_settled(self, seconds: float = 90) -> None:
+        """No job is open any more."""
+
+        def settled() -> bool:
+            open_states = ("waiting", "running", "undoing", "cancelling")
+            return not any(self.api.all(f"jobs/?state={state}") for state in open_states)
+
+        wait(settled, seconds, "all jobs to settle")
+
+    def wait_console(self, vm: str, words: str, seconds: float = 30) -> None:
+        """The guest's serial console has said this."""
+        node = self.nodes[self.node_name(vm)]
+
+        def said() -> bool:
+            return words in console(node, vm)
+
+        wait(said, seconds, f"the console of {vm} to say {words!r}")
+
+    def node_name(self, vm: str) -> str:
+        wanted = self.api.get(f"vms/{vm}/")["node"]
+        wanted = wanted["id"] if isinstance(wanted, dict) else wanted
+        return next(row["name"] for row in self.api.all("nodes/") if row["id"] == wanted)
+
+    def audit(self, settle_s: float = 15.0) -> list[str]:
+        return look.differences(self.demo, settle_s)
+
+    def delete_all(self) -> None:
+        for row in self.api.all("vms/"):
+            answer = self.api.request("POST", f"vms/{row['id']}/delete/", {"disks": True})
+            if answer.status == 202:
+                self.api.follow(answer.body["job"]["id"])
+
+
+def console(node: Node, vm: str) -> str:
+    """Everything that a guest has printed on its serial port; the log's name has the VM's id in it."""
+    logs = sorted((node.folder / "var/log/libvirt/qemu").glob(f"*{vm}*"))
+    return "".join(path.read_text(errors="replace") for path in logs)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start_lab(folder: Path) -> Demo:
+    os.environ.setdefault("ULEI_CACHE", str(ROOT / "var/cache"))
+    left_over = Demo(State(folder, 0, faults=True), quiet=True)
+    left_over.stop()
+    left_over.forget()
+    demo = Demo(State(folder, free_port(), faults=True), quiet=True)
+    try:
+        demo.start(first_vm=False)
+    except BaseException:
+        demo.stop()
+        raise
+    return demo
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """Two nodes and a panel, fresh for this run."""
+    demo = start_lab(STATE / "lab")
+    yield Lab(demo)
+    demo.stop()
+
+
+@pytest.fixture
+def api(lab: Lab) -> Api:
+    return lab.api
+
+
+@pytest.fixture
+def faults(lab: Lab) -> Iterator[Faults]:
+    """Breaks the lab; afterwards all is mended, no guest ran twice meanwhile, and the audit is clean."""
+    broken = Faults(lab.demo)
+    with GuestWatch(lab.nodes) as watch:
+        yield broken
+        broken.undo()
+        for name in lab.nodes:
+            lab.wait_node(name)
+        lab.wait_settled()
+    assert watch.violations == []
+    assert lab.audit() == []
+
+
+@pytest.fixture
+def small_disk_lab() -> Iterator[Lab]:
+    """A lab whose state folder is a disk of 64 MiB; the nodes keep their images elsewhere."""
+    folder, nodes = STATE / "small", STATE / "small-nodes"
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder.is_mount():
+        subprocess.run(["umount", str(folder)], check=True)
+    shutil.rmtree(nodes, ignore_errors=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,mode=700", "tmpfs", str(folder)], check=True)
+    try:
+        nodes.mkdir()
+        (folder / "nodes").symlink_to(nodes)
+        demo = start_lab(folder)
+        yield Lab(demo)
+        demo.stop()
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+        shutil.rmtree(nodes, ignore_errors=True)
