@@ -63,7 +63,8 @@ def compare(panel: Row, nodes: dict[str, NodeView | None], broker: BrokerView) -
         others = [vm for vm in panel["vms"] if vm["node"] == node and vm["id"] in busy]
         where = names.get(node, node)
         found += [f"{where}: {text}" for text in domains(vms, others, view)]
-        found += [f"{where}: {text}" for text in volumes(vms, others, view)]
+        loose = {disk["id"] for disk in panel.get("disks_kept", [])}
+        found += [f"{where}: {text}" for text in volumes(vms, others, view, loose)]
         found += [f"{where}: {text}" for text in network(vms, others, view)]
         found += [f"{where}: {text}" for text in ledger(panel["numbers"].get(node, {}), view)]
         found += [f"{where}: certificate: {view.certificate}"] * bool(view.certificate)
@@ -77,7 +78,8 @@ def open_work(panel: Row) -> list[str]:
 
 
 def busy_vms(panel: Row) -> set[str]:
-    return {job["vm"] for job in panel["jobs_open"] if job.get("vm")}
+    subjects = (job["subject"].partition(":") for job in panel["jobs_open"])
+    return {name for kind, _, name in subjects if kind == "vm"}
 
 
 def running_twice(nodes: dict[str, NodeView], names: dict[str, str]) -> list[str]:
@@ -116,16 +118,19 @@ def domains(vms: list[Row], busy: list[Row], view: NodeView) -> list[str]:
     return found
 
 
-def volumes(vms: list[Row], busy: list[Row], view: NodeView) -> list[str]:
+def volumes(vms: list[Row], busy: list[Row], view: NodeView, kept: set[str]) -> list[str]:
+    """:param kept: disks that outlived their VM by a person's choice."""
     found = []
     marked = Counter(volume["owner"] for volume in view.volumes if volume["owner"] and not volume.get("part"))
     for vm in vms:
         for disk in vm["disks"]:
+            if not disk["pool"]:  # a CD-ROM: an ISO is nobody's disk
+                continue
             if marked[disk["id"]] == 0:
                 found.append(f"disk {disk['id']} of vm {vm['name']} has no volume with its mark")
             elif marked[disk["id"]] > 1:
                 found.append(f"disk {disk['id']} of vm {vm['name']} has {marked[disk['id']]} volumes with its mark")
-    known = _ids([*vms, *busy], "disks")
+    known = _ids([*vms, *busy], "disks") | kept
     working = _ids(busy, "disks")
     for volume in view.volumes:
         owner = volume["owner"]

@@ -44,6 +44,18 @@ class Faults:
     def release(self, armed: Path) -> None:
         reached(armed).unlink(missing_ok=True)
 
+    def arm_again(self, armed: Path, action: str = "hold") -> Path:
+        """Lets go who waits at the point, but it shall be stopped there the next time too.
+
+        The new order is in place before the old one is lifted, so no passage slips through.
+        """
+        new = armed.with_name(f".{armed.name}")
+        new.write_text(action)
+        # While the file <point>.reached exists the process waits, and whoever comes next renames onto it.
+        new.rename(armed)
+        reached(armed).unlink()
+        return armed
+
     def disarm(self) -> None:
         """Forgets every armed point and lets go whoever waits at one."""
         for path in (self.demo.state.folder / "faults").glob("*/*"):

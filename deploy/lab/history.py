@@ -15,7 +15,8 @@ STREAM_TAIL = 20_000
 
 
 def stream_entries(state: State, node: str, wanted: str) -> list[tuple[str, str]]:
-    """``(time, text)`` of the entries of a node's stream that name the object."""
+    """``(time, text)`` of the entries of a node's stream that name the object, or its bare id."""
+    wanted = wanted.rpartition(":")[2]
     raw = broker.cli(state, "--json", "XREVRANGE", f"n.{node}.events", "+", "-", "COUNT", str(STREAM_TAIL))
     found = []
     for entry, fields in json.loads(raw or "[]"):
@@ -71,7 +72,7 @@ def print_value(value: Any, indent: int = 2) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="deploy/lab/history", description="One object's history.")
-    parser.add_argument("object", help="id of a VM, disk or NIC")
+    parser.add_argument("object", help="domain:ID, disk:ID or nic:ID")
     chosen = parser.parse_args()
     try:
         tell(Demo(State.from_environment()), chosen.object)

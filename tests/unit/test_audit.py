@@ -107,7 +107,7 @@ def test_a_guest_that_runs_twice_is_said_first():
 
 def test_a_vm_whose_job_is_open_is_left_alone_but_the_job_is_said():
     def deleting(panel: dict[str, Any]) -> None:
-        panel["jobs_open"].append({"id": "j1", "operation": "vm.delete", "state": "running", "vm": "vm1"})
+        panel["jobs_open"].append({"id": "j1", "operation": "vm.delete", "state": "running", "subject": "vm:vm1"})
 
     found = differences(panel=deleting, one=lambda node: node.volumes.pop(0))
     assert found == ["job j1 vm.delete is running"]

@@ -1,0 +1,150 @@
+"""The whole way on real parts: API, conductor, broker, agent, libvirt, QEMU, and the guest's own words."""
+
+import json
+import socket
+import subprocess
+
+import pytest
+
+from deploy.lab import broker
+from deploy.lab.processes import Failed, run, wait
+from deploy.lab.state import LAB_ADDRESS, REDIS_PORT
+from tests.lab.conftest import MIB, Lab, console
+
+
+@pytest.mark.parametrize("node", ["n1", "n2"])
+def test_a_guest_is_made_from_an_image_boots_gets_its_address_and_is_deleted(lab: Lab, node: str):
+    vm = lab.create(node=lab.node_id(node))
+    assert vm["state"] == "running"
+    lab.wait_console(vm["id"], "GUEST-UP")
+    assert "DISK boots=1 sectors=262144" in console(lab.nodes[node], vm["id"])
+    address = lab.api.get(f"vms/{vm['id']}/")["addresses"][0]["address"]
+    lab.wait_console(vm["id"], f"LEASE {address}")
+    assert lab.nodes[node].run("virsh", "list", "--name").stdout.strip().endswith(vm["id"])
+    lab.api.do(f"vms/{vm['id']}/delete/", {"disks": True})
+    assert lab.api.request("GET", f"vms/{vm['id']}/").status == 404
+    assert lab.audit() == []
+
+
+def test_every_power_action_does_what_it_says(lab: Lab):
+    vm = lab.create()["id"]
+    lab.wait_console(vm, "GUEST-UP")
+    for action, state in [
+        ("suspend", "paused"),
+        ("resume", "running"),
+        ("reset", "running"),
+        ("stop", "stopped"),
+        ("start", "running"),
+    ]:
+        lab.api.do(f"vms/{vm}/{action}/")
+        lab.wait_state(vm, state)
+    wait(lambda: console(lab.nodes[lab.node_name(vm)], vm).count("GUEST-UP") >= 3, 30, "the third boot")
+    lab.api.do(f"vms/{vm}/shutdown/")
+    lab.wait_state(vm, "stopped")
+    assert "POWER-BUTTON" in console(lab.nodes[lab.node_name(vm)], vm)
+    assert lab.audit() == []
+
+
+def test_an_iso_boots_first_and_the_blank_disk_is_there(lab: Lab):
+    iso = wait(lambda: next(iter(lab.api.all("isos/")), None), 30, "the ISO to be seen")
+    body = {"iso": iso["id"], "image": None, "disks": [{"size_bytes": 64 * MIB}]}
+    vm = lab.create(**body)["id"]
+    lab.wait_console(vm, "GUEST-UP")
+    assert "DISK boots=1 sectors=131072" in console(lab.nodes[lab.node_name(vm)], vm)
+
+
+def test_guests_that_ran_run_again_after_a_power_loss_of_their_node(lab: Lab, faults):
+    running = lab.create(node=lab.node_id("n2"))["id"]
+    stopped = lab.create(node=lab.node_id("n2"), start=False)["id"]
+    lab.wait_console(running, "GUEST-UP")
+    faults.kill("n2")
+    lab.wait_node("n2", "offline", 30)
+    assert lab.api.get(f"vms/{running}/")["state"] == "unknown"
+    faults.start("n2")
+    lab.wait_node("n2")
+    lab.wait_state(running, "running")
+    lab.wait_state(stopped, "stopped")
+    wait(lambda: "boots=2" in console(lab.nodes["n2"], running), 30, "the guest's second boot from the same disk")
+
+
+def test_one_nodes_broker_account_reaches_nothing_of_the_other(lab: Lab):
+    """With n1's own certificate and password, against the keys of n2."""
+    node, other = lab.nodes["n1"], lab.node_id("n2")
+    own = lab.node_id("n1")
+    tls = ["--tls", "--cacert", "/etc/pki/CA/cacert.pem", "--cert", "/etc/pki/ulei/cert.pem"]
+    base = ["redis-cli", "-h", LAB_ADDRESS, "-p", str(REDIS_PORT), *tls, "--key", "/etc/pki/ulei/key.pem"]
+    script = f'REDISCLI_AUTH=$(cat /var/lib/ulei/redis.password) exec {" ".join(base)} --user n{own} "$@"'
+
+    def said(*command: str) -> str:
+        return node.run("bash", "-c", script, "bash", *command, check=False).stdout
+
+    assert "PONG" in said("PING")
+    for command in (
+        ["LPUSH", f"n.{other}.commands", "x"],
+        ["XADD", f"n.{other}.events", "*", "a", "b"],
+        ["GET", "panel.wake"],
+        ["KEYS", "*"],
+        ["ACL", "LIST"],
+        ["CLIENT", "PAUSE", "10000"],
+        ["EVAL", "return 1", "0"],
+        ["FLUSHALL"],
+        ["SUBSCRIBE", "panel.ch"],
+    ):
+        assert "NOPERM" in said(*command), command
+
+
+def test_redis_lets_nobody_in_without_a_certificate_of_the_cluster(lab: Lab):
+    command = f"redis-cli -h {LAB_ADDRESS} -p {REDIS_PORT} --tls --insecure PING".split()
+    assert "PONG" not in lab.nodes["n1"].run(*command, check=False).stdout
+    with socket.socket() as outside:  # and from outside of the lab there is no way at all
+        outside.settimeout(1)
+        assert outside.connect_ex((LAB_ADDRESS, REDIS_PORT)) != 0
+
+
+def test_a_token_that_was_used_is_refused_in_words(lab: Lab):
+    given = lab.demo.panel.manage("node_add", "n9", "10.99.0.19", "--json")
+    given = json.loads(given)
+    try:
+        done = lab.nodes["n1"].run(*given["command"].replace(given["token"], "x" * 32).split(), check=False)
+        assert done.returncode != 0
+        assert "Traceback" not in done.stderr
+    finally:
+        lab.api.do(f"nodes/{given['id']}/remove/")
+
+
+def test_the_demo_can_be_stopped_and_goes_on_with_what_it_had(lab: Lab):
+    vm = lab.create()["id"]
+    lab.wait_console(vm, "GUEST-UP")
+    lab.demo.stop()
+    assert run("ip", "netns").stdout.count(lab.demo.state.tag) == 0
+    lab.demo.start(first_vm=False)
+    lab.wait_state(vm, "running", 40)
+    wait(lambda: "boots=2" in console(lab.nodes[lab.node_name(vm)], vm), 30, "the guest's second boot")
+    assert "POWER-BUTTON" in console(lab.nodes[lab.node_name(vm)], vm)
+    assert lab.audit() == []
+
+
+def test_the_audit_finds_what_somebody_did_behind_the_panels_back(lab: Lab):
+    """An audit that is always silent would pass every other test of this folder."""
+    vm = lab.create(start=False)
+    node = lab.nodes[lab.node_name(vm["id"])]
+    domain = f"{vm['name']}.{vm['id']}"
+    xml = node.run("virsh", "dumpxml", domain).stdout
+    node.run("virsh", "undefine", domain)
+    assert any("has no domain" in text for text in lab.audit(settle_s=0))
+    node.run("virsh", "define", "/dev/stdin", input=xml)
+    broker.cli(lab.demo.state, "ACL", "SETUSER", "stranger", "on", "nopass")
+    assert lab.audit(settle_s=0) == ["Redis user stranger is left over"]
+    broker.cli(lab.demo.state, "ACL", "DELUSER", "stranger")
+    assert lab.audit() == []
+
+
+def test_history_tells_one_objects_story_from_all_sides(lab: Lab):
+    vm = lab.create()
+    env = lab.demo.state.panel_environment("manage")
+    done = subprocess.run(["deploy/lab/history", f"domain:{vm['id']}"], capture_output=True, text=True, env=env)
+    if done.returncode:
+        raise Failed(done.stderr)
+    assert "vm.create" in done.stdout
+    assert "ledger" in done.stdout
+    assert "domain.start" in done.stdout
