@@ -17,11 +17,22 @@ class ErrorInfo(BaseModel):
     hint: str = ""
     retryable: bool = False
     certain: bool = True
+    facts: dict[str, str | int | float] = {}
+    """Values for the panel's text of this code in the reader's language; ``cause`` is the English fallback."""
 
 
 class NodeError(Exception):
     """Raised by a verb; travels as :class:`ErrorInfo` in the reply."""
 
-    def __init__(self, code: str, cause: str, hint: str = "", *, retryable: bool = False, certain: bool = True) -> None:
+    def __init__(
+        self,
+        code: str,
+        cause: str,
+        hint: str = "",
+        *,
+        retryable: bool = False,
+        certain: bool = True,
+        **facts: str | int | float,
+    ) -> None:
         super().__init__(f"{code}: {cause}")
-        self.info = ErrorInfo(code=code, cause=cause, hint=hint, retryable=retryable, certain=certain)
+        self.info = ErrorInfo(code=code, cause=cause, hint=hint, retryable=retryable, certain=certain, facts=facts)

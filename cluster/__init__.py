@@ -1,0 +1,1 @@
+"""The domain: what the cluster is and what may be done to it. A Django app without pages."""

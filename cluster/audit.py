@@ -1,0 +1,54 @@
+"""The journal: one place that writes it."""
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from .models import AuditEvent, Job
+
+if TYPE_CHECKING:
+    from .permissions import Actor
+
+log = logging.getLogger("ulei.journal")
+
+
+def write(
+    actor: "Actor | None",
+    action: str,
+    outcome: str,
+    *,
+    subject: str = "",
+    subject_name: str = "",
+    job: Job | None = None,
+    **detail: Any,
+) -> None:
+    """One line. ``detail`` must hold no secrets: ids, codes and numbers only."""
+    AuditEvent.objects.create(
+        actor=actor.user if actor else None,
+        username=actor.user.username if actor else "",
+        role=actor.role if actor else "",
+        tenant=job.tenant if job else actor.tenant if actor else None,
+        action=action,
+        subject=subject,
+        subject_name=subject_name,
+        outcome=outcome,
+        job=job,
+        detail=detail,
+    )
+
+
+def job_ended(job: Job) -> None:
+    """Written by the engine when a job reaches its end or gets stuck."""
+    code = job.error["code"] if job.error else ""
+    log.info("job %s %s of %s: %s %s", job.pk, job.operation, job.subject, job.state, code)
+    AuditEvent.objects.create(
+        actor=job.user,
+        username=job.user.username if job.user else "",
+        role=job.grant.role if job.grant else "",
+        tenant=job.tenant,
+        action=job.operation,
+        subject=job.subject,
+        subject_name=job.subject_name,
+        outcome=job.state,
+        job=job,
+        detail={"error": code} if code else {},
+    )

@@ -1,0 +1,171 @@
+"""The panel's hands on Redis: users of nodes, messages to nodes, streams from nodes.
+
+Redis forgets its ACL users when it restarts, so the database is where they live and the conductor applies them again
+at every new connection.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import redis
+from django.conf import settings
+from kombu.exceptions import OperationalError
+from redis.lock import Lock as RedisLock
+
+from nodes.contract.messages import Cancel, Envelope, Welcome
+from nodes.contract.wire import (
+    CANCEL_TASK,
+    CELERY_TASK_PREFIX,
+    PANEL_WAKE,
+    acl_rules,
+    commands_queue,
+    events_stream,
+    redis_user,
+    welcome_list,
+)
+
+from .celery import app
+
+log = logging.getLogger(__name__)
+
+BLOCK_MS = 1000
+READ_AT_ONCE = 500
+WELCOME_LIFETIME_S = 60
+ALIVE_KEY = "panel.conductor"
+EPOCH_KEY = "panel.epoch"
+
+Entries = list[tuple[str, dict[str, str]]]
+
+
+class Unreachable(Exception):
+    """Redis does not answer now."""
+
+
+class Broker:
+    def __init__(self) -> None:
+        self._redis = redis.Redis.from_url(
+            settings.REDIS_CONDUCTOR_URL,
+            decode_responses=True,
+            socket_timeout=BLOCK_MS / 1000 + 4,
+            socket_connect_timeout=2.0,
+        )
+
+    def run_id(self) -> str:
+        """Changes with every start of Redis."""
+        return str(self._info()["run_id"])
+
+    def _info(self) -> Mapping[str, Any]:
+        try:
+            info: Mapping[str, Any] = self._redis.info("server")  # type: ignore[assignment]
+        except redis.RedisError as error:
+            raise Unreachable(str(error)) from error
+        return info
+
+    def apply_users(self, nodes: Mapping[str, str]) -> None:
+        """Make Redis' node users exactly these: ``{node id: SHA-256 of its password}``."""
+        try:
+            # redis-py and kombu call these by EVALSHA; a node may not load them itself.
+            for script in (
+                RedisLock.LUA_RELEASE_SCRIPT,
+                RedisLock.LUA_EXTEND_SCRIPT,
+                RedisLock.LUA_REACQUIRE_SCRIPT,
+            ):
+                self._redis.script_load(script)
+            wanted = {redis_user(node): acl_rules(node, sha256) for node, sha256 in nodes.items()}
+            for user in self._redis.acl_users():
+                if user.startswith("n") and len(user) == 14 and user not in wanted:
+                    self._redis.execute_command("ACL", "DELUSER", user)
+            for user, rules in wanted.items():
+                self._redis.execute_command("ACL", "SETUSER", user, *rules)
+        except redis.RedisError as error:
+            raise Unreachable(str(error)) from error
+
+    def read(self, positions: Mapping[str, str], block_ms: int = BLOCK_MS) -> dict[str, Entries]:
+        """New entries of each stream after its position; waits until there are any, at most ``block_ms``."""
+        try:
+            found = self._redis.xread(dict(positions), count=READ_AT_ONCE, block=block_ms)
+        except redis.RedisError as error:
+            raise Unreachable(str(error)) from error
+        rows = found.items() if isinstance(found, dict) else found or []
+        # RESP3 wraps a stream's entries in one more list than RESP2.
+        return {
+            stream: (entries[0] if entries and isinstance(entries[0], list) else entries) for stream, entries in rows
+        }
+
+    def last_wake(self) -> str:
+        """Position after which wake-ups are new."""
+        try:
+            last = self._redis.xrevrange(PANEL_WAKE, count=1)
+        except redis.RedisError as error:
+            raise Unreachable(str(error)) from error
+        return str(last[0][0]) if last else "0-0"
+
+    def ends_below(self, node_id: str, position: str) -> bool:
+        """Whether the stream is shorter than the cursor says: it was emptied behind our back."""
+        try:
+            last = self._redis.xrevrange(events_stream(node_id), count=1)
+        except redis.RedisError as error:
+            raise Unreachable(str(error)) from error
+        return stream_order(str(last[0][0])) < stream_order(position) if last else position != "0-0"
+
+    def send(self, node_id: str, envelope: Envelope) -> bool:
+        """Put a verb into the node's queue. False when Redis did not take it: the sweep sends it again."""
+        return self._send(node_id, CELERY_TASK_PREFIX + envelope.verb, envelope.model_dump(mode="json"))
+
+    def cancel(self, node_id: str, cancel: Cancel) -> bool:
+        return self._send(node_id, CANCEL_TASK, cancel.model_dump(mode="json"))
+
+    def _send(self, node_id: str, task: str, envelope: dict[str, Any]) -> bool:
+        try:
+            app.send_task(
+                task,
+                kwargs={"envelope": envelope},
+                # The anonymous exchange: straight into the list, with no binding keys to look up.
+                exchange="",
+                routing_key=commands_queue(node_id),
+                retry=False,
+                ignore_result=True,
+                # The default is the repr of the arguments, and a body may hold a secret.
+                kwargsrepr="-",
+            )
+        except (OperationalError, redis.RedisError, OSError) as error:
+            log.warning("%s was not sent to node %s: %s", task, node_id, error)
+            return False
+        return True
+
+    def welcome(self, node_id: str, welcome: Welcome) -> None:
+        try:
+            pipe = self._redis.pipeline()
+            pipe.delete(welcome_list(node_id))
+            pipe.lpush(welcome_list(node_id), welcome.model_dump_json())
+            pipe.expire(welcome_list(node_id), WELCOME_LIFETIME_S)
+            pipe.execute()
+        except redis.RedisError as error:
+            log.warning("node %s was not welcomed: %s", node_id, error)
+
+    def drop_queue(self, node_id: str) -> None:
+        """After a resolve: what still waits for a silent node must not run when it returns."""
+        try:
+            self._redis.delete(commands_queue(node_id))
+        except redis.RedisError as error:
+            log.warning("the queue of node %s was not dropped: %s", node_id, error)
+
+    def forget(self, node_ids: Iterable[str]) -> None:
+        """Keys of nodes that were removed."""
+        keys = [key for n in node_ids for key in (commands_queue(n), events_stream(n), welcome_list(n))]
+        if keys:
+            self._redis.delete(*keys)
+
+    def alive(self, epoch: str) -> None:
+        try:
+            self._redis.set(ALIVE_KEY, "1", ex=15)
+            self._redis.set(EPOCH_KEY, epoch)
+        except redis.RedisError as error:
+            raise Unreachable(str(error)) from error
+
+
+def stream_order(position: str) -> tuple[int, int]:
+    """Positions in a stream as they follow each other: ``<ms>-<sequence>``."""
+    ms, _, sequence = position.partition("-")
+    return int(ms), int(sequence or 0)

@@ -1,0 +1,341 @@
+"""The conductor: reads every node's stream, advances jobs, sends what the rows say is to be sent.
+
+One thread, one loop. All that it knows beyond the rows are positions and timers, which a restart may lose.
+"""
+
+import logging
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+from django.db import close_old_connections, transaction
+from pydantic import ValidationError
+
+from nodes.contract import messages
+from nodes.contract.faults import point
+from nodes.contract.messages import Envelope, Heartbeat, Hello, Inventory, NodeInspect, Progress, Reply, Welcome
+from nodes.contract.wire import OFFLINE_AFTER_S, PANEL_WAKE, events_stream, node_of_stream
+
+from . import events, reconcile
+from .broker import Broker, Entries, Unreachable, stream_order
+from .domain_specs import pool_spec
+from .models import Job, Look, Node, NodeState, Step, StreamCursor, Vm
+from .saga import dispatch, engine
+
+log = logging.getLogger(__name__)
+
+TICK_S = 1.0
+SWEEP_S = 5.0
+RESEND_FIRST_S, RESEND_MOST_S = 10.0, 60.0
+RETRY_AFTER_ERROR_S = 1.0
+PROGRESS_EVERY_S = 0.5
+
+
+class Conductor:
+    def __init__(self, broker: Broker | None = None) -> None:
+        self.broker = broker or Broker()
+        self.epoch = secrets.token_hex(8)
+        self.run_id = ""
+        self.nodes: dict[str, Node] = {}
+        self.positions: dict[str, str] = {}
+        """Where the next XREAD of a stream begins. The cursor in its row may be behind: heartbeats do not move it."""
+        self.heard: dict[str, float] = {}
+        """Monotonic time of the last word of a node. At the start: now."""
+        self.skew_s: dict[str, float] = {}
+        self.timers: dict[tuple[Any, ...], tuple[float, float]] = {}
+        """What was sent -> (when it is sent again, interval)."""
+        self.woken: deque[str] = deque()
+        self.shown: dict[str, float] = {}
+        self.paused: dict[str, float] = {}
+        """Streams whose last batch could not be stored -> when to try again."""
+        self._tick_at = self._sweep_at = 0.0
+
+    # --- the loop ---------------------------------------------------------------------------------------
+
+    def run(self, stop: threading.Event) -> None:
+        """Until told to stop. Redis or the database being away only makes it wait."""
+        events.new_epoch(self.epoch)
+        while not stop.is_set():
+            try:
+                self.turn()
+            except Unreachable as error:
+                log.warning("Redis does not answer: %s", error)
+                self.run_id = ""
+                stop.wait(RETRY_AFTER_ERROR_S)
+            except Exception:
+                log.exception("the conductor goes on after an error")
+                close_old_connections()
+                stop.wait(RETRY_AFTER_ERROR_S)
+
+    def turn(self, block_ms: int | None = None) -> None:
+        """One round: connect if needed, wait for entries, store, advance, and the timers."""
+        if not self.run_id:
+            self.connect()
+        wait_s = max(0.0, self._tick_at - time.monotonic())
+        positions = {s: p for s, p in self.positions.items() if self.paused.get(s, 0.0) <= time.monotonic()}
+        found = self.broker.read(positions, block_ms if block_ms is not None else max(1, int(wait_s * 1000)))
+        point("conductor.read")
+        for stream, entries in found.items():
+            if stream == PANEL_WAKE:
+                self.wake(entries)
+            else:
+                self._store_safely(node_of_stream(stream), entries)
+        self.advance_woken()
+        if time.monotonic() >= self._tick_at:
+            self.tick()
+
+    def connect(self) -> None:
+        """A new connection to Redis: perhaps another Redis, perhaps an empty one."""
+        run_id = self.broker.run_id()
+        self.positions = {PANEL_WAKE: self.broker.last_wake()}
+        self.nodes, self.timers = {}, {}
+        self.refresh_nodes(run_id)
+        self.run_id = run_id
+        self._sweep_at = self._tick_at = 0.0
+        log.info("connected to Redis (run %s), %d nodes, epoch %s", run_id[:8], len(self.nodes), self.epoch)
+
+    def refresh_nodes(self, run_id: str) -> None:
+        """Nodes may have been added, joined or removed: users and streams follow the rows."""
+        nodes = {n.pk: n for n in Node.objects.exclude(redis_password_sha256="")}
+        if {n.pk: n.redis_password_sha256 for n in nodes.values()} != {
+            n.pk: n.redis_password_sha256 for n in self.nodes.values()
+        } or not self.nodes:
+            self.broker.apply_users({n.pk: n.redis_password_sha256 for n in nodes.values()})
+        gone = set(self.nodes) - set(nodes)
+        self.broker.forget(gone)
+        for node_id in gone:
+            self.positions.pop(events_stream(node_id), None)
+        for node_id in set(nodes) - set(self.nodes):
+            self.positions[events_stream(node_id)] = self._cursor(node_id, run_id)
+            self.heard[node_id] = time.monotonic()
+        self.nodes = nodes
+
+    def _cursor(self, node_id: str, run_id: str) -> str:
+        """Where to go on reading. Another run of Redis, or a stream that ends below the cursor, begins anew."""
+        cursor, _ = StreamCursor.objects.get_or_create(node_id=node_id)
+        if cursor.run_id != run_id or self.broker.ends_below(node_id, cursor.last):
+            StreamCursor.objects.filter(pk=cursor.pk, run_id=cursor.run_id, last=cursor.last).update(
+                run_id=run_id, last="0-0"
+            )
+            return "0-0"
+        return cursor.last
+
+    # --- words from nodes -----------------------------------------------------------------------------------
+
+    def wake(self, entries: Entries) -> None:
+        for position, fields in entries:
+            self.positions[PANEL_WAKE] = position
+            if fields.get("job"):
+                self._wake_job(fields["job"])
+            else:
+                self.refresh_nodes(self.run_id)
+
+    def _store_safely(self, node_id: str, entries: Entries) -> None:
+        """One node's entries must not stop the others': its stream is read again in a moment."""
+        try:
+            self.store(node_id, entries)
+        except Exception:
+            log.exception("entries of node %s could not be stored; they are read again", node_id)
+            close_old_connections()
+            self.paused[events_stream(node_id)] = time.monotonic() + RETRY_AFTER_ERROR_S
+
+    def store(self, node_id: str, entries: Entries) -> None:
+        """Effects of a batch and the cursor's move, in one transaction: all of it once, or none."""
+        node = self.nodes.get(node_id)
+        if node is None:
+            return
+        stream = events_stream(node_id)
+        parsed = [(position, _parse(node, fields)) for position, fields in entries]
+        self.heard[node_id] = time.monotonic()
+        for _position, entry in parsed:
+            if isinstance(entry, Heartbeat):
+                self.skew_s[node_id] = entry.wall_clock - time.time()
+        matters = [(p, e) for p, e in parsed if e is not None and not isinstance(e, Heartbeat)]
+        if matters or node.state == NodeState.OFFLINE:
+            self._store(node, matters, entries[-1][0])
+        self.positions[stream] = entries[-1][0]
+
+    def _store(self, node: Node, entries: list[tuple[str, Any]], last: str) -> None:
+        woken: list[str] = []
+        hellos: list[Hello] = []
+        with transaction.atomic():
+            cursor = StreamCursor.objects.get(node=node)
+            moved = StreamCursor.objects.filter(
+                node=node, run_id=cursor.run_id, last=cursor.last
+            ).update(last=last)  # fmt: skip
+            fresh = [e for p, e in entries if stream_order(p) > stream_order(cursor.last)]
+            if not moved or cursor.run_id != self.run_id:
+                # Another conductor is ahead; it has done all this.
+                fresh = []
+            elif reconcile.node_online(node):
+                transaction.on_commit(lambda: self._came_back(node))
+            for entry in fresh:
+                if isinstance(entry, Reply):
+                    job = dispatch.record(node.pk, entry)
+                    woken += [job] if job else []
+                elif isinstance(entry, Hello):
+                    reconcile.hello(node, entry)
+                    hellos.append(entry)
+                elif isinstance(entry, Inventory):
+                    reconcile.inventory(node, entry, self.skew_s.get(node.pk))
+                elif isinstance(entry, Progress):
+                    self._progress(node, entry)
+                else:
+                    reconcile.domains_changed(node, entry)
+            point("conductor.before-store")
+        point("conductor.after-store")
+        for job in woken:
+            self._wake_job(job)
+        if hellos:
+            self._welcome(node, hellos[-1])
+
+    def _welcome(self, node: Node, hello: Hello) -> None:
+        raised = {row.object: row.number for row in node.raised.all()}
+        placed = Vm.objects.filter(node=node).exclude(state="migrating").values_list("uuid", flat=True)
+        pools = [pool_spec(place.pool) for place in node.pool_places.select_related("pool")]
+        self.broker.welcome(
+            node.pk,
+            Welcome(incarnation=hello.incarnation, raises=raised, placed=tuple(placed), pools=tuple(pools)),
+        )
+        # A new incarnation knows nothing of what was sent to the old one.
+        self.timers = {key: due for key, due in self.timers.items() if key[1] != node.pk}
+        self._tick_at = 0.0
+
+    def _came_back(self, node: Node) -> None:
+        """What it reported before its silence is old: ask for everything."""
+        look = Envelope(
+            verb=NodeInspect.verb,
+            object="node",
+            dispatch=None,
+            job="",
+            step="",
+            phase="settle",
+            attempt=1,
+            body=messages.body_of(NodeInspect()),
+        )
+        self.broker.send(node.pk, look)
+        self.timers = {key: due for key, due in self.timers.items() if key[1] != node.pk}
+        self._sweep_at = self._tick_at = 0.0
+
+    def _progress(self, node: Node, said: Progress) -> None:
+        current = Step.objects.filter(
+            pk=said.step, node=node, object=said.object, dispatch=said.dispatch, answer__isnull=True
+        )
+        now = time.monotonic()
+        if now - self.shown.get(said.job, 0.0) < PROGRESS_EVERY_S or not current.update(progress=said.percent):
+            return
+        self.shown[said.job] = now
+        job = Job.objects.get(pk=said.job)
+        events.job_progress(job, job.steps.all())
+
+    # --- jobs -----------------------------------------------------------------------------------------------
+
+    def _wake_job(self, job_id: str) -> None:
+        if job_id not in self.woken:
+            self.woken.append(job_id)
+
+    def advance_woken(self) -> None:
+        while self.woken:
+            self.advance(self.woken.popleft())
+
+    def advance(self, job_id: str) -> None:
+        try:
+            left = engine.advance(job_id)
+        except (engine.Stale, Job.DoesNotExist):
+            return
+        for step_id in left.send:
+            self._send_step(step_id)
+        for look_id in left.ask:
+            self._send_look(look_id)
+        for other in left.wake:
+            self._wake_job(other)
+        self._cancel_of(job_id)
+        for node_id in left.drop:
+            self.broker.drop_queue(node_id)
+
+    def _send_step(self, step_id: str) -> None:
+        step = dispatch.outbox().select_related("job", "node").filter(pk=step_id).first()
+        # In doubt: the sweep sends it, so that a libvirtd that is just restarting has a second.
+        if step and step.node and step.doubts == 0 and step.node.state != NodeState.OFFLINE:
+            self._send_now(step)
+
+    def _send_now(self, step: Step) -> None:
+        if step.node_id is not None and self.broker.send(step.node_id, dispatch.envelope(step)):
+            self._sent(("step", step.node_id, step.pk, step.dispatch, step.doubts))
+
+    def _send_look(self, look_id: str) -> None:
+        look = Look.objects.select_related("node").filter(pk=look_id, answer__isnull=True).first()
+        key = ("look", look.node_id, look.pk) if look else ()
+        if look is None or look.node.state == NodeState.OFFLINE or not self._is_due(key):
+            return
+        if self.broker.send(look.node_id, dispatch.question(look)):
+            self._sent(key)
+
+    def _cancel_of(self, job_id: str) -> None:
+        for step in dispatch.outbox().select_related("job").filter(job_id=job_id, job__cancel_requested=True):
+            self._send_cancel(step)
+
+    def _send_cancel(self, step: Step) -> None:
+        cancel = dispatch.cancel_of(step)
+        key = ("cancel", step.node_id, step.pk, step.dispatch)
+        if cancel and step.node_id and self._is_due(key) and self.broker.cancel(step.node_id, cancel):
+            self._sent(key)
+
+    # --- timers -----------------------------------------------------------------------------------------------
+
+    def _sent(self, key: tuple[Any, ...]) -> None:
+        _due, interval = self.timers.get(key, (0.0, RESEND_FIRST_S / 2))
+        interval = min(interval * 2, RESEND_MOST_S)
+        self.timers[key] = (time.monotonic() + interval, interval)
+
+    def _is_due(self, key: tuple[Any, ...]) -> bool:
+        return time.monotonic() >= self.timers.get(key, (0.0, 0.0))[0]
+
+    def tick(self) -> None:
+        """Each second: who fell silent, and what was sent and not answered."""
+        now = time.monotonic()
+        self._tick_at = now + TICK_S
+        for node in self.nodes.values():
+            if node.state == NodeState.ONLINE and now - self.heard[node.pk] > OFFLINE_AFTER_S:
+                with transaction.atomic():
+                    reconcile.node_offline(node)
+        self._resend()
+        if now >= self._sweep_at:
+            self.sweep()
+
+    def _resend(self) -> None:
+        live = set()
+        for step in dispatch.outbox().select_related("job", "node").exclude(node__state=NodeState.OFFLINE):
+            key = ("step", step.node_id, step.pk, step.dispatch, step.doubts)
+            live.add(step.pk)
+            if self._is_due(key):
+                self._send_now(step)
+            if step.job.cancel_requested:
+                self._send_cancel(step)
+        self.timers = {k: due for k, due in self.timers.items() if k[0] == "look" or k[2] in live}
+
+    def sweep(self) -> None:
+        """Covers every lost wake-up; also finds nodes that another process added."""
+        self._sweep_at = time.monotonic() + SWEEP_S
+        if self.broker.run_id() != self.run_id:
+            raise Unreachable("it was restarted")
+        self.refresh_nodes(self.run_id)
+        self.broker.alive(self.epoch)
+        self._wake_all(engine.open_jobs())
+        self.advance_woken()
+
+    def _wake_all(self, job_ids: Iterable[str]) -> None:
+        for job_id in job_ids:
+            self._wake_job(job_id)
+
+
+def _parse(node: Node, fields: dict[str, str]) -> Any:
+    """None for an entry that cannot be read: a node's mistake must not stop the others."""
+    try:
+        return messages.read_entry(fields["e"])
+    except (KeyError, ValidationError) as error:
+        log.warning("node %s sent an entry that cannot be read: %s", node.name, str(error)[:300])
+        return None

@@ -1,0 +1,52 @@
+"""Rows -> the values that travel to a node."""
+
+from nodes.contract.specs import DomainDisk, DomainSpec, NicSpec, PoolSpec
+
+from .models import Disk, Nic, Pool, Vm
+
+
+def pool_spec(pool: Pool) -> PoolSpec:
+    return PoolSpec(id=pool.pk, kind=pool.kind, identity=pool.identity, path=pool.path)
+
+
+def nic_spec(nic: Nic) -> NicSpec:
+    """With the settings of the range that holds its address."""
+    lease = getattr(nic, "lease", None)
+    if lease is None:
+        return NicSpec(id=nic.pk, bridge=nic.network.bridge, model=nic.model, mac=nic.mac)
+    span = next(r for r in nic.network.ranges.all() if r.holds(lease.address))
+    return NicSpec(
+        id=nic.pk,
+        bridge=nic.network.bridge,
+        model=nic.model,
+        mac=nic.mac,
+        address=lease.address,
+        prefix_length=span.prefix_length,
+        gateway=span.gateway,
+        nameservers=tuple(span.nameservers),
+    )
+
+
+def _domain_disk(disk: Disk) -> DomainDisk:
+    if disk.device == "cdrom":
+        iso = disk.iso.name if disk.iso else None
+        return DomainDisk(device="cdrom", id=disk.pk, bus=disk.bus, iso=iso, boot_order=disk.boot_order)
+    assert disk.pool
+    return DomainDisk(
+        id=disk.pk, bus=disk.bus, pool=pool_spec(disk.pool), format=disk.format, boot_order=disk.boot_order
+    )
+
+
+def domain_spec(vm: Vm) -> DomainSpec:
+    disks = vm.disks.select_related("pool", "iso")
+    nics = vm.nics.select_related("network", "lease").prefetch_related("network__ranges")
+    return DomainSpec(
+        id=vm.pk,
+        uuid=vm.uuid,
+        name=vm.name,
+        title=vm.title,
+        vcpus=vm.vcpus,
+        memory_bytes=vm.memory_bytes,
+        disks=tuple(_domain_disk(d) for d in disks),
+        nics=tuple(nic_spec(n) for n in nics),
+    )

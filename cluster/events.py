@@ -1,0 +1,112 @@
+"""Changes on their way to browsers: small frames after commit, to groups of people who may see them.
+
+A frame is ``{"topic", "type", "id", "version", ...}``: no HTML, no secrets. ``topic`` is filled in by the socket,
+which knows what its person subscribed to.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+from channels.layers import get_channel_layer
+from django.db import transaction
+
+from .models import Job, Node, Step, Vm
+
+log = logging.getLogger(__name__)
+
+EPOCH_GROUP = "epoch"
+_REDIS_TIMEOUT_S = 2.0
+
+
+def group(kind: str, scope: str = "all") -> str:
+    """Name of a channel group: ``vms.all``, ``vms.tenant-<id>``, ``vms.user-<id>``, ``vm.<id>``."""
+    return f"{kind}.{scope}"
+
+
+def vm_changed(vm: Vm, kind: str = "changed", **fields: Any) -> None:
+    frame = {"type": kind, "id": vm.pk, "version": vm.version, "state": vm.state, **fields}
+    groups = ["all", f"tenant-{vm.tenant_id}", f"user-{vm.owner_id}"]
+    publish([group("vms", g) for g in groups] + [group("vm", vm.pk)], frame)
+
+
+def node_changed(node: Node, kind: str = "changed") -> None:
+    frame = {"type": kind, "id": node.pk, "version": node.version, "state": node.state}
+    publish([group("nodes"), group("node", node.pk)], frame)
+
+
+def job_changed(job: Job, steps: Iterable[Step] = ()) -> None:
+    frame = {
+        "type": "changed",
+        "id": job.pk,
+        "version": job.version,
+        "state": job.state,
+        "operation": job.operation,
+        "subject": job.subject,
+        "progress": progress_of(job, steps),
+    }
+    publish(_job_groups(job), frame)
+
+
+def job_progress(job: Job, steps: Iterable[Step]) -> None:
+    publish(
+        _job_groups(job),
+        {"type": "progress", "id": job.pk, "version": job.version, "progress": progress_of(job, steps)},
+    )
+
+
+def _job_groups(job: Job) -> list[str]:
+    scopes = ["all"] + [f"tenant-{job.tenant_id}"] * bool(job.tenant_id) + [f"user-{job.user_id}"] * bool(job.user_id)
+    return [group("jobs", s) for s in scopes] + [group("job", job.pk)]
+
+
+def progress_of(job: Job, steps: Iterable[Step]) -> int:
+    """0 to 100 over the steps, each of the same weight; going back, it shrinks."""
+    if job.state == "succeeded":
+        return 100
+    rows = list(steps)
+    return sum(100 if s.state == "done" else s.progress * (s.state == "running") for s in rows) // max(1, len(rows))
+
+
+def publish(groups: list[str], frame: dict[str, Any]) -> None:
+    """Send after the transaction has committed. A lost frame is repaired by the next epoch or the next change."""
+    transaction.on_commit(lambda: _send(groups, frame))
+
+
+def new_epoch(epoch: str) -> None:
+    """Each start of a conductor: sockets forget what they know and pages fetch again."""
+    _send([EPOCH_GROUP], {"type": "epoch", "epoch": epoch})
+
+
+class _Loop:
+    """One event loop in a thread of its own: the channel layer keeps a connection per loop."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def submit(self, coroutine: Any) -> None:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, name="events", daemon=True).start()
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+
+_LOOP = _Loop()
+
+
+def _send(groups: list[str], frame: dict[str, Any]) -> None:
+    _LOOP.submit(_send_all(groups, frame))
+
+
+async def _send_all(groups: list[str], frame: dict[str, Any]) -> None:
+    layer = get_channel_layer()
+    try:
+        async with asyncio.timeout(_REDIS_TIMEOUT_S):
+            for name in groups:
+                await layer.group_send(name, {"type": "frame", "frame": frame})
+    except Exception as error:  # noqa: BLE001 an event is never worth a failed transaction
+        log.warning("event %s of %s was not published: %r", frame.get("type"), frame.get("id"), error)

@@ -1,0 +1,56 @@
+from .access import Grant, Role, Tenant, Token, User
+from .audit import AuditEvent, IdempotencyKey
+from .base import new_id
+from .inventory import (
+    Address,
+    AddressRange,
+    Image,
+    ImageCopy,
+    Iso,
+    IsoCopy,
+    JoinToken,
+    Network,
+    Node,
+    NodeState,
+    Pool,
+    PoolOnNode,
+)
+from .jobs import FINAL, Job, JobState, Lock, Look, ObjectNumber, RaisedNumber, Step, StepState, StreamCursor
+from .vm import Disk, Nic, Vm, VmState
+
+__all__ = [
+    "FINAL",
+    "Address",
+    "AddressRange",
+    "AuditEvent",
+    "Disk",
+    "Grant",
+    "IdempotencyKey",
+    "Image",
+    "ImageCopy",
+    "Iso",
+    "IsoCopy",
+    "Job",
+    "JobState",
+    "JoinToken",
+    "Lock",
+    "Look",
+    "Network",
+    "Nic",
+    "Node",
+    "NodeState",
+    "ObjectNumber",
+    "Pool",
+    "PoolOnNode",
+    "RaisedNumber",
+    "Role",
+    "Step",
+    "StepState",
+    "StreamCursor",
+    "Tenant",
+    "Token",
+    "User",
+    "Vm",
+    "VmState",
+    "new_id",
+]

@@ -1,0 +1,175 @@
+"""What the cluster consists of: nodes, pools, networks, addresses, images."""
+
+import ipaddress
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from .base import IdField
+
+
+class NodeState(models.TextChoices):
+    OFFLINE = "offline", _("offline")
+    ONLINE = "online", _("online")
+    MAINTENANCE = "maintenance", _("maintenance")
+
+
+class Node(models.Model):
+    """A hypervisor. What it reports is kept as it said it; what the panel decides has columns of its own."""
+
+    id = IdField()
+    name = models.CharField(max_length=63, unique=True)
+    address = models.GenericIPAddressField(unique=True)
+    state = models.CharField(max_length=16, choices=NodeState.choices, default=NodeState.OFFLINE)
+    version = models.PositiveBigIntegerField(default=1)
+    created = models.DateTimeField(auto_now_add=True)
+    joined = models.DateTimeField(null=True)
+    redis_password_sha256 = models.CharField(max_length=64, blank=True)
+    """Empty: the node has not joined, or was withdrawn; it has no Redis user."""
+    certificate_sha256 = models.CharField(max_length=64, blank=True)
+    certificate_until = models.DateTimeField(null=True)
+    host_uuid = models.CharField(max_length=36, blank=True)
+    agent_version = models.CharField(max_length=32, blank=True)
+    verbs = models.JSONField(default=dict)
+    """verb -> names of the fields that the agent knows, from its hello."""
+    facts = models.JSONField(default=dict)
+    checks = models.JSONField(default=list)
+    incarnation = models.PositiveBigIntegerField(default=0)
+    cpus = models.PositiveIntegerField(default=0)
+    memory_bytes = models.BigIntegerField(default=0)
+    memory_allocated_bytes = models.BigIntegerField(default=0)
+    """Sum over the VMs placed here; raised by a conditional UPDATE, so that many creates at once cannot overshoot."""
+    default_pool = models.ForeignKey("Pool", on_delete=models.SET_NULL, null=True, related_name="+")
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class JoinToken(models.Model):
+    """Lets one machine join as this node, once. Only the hash is kept."""
+
+    node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="join_tokens")
+    sha256 = models.CharField(max_length=64, unique=True)
+    expires = models.DateTimeField()
+    used = models.DateTimeField(null=True)
+
+
+class Pool(models.Model):
+    """Storage. One identity is one pool, on however many nodes it is seen."""
+
+    id = IdField()
+    name = models.CharField(max_length=63, unique=True)
+    kind = models.CharField(max_length=16)
+    identity = models.CharField(max_length=100, unique=True)
+    path = models.CharField(max_length=255)
+    shared = models.BooleanField(default=False)
+    capacity_bytes = models.BigIntegerField(default=0)
+    free_bytes = models.BigIntegerField(default=0)
+    reserved_bytes = models.BigIntegerField(default=0)
+    """Promised to disks that running jobs are about to make."""
+    granules = models.JSONField(default=dict)
+    state = models.CharField(max_length=16, default="active")
+    version = models.PositiveBigIntegerField(default=1)
+    nodes: "models.ManyToManyField[Node, PoolOnNode]" = models.ManyToManyField(
+        Node, through="PoolOnNode", related_name="pools"
+    )
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class PoolOnNode(models.Model):
+    pool = models.ForeignKey(Pool, on_delete=models.CASCADE, related_name="places")
+    node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="pool_places")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["pool", "node"], name="pool_once_per_node")]
+
+
+class Network(models.Model):
+    """An L2 segment: the bridge of this name on every node that has one."""
+
+    id = IdField()
+    name = models.CharField(max_length=63, unique=True)
+    bridge = models.CharField(max_length=15)
+    created = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def taken(self) -> set[str]:
+        """Addresses that nobody else may get."""
+        return set(self.addresses.values_list("address", flat=True))
+
+
+class AddressRange(models.Model):
+    """Addresses that the panel gives out, first and last included."""
+
+    network = models.ForeignKey(Network, on_delete=models.CASCADE, related_name="ranges")
+    first = models.GenericIPAddressField(protocol="ipv4")
+    last = models.GenericIPAddressField(protocol="ipv4")
+    prefix_length = models.PositiveSmallIntegerField()
+    gateway = models.GenericIPAddressField(protocol="ipv4", null=True, blank=True)
+    nameservers = models.JSONField(default=list)
+
+    def overlaps(self, other: "AddressRange") -> bool:
+        return ipaddress.IPv4Address(self.first) <= ipaddress.IPv4Address(other.last) and ipaddress.IPv4Address(
+            other.first
+        ) <= ipaddress.IPv4Address(self.last)
+
+    def holds(self, address: str) -> bool:
+        try:
+            wanted = ipaddress.IPv4Address(address)
+        except ipaddress.AddressValueError:
+            return False
+        return ipaddress.IPv4Address(self.first) <= wanted <= ipaddress.IPv4Address(self.last)
+
+
+class Address(models.Model):
+    """A taken address. Free ones have no row; uniqueness here is what makes two takers impossible."""
+
+    id = IdField()
+    network = models.ForeignKey(Network, on_delete=models.PROTECT, related_name="addresses")
+    address = models.GenericIPAddressField(protocol="ipv4")
+    nic = models.OneToOneField("Nic", on_delete=models.CASCADE, related_name="lease")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["network", "address"], name="address_once_per_network")]
+
+
+class Image(models.Model):
+    """A file from which disks are made. ``copies`` are the nodes that hold it."""
+
+    id = IdField()
+    name = models.CharField(max_length=255, unique=True)
+    os = models.CharField(max_length=40, blank=True)
+    format = models.CharField(max_length=8)
+    size_bytes = models.BigIntegerField()
+    virtual_size_bytes = models.BigIntegerField()
+    checksum = models.CharField(max_length=80, blank=True)
+    created = models.DateTimeField(auto_now_add=True)
+
+
+class ImageCopy(models.Model):
+    image = models.ForeignKey(Image, on_delete=models.CASCADE, related_name="copies")
+    node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="image_copies")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["image", "node"], name="image_once_per_node")]
+
+
+class Iso(models.Model):
+    id = IdField()
+    name = models.CharField(max_length=255, unique=True)
+    os = models.CharField(max_length=40, blank=True)
+    size_bytes = models.BigIntegerField()
+    checksum = models.CharField(max_length=80, blank=True)
+    created = models.DateTimeField(auto_now_add=True)
+
+
+class IsoCopy(models.Model):
+    iso = models.ForeignKey(Iso, on_delete=models.CASCADE, related_name="copies")
+    node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="iso_copies")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["iso", "node"], name="iso_once_per_node")]

@@ -1,0 +1,89 @@
+import uuid
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from .base import IdField
+
+
+class VmState(models.TextChoices):
+    CREATING = "creating", _("creating")
+    STOPPED = "stopped", _("stopped")
+    STARTING = "starting", _("starting")
+    RUNNING = "running", _("running")
+    PAUSED = "paused", _("paused")
+    STOPPING = "stopping", _("stopping")
+    MIGRATING = "migrating", _("migrating")
+    DELETING = "deleting", _("deleting")
+    ERROR = "error", _("error")
+    UNKNOWN = "unknown", _("unknown")
+
+
+def _uuid() -> str:
+    return str(uuid.uuid4())
+
+
+class Vm(models.Model):
+    """A virtual machine. ``state`` is what people see; it changes only through :mod:`cluster.states`."""
+
+    id = IdField()
+    uuid = models.CharField(max_length=36, unique=True, default=_uuid, editable=False)
+    name = models.CharField(max_length=63)
+    title = models.CharField(max_length=200, blank=True)
+    tenant = models.ForeignKey("Tenant", on_delete=models.PROTECT, related_name="vms")
+    owner = models.ForeignKey("User", on_delete=models.PROTECT, related_name="vms")
+    node = models.ForeignKey("Node", on_delete=models.PROTECT, related_name="vms")
+    state = models.CharField(max_length=16, choices=VmState.choices, default=VmState.CREATING)
+    version = models.PositiveBigIntegerField(default=1)
+    vcpus = models.PositiveIntegerField()
+    memory_bytes = models.BigIntegerField()
+    os = models.CharField(max_length=40, blank=True)
+    protected = models.BooleanField(default=False)
+    observed_counter = models.BigIntegerField(default=0)
+    """Counter of the agent at the last applied reply about this VM: an older observation changes nothing."""
+    created = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["tenant", "name"], name="vm_name_once_per_tenant")]
+        indexes = [models.Index(fields=["node", "state"])]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def domain_name(self) -> str:
+        return f"{self.name}.{self.id}"
+
+
+class Disk(models.Model):
+    """A disk of a VM, or a CD-ROM (``device``), in boot order."""
+
+    id = IdField()
+    vm = models.ForeignKey(Vm, on_delete=models.PROTECT, null=True, related_name="disks")
+    device = models.CharField(max_length=8, default="disk")
+    pool = models.ForeignKey("Pool", on_delete=models.PROTECT, null=True, related_name="disks")
+    image = models.ForeignKey("Image", on_delete=models.PROTECT, null=True, related_name="disks")
+    """The image that its first content comes from; a backing file where the driver uses one."""
+    iso = models.ForeignKey("Iso", on_delete=models.PROTECT, null=True, related_name="disks")
+    format = models.CharField(max_length=8, default="qcow2")
+    size_bytes = models.BigIntegerField(default=0)
+    bus = models.CharField(max_length=8, default="virtio")
+    boot_order = models.PositiveSmallIntegerField(null=True)
+    position = models.PositiveSmallIntegerField(default=0)
+    state = models.CharField(max_length=16, default="creating")
+    version = models.PositiveBigIntegerField(default=1)
+
+    class Meta:
+        ordering = ["position"]
+
+
+class Nic(models.Model):
+    id = IdField()
+    vm = models.ForeignKey(Vm, on_delete=models.CASCADE, related_name="nics")
+    network = models.ForeignKey("Network", on_delete=models.PROTECT, related_name="nics")
+    model = models.CharField(max_length=8, default="virtio")
+    mac = models.CharField(max_length=17, unique=True)
+    position = models.PositiveSmallIntegerField(default=0)
+
+    class Meta:
+        ordering = ["position"]

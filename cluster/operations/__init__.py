@@ -1,0 +1,174 @@
+"""Everything that people can ask for: one file an operation, found by its being here; and the one door for writes."""
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import transaction
+from pydantic import ValidationError
+
+from cluster import audit, events, selectors, wake
+from cluster.models import FINAL, Job, Step
+from cluster.permissions import Actor, action_of
+from cluster.refusals import BadShape, Forbidden, NotKnown, Refusal, Refused
+from cluster.saga import locks
+from cluster.saga.context import context_of, split_secrets
+from cluster.saga.steps import Lost, Operation, Params, Plan
+from nodes.contract.faults import point
+
+MAX_PLANS = 3
+"""How often placement runs again when a reservation was lost to somebody quicker."""
+
+
+def load() -> None:
+    """Import every module of this package; each registers its operation."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+
+
+@dataclass(frozen=True)
+class Started:
+    job: Job
+    subject: Any
+
+
+def operation_of(noun: str, name: str) -> type[Operation[Any]]:
+    """The operation behind ``POST /api/v1/<noun>/<id>/<name>/``. Raises :class:`NotKnown`."""
+    for operation in Operation.registry.values():
+        if (operation.noun, operation.name()) == (noun, name):
+            return operation
+    raise NotKnown(f"{noun} {name}")
+
+
+def dry_run(actor: Actor, code: str, params: dict[str, Any], target_id: str | None = None) -> Plan:
+    """What ``start`` would do or refuse, without starting anything.
+
+    Raises :class:`NotKnown`, :class:`Forbidden`, :class:`BadShape`; refusals are in the plan.
+    """
+    operation, target = _asked(actor, code, target_id)
+    parsed = _parse(operation, params)
+    plan = operation.plan(actor, target, parsed)
+    plan.refusals[:0] = operation.obstacles(target) if target is not None else []
+    return plan
+
+
+def start(
+    actor: Actor, code: str, params: dict[str, Any], target_id: str | None = None, *, wait: bool = True
+) -> Started:
+    """Begin an operation: the one door for every write that is a job.
+
+    One transaction makes rights, refusals, reservations, locks, the job with its steps and the journal line; then
+    the conductor is woken. With ``wait`` False a lock that is not free refuses instead of making the job wait.
+
+    Raises :class:`NotKnown`, :class:`Forbidden`, :class:`BadShape`, :class:`Refused` (with every reason).
+    """
+    operation, target = _asked(actor, code, target_id)
+    parsed = _parse(operation, params)
+    try:
+        return _start(actor, operation, target, parsed, wait)
+    except Refused as refused:
+        subject = f"{_kind(operation)}:{target.pk}" if target is not None else ""
+        audit.write(actor, code, "refused", subject=subject, codes=[r.code for r in refused.refusals])
+        raise
+
+
+def _start(actor: Actor, operation: type[Operation[Any]], target: Any, parsed: Params, wait: bool) -> Started:
+    for attempt in range(MAX_PLANS):
+        plan = operation.plan(actor, target, parsed)
+        try:
+            with transaction.atomic():
+                started = _begin(actor, operation, target, parsed, plan, wait)
+                point("start.before-commit", operation.code)
+            point("start.after-commit", operation.code)
+            return started
+        except Lost:
+            if attempt == MAX_PLANS - 1:
+                raise Refused(Refusal("placement_lost", status=507)) from None
+    raise AssertionError("unreachable")
+
+
+def _begin(
+    actor: Actor, operation: type[Operation[Any]], target: Any, parsed: Params, plan: Plan, wait: bool
+) -> Started:
+    locks.serialise()
+    if target is not None:
+        target = selectors.get(selectors.TARGETS[operation.noun](actor), target.pk)
+    job = Job(
+        operation=operation.code,
+        user=actor.user,
+        grant=actor.grant,
+        params=parsed.model_dump(mode="json", exclude_unset=True),
+        data=plan.data,
+    )
+    job.root = job.pk
+    if target is not None:
+        job.subject = f"{_kind(operation)}:{target.pk}"
+        _refuse_unless_possible(operation, job, target, plan, wait)
+    elif plan.refusals:
+        raise Refused(*plan.refusals)
+    subject = operation.begin(actor, target, parsed, plan)
+    job.subject = f"{_kind(operation)}:{subject.pk}"
+    job.subject_name = getattr(subject, "name", "")
+    job.tenant = getattr(subject, "tenant", None)
+    job.params, job.secrets = split_secrets(operation, job.params)
+    job.save(force_insert=True)
+    context = context_of(job)
+    steps = [(spec.name, key) for spec in operation.steps for key in (spec.each(context) if spec.each else [""])]
+    Step.objects.bulk_create(
+        Step(job=job, position=position, name=name, key=key) for position, (name, key) in enumerate(steps)
+    )
+    locks.ask(job, operation.locks(context))
+    audit.write(actor, operation.code, "started", subject=job.subject, subject_name=job.subject_name, job=job)
+    events.job_changed(job)
+    transaction.on_commit(lambda: wake.conductor(job.pk))
+    return Started(job, subject)
+
+
+def _refuse_unless_possible(operation: type[Operation[Any]], job: Job, target: Any, plan: Plan, wait: bool) -> None:
+    """State rules; left until the locks are got while another job holds or awaits one of them."""
+    same = Job.objects.filter(operation=operation.code, subject=job.subject).exclude(state__in=FINAL).first()
+    if same:
+        raise Refused(Refusal("already_running", {"job": same.pk}, status=409), job=same.pk)
+    ahead = locks.in_the_way(job, operation.locks(_peek(job))).first()
+    if ahead is None:
+        reasons = operation.obstacles(target) + plan.refusals
+        if reasons:
+            raise Refused(*reasons)
+    elif not wait:
+        raise Refused(Refusal("locked", {"job": ahead.job_id, "lock": ahead.name}, status=409), job=ahead.job_id)
+
+
+def _peek(job: Job) -> Any:
+    """The context before the secrets are split off: enough to name locks."""
+    return context_of(job)
+
+
+def _asked(actor: Actor, code: str, target_id: str | None) -> tuple[type[Operation[Any]], Any]:
+    operation = Operation.registry[code]
+    target = None
+    if not operation.creates:
+        target = selectors.get(selectors.TARGETS[operation.noun](actor), target_id or "")
+    try:
+        actor.require(action_of(code))
+    except Forbidden as forbidden:
+        subject = f"{_kind(operation)}:{target.pk}" if target is not None else ""
+        audit.write(actor, code, "refused", subject=subject, codes=[forbidden.refusal.code])
+        raise
+    return operation, target
+
+
+def _parse(operation: type[Operation[Any]], params: dict[str, Any]) -> Params:
+    try:
+        return operation.Params.model_validate(params)
+    except ValidationError as error:
+        fields: dict[str, list[str]] = {}
+        for one in error.errors(include_url=False, include_input=False):
+            path = ".".join(str(part) for part in one["loc"]) or "__all__"
+            fields.setdefault(path, []).append(one["msg"])
+        raise BadShape(fields) from None
+
+
+def _kind(operation: type[Operation[Any]]) -> str:
+    """``vms`` -> ``vm``: the kind in subjects and lock names."""
+    return operation.noun.removesuffix("s")

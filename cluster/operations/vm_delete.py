@@ -1,0 +1,122 @@
+"""Delete a VM: stop, undefine, then its disks. The first disk's deletion is the point of no return."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.utils.translation import gettext_lazy as _
+
+from cluster import placement, states
+from cluster.domain_specs import domain_spec
+from cluster.models import Disk, Vm, VmState
+from cluster.permissions import Actor
+from cluster.refusals import Refusal
+from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Step
+from nodes.contract.messages import DomainDefine, DomainStart, DomainStop, DomainUndefine
+
+from .vm_create import delete_disk, disk_ids, nic_ids, plug_nic, unplug_nic
+from .vm_power import mark, state_obstacles, unmark, vm_of
+from .vm_settle import settle_disk_gone, settle_power, settle_undefined
+
+NEEDS = (VmState.STOPPED, VmState.RUNNING, VmState.PAUSED, VmState.ERROR)
+
+
+class DeleteParams(Params):
+    disks: bool | None = None
+    """Whether the volumes go too; must be said when the VM has any."""
+
+
+class VmDelete(Operation[DeleteParams]):
+    code = "vm.delete"
+    noun = "vms"
+    label = _("Delete")
+    icon = "trash"
+    danger = True
+    Params = DeleteParams
+
+    @classmethod
+    def obstacles(cls, target: Vm) -> list[Refusal]:
+        reasons = state_obstacles(target, NEEDS)
+        if target.protected:
+            reasons.append(Refusal("protected", {"vm": target.name}))
+        return reasons
+
+    @classmethod
+    def plan(cls, actor: Actor, target: Vm, params: DeleteParams) -> Plan:
+        if params.disks is None and target.disks.filter(device="disk").exists():
+            return Plan(refusals=[Refusal("disks_param", field="disks")])
+        return Plan()
+
+    @classmethod
+    def locks(cls, context: Context[DeleteParams]) -> Sequence[LockName]:
+        disks = [LockName("disk:" + pk) for pk in disk_ids(context)]
+        return [LockName("vm:" + context.subject_id), *disks]
+
+    @classmethod
+    def recheck(cls, context: Context[DeleteParams]) -> list[Refusal]:
+        return cls.obstacles(vm_of(context))
+
+    # The table of steps stands below the functions that it names.
+
+
+def stop(context: Context[DeleteParams], key: str) -> Call:
+    # Also for a VM that looks stopped: a guest that was started behind the panel's back must not lose its disks
+    # while it runs, and stopping what is off is nothing.
+    vm = vm_of(context)
+    return Call(vm.node_id, DomainStop(vm=vm.pk, uuid=vm.uuid))
+
+
+def start_again(context: Context[DeleteParams], key: str) -> Call | None:
+    if context.data.get("was") not in (VmState.RUNNING, VmState.PAUSED):
+        return None
+    vm = vm_of(context)
+    return Call(vm.node_id, DomainStart(vm=vm.pk, uuid=vm.uuid))
+
+
+def undefine(context: Context[DeleteParams], key: str) -> Call:
+    vm = vm_of(context)
+    return Call(vm.node_id, DomainUndefine(vm=vm.pk, uuid=vm.uuid))
+
+
+def define_again(context: Context[DeleteParams], key: str) -> Call:
+    vm = vm_of(context)
+    return Call(vm.node_id, DomainDefine(domain=domain_spec(vm)))
+
+
+def doomed_disks(context: Context[DeleteParams]) -> list[str]:
+    return disk_ids(context) if context.params.disks else []
+
+
+def delete_row(context: Context[Any], disk_id: str, result: Any) -> None:
+    Disk.objects.filter(pk=disk_id).update(state="deleted")
+
+
+def forget(context: Context[DeleteParams], key: str) -> None:
+    vm = Vm.objects.filter(pk=context.subject_id).first()
+    if vm is None:
+        return
+    placement.release_memory(vm.node_id, vm.memory_bytes)
+    if context.params.disks:
+        vm.disks.all().delete()
+    else:
+        vm.disks.filter(device="cdrom").delete()
+        vm.disks.update(vm=None, boot_order=None)
+    states.forget(vm)
+
+
+VmDelete.steps = (
+    Step("mark", _("Mark the VM"), do=mark(VmState.DELETING), undo=unmark),
+    Step("stop", _("Stop the guest"), do=stop, undo=start_again, settle=settle_power("shutoff", "absent")),
+    Step("undefine", _("Undefine the domain"), do=undefine, undo=define_again, settle=settle_undefined),
+    Step(
+        "delete_disk",
+        _("Delete the disk"),
+        do=delete_disk,
+        undo=NoUndo("a deleted disk is gone"),
+        each=doomed_disks,
+        after=delete_row,
+        pivot=True,
+        settle=settle_disk_gone,
+    ),
+    Step("unplug_nic", _("Remove lease and filter"), do=unplug_nic, undo=plug_nic, each=nic_ids),
+    Step("forget", _("Forget the VM"), do=forget, undo=NoUndo("nothing can fail after it")),
+)

@@ -1,0 +1,211 @@
+"""Power: start, shut down, stop, suspend, resume, reboot, reset. Jobs of one verb each."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar
+
+from django.utils.translation import gettext_lazy as _
+from pydantic import Field
+
+from cluster import states
+from cluster.models import Vm, VmState
+from cluster.permissions import Actor
+from cluster.refusals import Refusal
+from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Step
+from nodes.contract.messages import (
+    DomainReboot,
+    DomainReset,
+    DomainResume,
+    DomainShutdown,
+    DomainStart,
+    DomainStop,
+    DomainSuspend,
+    DomainWhereabouts,
+)
+
+from .vm_settle import settle_power
+
+S = VmState
+SEEN: dict[str, VmState] = {"running": S.RUNNING, "paused": S.PAUSED, "shutoff": S.STOPPED, "crashed": S.STOPPED}
+
+
+class NoParams(Params):
+    pass
+
+
+class Power(Operation[Any]):
+    """What the seven have in common: the VM is marked, one verb runs, the state becomes what the node then shows."""
+
+    noun = "vms"
+    Params = NoParams
+    needs: ClassVar[tuple[VmState, ...]]
+    busy: ClassVar[VmState | None] = None
+
+    @classmethod
+    def obstacles(cls, target: Vm) -> list[Refusal]:
+        return state_obstacles(target, cls.needs)
+
+    @classmethod
+    def plan(cls, actor: Actor, target: Vm, params: Any) -> Plan:
+        return Plan()
+
+    @classmethod
+    def locks(cls, context: Context[Any]) -> Sequence[LockName]:
+        return [LockName("vm:" + context.subject_id)]
+
+    @classmethod
+    def recheck(cls, context: Context[Any]) -> list[Refusal]:
+        return state_obstacles(vm_of(context), cls.needs)
+
+
+def state_obstacles(vm: Vm, needs: Sequence[VmState]) -> list[Refusal]:
+    if vm.state in needs:
+        return []
+    if vm.state == S.UNKNOWN:
+        return [Refusal("vm_unknown_state", {"vm": vm.name, "node": vm.node.name}, status=409)]
+    facts = {"vm": vm.name, "state": vm.state, "needed": list(needs)}
+    return [Refusal("state", facts, status=409)]
+
+
+def vm_of(context: Context[Any]) -> Vm:
+    return Vm.objects.select_related("node").get(pk=context.subject_id)
+
+
+def mark(busy: VmState | None) -> Any:
+    def do(context: Context[Any], key: str) -> None:
+        vm = vm_of(context)
+        context.data.setdefault("was", vm.state)
+        if busy:
+            states.move(vm, busy)
+
+    return do
+
+
+def unmark(context: Context[Any], key: str) -> None:
+    vm = Vm.objects.filter(pk=context.subject_id).first()
+    was = context.data.get("was")
+    if vm and was and vm.state != was:
+        states.move(vm, VmState(was))
+
+
+def show(context: Context[Any], key: str, result: DomainWhereabouts) -> None:
+    """The state becomes what the node saw after the verb."""
+    seen = SEEN.get(result.state)
+    if seen:
+        states.move(vm_of(context), seen)
+
+
+def call(message: type, **fields: Any) -> Any:
+    def do(context: Context[Any], key: str) -> Call:
+        vm = vm_of(context)
+        return Call(vm.node_id, message(vm=vm.pk, uuid=vm.uuid, **fields))
+
+    return do
+
+
+def _mark_step(busy: VmState | None) -> Step:
+    return Step("mark", _("Mark the VM"), do=mark(busy), undo=unmark)
+
+
+class VmStart(Power):
+    code = "vm.start"
+    label = _("Start")
+    icon = "player-play"
+    needs = (S.STOPPED, S.ERROR)
+    busy = S.STARTING
+    steps = (
+        _mark_step(S.STARTING),
+        Step("start", _("Start the guest"), do=call(DomainStart), undo=call(DomainStop), after=show,
+             settle=settle_power("running")),
+    )  # fmt: skip
+
+
+class ShutdownParams(Params):
+    timeout_s: Annotated[int, Field(ge=1, le=3600)] = 120
+
+
+def _shut_down(context: Context[ShutdownParams], key: str) -> Call:
+    vm = vm_of(context)
+    return Call(vm.node_id, DomainShutdown(vm=vm.pk, uuid=vm.uuid, timeout_s=context.params.timeout_s))
+
+
+class VmShutdown(Power):
+    """ACPI; a guest that does not listen stays up and the job says so, offering to stop it by force."""
+
+    code = "vm.shutdown"
+    label = _("Shut down")
+    hint = _("press the power button and wait for the guest")
+    icon = "power"
+    Params = ShutdownParams
+    needs = (S.RUNNING,)
+    steps = (
+        _mark_step(S.STOPPING),
+        Step("shut_down", _("Ask the guest to shut down"), do=_shut_down, after=show,
+             undo=NoUndo("a pressed power button cannot be taken back; the guest's state is shown as it is"),
+             settle=settle_power("shutoff", "absent")),
+    )  # fmt: skip
+
+
+class VmStop(Power):
+    code = "vm.stop"
+    label = _("Stop by force")
+    hint = _("pull the plug: what the guest has not written is lost")
+    icon = "player-stop"
+    danger = True
+    needs = (S.RUNNING, S.PAUSED, S.ERROR)
+    steps = (
+        _mark_step(S.STOPPING),
+        Step("stop", _("Stop the guest"), do=call(DomainStop), after=show, pivot=True,
+             undo=NoUndo("a pulled plug cannot be put back; the VM can be started again"),
+             settle=settle_power("shutoff", "absent")),
+    )  # fmt: skip
+
+
+class VmSuspend(Power):
+    code = "vm.suspend"
+    label = _("Suspend")
+    icon = "player-pause"
+    needs = (S.RUNNING,)
+    steps = (
+        _mark_step(None),
+        Step("suspend", _("Suspend the guest"), do=call(DomainSuspend), undo=call(DomainResume), after=show,
+             settle=settle_power("paused")),
+    )  # fmt: skip
+
+
+class VmResume(Power):
+    code = "vm.resume"
+    label = _("Resume")
+    icon = "player-track-next"
+    needs = (S.PAUSED,)
+    steps = (
+        _mark_step(None),
+        Step("resume", _("Resume the guest"), do=call(DomainResume), undo=call(DomainSuspend), after=show,
+             settle=settle_power("running")),
+    )  # fmt: skip
+
+
+class VmReboot(Power):
+    code = "vm.reboot"
+    label = _("Reboot")
+    hint = _("ask the guest to reboot")
+    icon = "refresh"
+    needs = (S.RUNNING,)
+    steps = (
+        _mark_step(None),
+        Step("reboot", _("Ask the guest to reboot"), do=call(DomainReboot), after=show,
+             undo=NoUndo("a reboot cannot be taken back")),
+    )  # fmt: skip
+
+
+class VmReset(Power):
+    code = "vm.reset"
+    label = _("Reset")
+    hint = _("press the reset button: what the guest has not written is lost")
+    icon = "rotate"
+    danger = True
+    needs = (S.RUNNING, S.PAUSED)
+    steps = (
+        _mark_step(None),
+        Step("reset", _("Reset the guest"), do=call(DomainReset), after=show,
+             undo=NoUndo("a reset cannot be taken back")),
+    )  # fmt: skip

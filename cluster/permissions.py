@@ -1,0 +1,129 @@
+"""Who may do what: one table, asked by the page, the API, the socket, the console and the CLI alike."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from django.db.models import Model, Q, QuerySet
+
+from .models import Address, Grant, Image, Iso, Job, Network, Nic, Node, Pool, Role, Tenant, User, Vm
+from .models.vm import Disk
+from .refusals import Forbidden, Refusal
+
+if TYPE_CHECKING:
+    from .saga.steps import Operation
+
+A, F, V, R, T, S = (
+    Role.ADMINISTRATOR,
+    Role.FABRIC,
+    Role.VM_ADMINISTRATOR,
+    Role.READ_ONLY,
+    Role.TENANT_ADMINISTRATOR,
+    Role.SELF_SERVICE,
+)
+
+TABLE: dict[str, frozenset[Role]] = {
+    # What a person sees. Rows are narrowed further by ``visible``.
+    "see.vms": frozenset({A, F, V, R, T, S}),
+    "see.jobs": frozenset({A, F, V, R, T, S}),
+    "see.images": frozenset({A, F, V, R, T, S}),
+    "see.networks": frozenset({A, F, V, R, T, S}),
+    "see.nodes": frozenset({A, F, V, R}),
+    "see.pools": frozenset({A, F, V, R}),
+    "see.audit": frozenset({A, F, R}),
+    "see.users": frozenset({A, R}),
+    # Operations on VMs. A self-service user needs the tick as well.
+    "vm.create": frozenset({A, F, V, T, S}),
+    "vm.start": frozenset({A, F, V, T, S}),
+    "vm.shutdown": frozenset({A, F, V, T, S}),
+    "vm.stop": frozenset({A, F, V, T, S}),
+    "vm.suspend": frozenset({A, F, V, T, S}),
+    "vm.resume": frozenset({A, F, V, T, S}),
+    "vm.reboot": frozenset({A, F, V, T, S}),
+    "vm.reset": frozenset({A, F, V, T, S}),
+    "vm.delete": frozenset({A, F, V, T, S}),
+    "vm.edit": frozenset({A, F, V, T, S}),
+    # The fabric.
+    "node.add": frozenset({A, F}),
+    "node.remove": frozenset({A, F}),
+    "node.inspect": frozenset({A, F}),
+    "network.add": frozenset({A, F}),
+    "image.edit": frozenset({A, F}),
+    "demo.run": frozenset({A}),
+    # Jobs: beside these, whoever may start the operation on the subject may cancel and proceed its jobs.
+    "job.priority": frozenset({A, F, V}),
+    "job.resolve": frozenset({A}),
+}
+"""action -> roles. ``tests/unit/golden/rights.txt`` is this table printed for people."""
+
+M = TypeVar("M", bound=Model)
+
+
+@dataclass(frozen=True)
+class Actor:
+    """A person with the one grant that is in force."""
+
+    user: User
+    grant: Grant
+
+    @property
+    def role(self) -> Role:
+        return Role(self.grant.role)
+
+    @property
+    def tenant(self) -> Tenant | None:
+        return self.grant.tenant
+
+    @property
+    def is_tenant_side(self) -> bool:
+        """Never sees nodes, pools or other tenants."""
+        return self.role in (T, S)
+
+    def may(self, action: str) -> bool:
+        if self.role not in TABLE[action]:
+            return False
+        return self.role != S or action.startswith("see.") or action in self.grant.actions
+
+    def require(self, action: str, **facts: Any) -> None:
+        """Raises :class:`Forbidden` with the reason."""
+        if not self.may(action):
+            raise Forbidden(self.refusal(action, **facts))
+
+    def refusal(self, action: str, **facts: Any) -> Refusal:
+        code = "not_ticked" if self.role in TABLE[action] else "role_may_not"
+        return Refusal(code, {"action": action, "role": self.role.value, **facts})
+
+
+def visible(queryset: "QuerySet[M]", actor: Actor) -> "QuerySet[M]":
+    """The rows of which the actor may know. Every read goes through here."""
+    model = queryset.model
+    if not actor.is_tenant_side:
+        return queryset
+    own = {"tenant": actor.tenant} if actor.role == T else {"tenant": actor.tenant, "owner": actor.user}
+    vms = Vm.objects.filter(**own)
+    if model is Vm:
+        return queryset.filter(**own)
+    if model in (Disk, Nic):
+        return queryset.filter(vm__in=vms)
+    if model is Address:
+        return queryset.filter(nic__vm__in=vms)
+    if model is Job:
+        jobs = Q(tenant=actor.tenant) if actor.role == T else Q(tenant=actor.tenant, user=actor.user)
+        return queryset.filter(jobs | Q(subject__in=["vm:" + pk for pk in vms.values_list("pk", flat=True)]))
+    if model is Tenant:
+        return queryset.filter(pk=actor.grant.tenant_id)
+    if model in (Network, Image, Iso):
+        return queryset
+    if model in (Node, Pool):
+        return queryset.none()
+    return queryset.none()
+
+
+def may_drive(actor: Actor, job: Job, operation: "type[Operation[Any]] | None") -> bool:
+    """Whether the actor may cancel, retry or proceed this job: it is theirs, or they could have started it."""
+    action = action_of(operation.code) if operation else "job.resolve"
+    return actor.may(action) and (actor.role != S or job.user_id == actor.user.pk)
+
+
+def action_of(code: str) -> str:
+    """The row of the table for an operation."""
+    return "demo.run" if code.startswith("demo.") else code

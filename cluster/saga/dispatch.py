@@ -1,0 +1,141 @@
+"""Numbers, the outbox and the answers: what makes a repeated, late or lost message harmless."""
+
+from typing import Any
+
+from django.db.models import F, QuerySet
+
+from cluster.models import Job, Look, Node, NodeState, ObjectNumber, RaisedNumber, Step, Vm
+from cluster.refusals import Refusal
+from nodes.contract import messages
+from nodes.contract.messages import Cancel, Envelope, Message, Reply
+
+from .. import crypto
+from .steps import Call
+
+MAX_LONG_VERBS = 16
+"""Of the agent's 24 threads: a ``stop`` must find a free one beside the longest migrations."""
+
+
+def body_text(message: Message) -> str:
+    """The message for its row; sealed, because a body may hold a secret parameter."""
+    return crypto.seal(messages.body_of(message))
+
+
+def issue(step: Step, call: Call, phase: str) -> Refusal | None:
+    """Give the step's message the next number of its object; from the commit on it is in the outbox.
+
+    Called only when the previous number was answered (or at a resolve): rule 1. Returns why not, where not:
+    ``node_too_old``, ``node_gone``, or ``node_busy`` (ask again later).
+    """
+    node = Node.objects.filter(pk=call.node).first()
+    message = call.message
+    if node is None or not node.redis_password_sha256:
+        return Refusal("node_gone", {"node": node.name if node else call.node})
+    body = messages.body_of(message)
+    known = node.verbs.get(message.verb)
+    if node.verbs and (known is None or not set(body) <= set(known)):
+        return Refusal("node_too_old", {"node": node.name, "verb": message.verb, "version": node.agent_version})
+    if message.long and outbox().filter(node=node, long=True).count() >= MAX_LONG_VERBS:
+        return Refusal("node_busy", {"node": node.name, "limit": MAX_LONG_VERBS})
+    step.node, step.object, step.verb, step.phase, step.long = node, message.object, message.verb, phase, message.long
+    step.dispatch = next_number(node.pk, message.object)
+    step.attempt += 1
+    step.doubts = 0
+    step.answer = None
+    step.progress = 0
+    step.body = body_text(message)
+    step.save()
+    return None
+
+
+def next_number(node_id: str, name: str) -> int:
+    row, _ = ObjectNumber.objects.get_or_create(node_id=node_id, object=name)
+    ObjectNumber.objects.filter(pk=row.pk).update(number=F("number") + 1)
+    row.refresh_from_db()
+    return row.number
+
+
+def outbox() -> "QuerySet[Step]":
+    """Messages that must be sent until they are answered."""
+    return Step.objects.filter(dispatch__isnull=False, answer__isnull=True).exclude(phase="settle")
+
+
+def envelope(step: Step) -> Envelope:
+    return Envelope(
+        verb=step.verb,
+        object=step.object,
+        dispatch=step.dispatch,
+        job=step.job_id,
+        step=step.pk,
+        phase=step.phase,  # type: ignore[arg-type]
+        attempt=step.attempt,
+        body=crypto.unseal(step.body),
+    )
+
+
+def question(look: Look) -> Envelope:
+    return Envelope(
+        verb=look.verb,
+        object=look.object,
+        dispatch=None,
+        job=look.job_id,
+        step=look.pk,
+        phase="settle",
+        attempt=1,
+        body=crypto.unseal(look.body),
+    )
+
+
+def cancel_of(step: Step) -> Cancel | None:
+    """The cancel that belongs to the step's number; None where it must not be sent.
+
+    Never after the pivot, never for an undo, and not while a pivot was answered uncertainly.
+    """
+    job = step.job
+    in_doubt = step.doubts > 0 and (step.phase == "settle" or job.past_pivot)
+    if not job.cancel_requested or job.undoing or job.past_pivot or in_doubt or step.dispatch is None:
+        return None
+    return Cancel(object=step.object, dispatch=step.dispatch, job=job.pk, step=step.pk)
+
+
+def record(node_id: str, reply: Reply) -> str | None:
+    """Store a node's answer where it belongs; returns the job to wake, None for an answer that nobody waits for.
+
+    Dropped: a number that is not its object's current one, and an answer from a node that was not asked (the
+    stream's name proves who speaks).
+    """
+    answer = reply.model_dump(mode="json")
+    if reply.dispatch is None:
+        found = Look.objects.filter(pk=reply.step, node_id=node_id, object=reply.object, answer__isnull=True)
+        return reply.job if found.update(answer=answer) else None
+    current = Step.objects.filter(
+        pk=reply.step,
+        job_id=reply.job,
+        node_id=node_id,
+        object=reply.object,
+        dispatch=reply.dispatch,
+        answer__isnull=True,
+    )
+    if not current.update(answer=answer):
+        return None
+    if reply.object.startswith("domain:"):
+        Vm.objects.filter(pk=reply.object.removeprefix("domain:"), node_id=node_id).update(
+            observed_counter=reply.counter
+        )
+    return reply.job
+
+
+def forget_silent(job: Job, steps: list[Step]) -> list[dict[str, Any]]:
+    """At a resolve: raise the numbers of everything this job touched; returns what silent nodes may still hold.
+
+    The raised numbers are told to a node at its next hello, before anything runs there.
+    """
+    left = []
+    for step in steps:
+        if step.node is None or not step.object:
+            continue
+        number = next_number(step.node.pk, step.object)
+        RaisedNumber.objects.update_or_create(node=step.node, object=step.object, defaults={"number": number})
+        if step.node.state == NodeState.OFFLINE:
+            left.append({"node": step.node.name, "object": step.object})
+    return left

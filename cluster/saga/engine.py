@@ -1,0 +1,495 @@
+"""Advance a job by one transaction. The rules are those of the executable model of the delivery protocol.
+
+Forward: steps in order; a node's answer decides. Before the pivot a failure (or a cancel) turns the job round and
+every step that may have begun is undone, the failed one first. After the pivot the job only retries forward.
+Doubt is never failure: the same number is sent again three times; then a step before the pivot is undone (safe on
+"perhaps") and a pivot is looked at.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db import transaction
+from django.utils import timezone
+
+from cluster import audit, events
+from cluster.models import FINAL, Job, JobState, Lock, Look, Node, NodeState, Step, StepState
+from cluster.refusals import Refusal, Refused
+from nodes.contract.faults import point
+from nodes.contract.messages import VERBS, Reply
+
+from . import dispatch, locks
+from .context import context_of
+from .steps import Call, Context, NoUndo, Operation, WaitForClick
+from .steps import Step as Spec
+
+log = logging.getLogger(__name__)
+
+MAX_DOUBTS = 3
+MAX_FAILURES = 3
+_MAY_HAVE_BEGUN = (StepState.RUNNING, StepState.DONE, StepState.FAILED, StepState.UNDOING)
+
+
+class Stale(Exception):
+    """Another conductor changed the job in between; nothing was written."""
+
+
+@dataclass
+class Advanced:
+    """What is left to do after the commit. Losing it costs only time: the rows say the same."""
+
+    send: list[str] = field(default_factory=list)
+    """Steps with a new number."""
+    ask: list[str] = field(default_factory=list)
+    """Looks."""
+    wake: list[str] = field(default_factory=list)
+    """Jobs that may go on."""
+    drop: list[str] = field(default_factory=list)
+    """Silent nodes whose queues must not run when they return."""
+
+
+def advance(job_id: str) -> Advanced:
+    """Take the job as far as it goes without a further answer. Harmless at any time and any number of times.
+
+    Raises :class:`Stale` when another conductor was quicker.
+    """
+    with transaction.atomic():
+        job = Job.objects.get(pk=job_id)
+        if job.is_final:
+            return Advanced()
+        claim(job)
+        before = _snapshot(job)
+        run = _Run(job)
+        run.go()
+        if _snapshot(job) == before:
+            # Nothing to say: the version stays, and nobody is told.
+            transaction.set_rollback(True)
+            return run.left
+        job.save()
+        events.job_changed(job, run.steps)
+        point("engine.before-commit", job.operation)
+    point("engine.after-commit", job.operation)
+    return run.left
+
+
+def _snapshot(job: Job) -> Any:
+    rows = job.steps.values_list("state", "phase", "dispatch", "doubts", "answer", "waits_for_click", "error")
+    return (
+        [getattr(job, f.attname) for f in Job._meta.fields if f.name not in ("version", "data")],
+        str(job.data),
+        list(rows),
+        list(job.looks.values_list("pk", "answer")),
+    )
+
+
+def claim(job: Job) -> None:
+    """Compare and set on the version, first thing in the transaction: the row stays ours until it ends."""
+    if not Job.objects.filter(pk=job.pk, version=job.version).update(version=job.version + 1):
+        raise Stale(job.pk)
+    job.refresh_from_db()
+
+
+class _Run:
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.operation: type[Operation[Any]] | None = Operation.registry.get(job.operation)
+        self.steps = list(job.steps.all())
+        self.left = Advanced()
+
+    # --- the way ----------------------------------------------------------------------------------------
+
+    def go(self) -> None:
+        if self.job.state == JobState.WAITING and not self._got_its_turn():
+            return
+        mismatch = self._mismatch()
+        if mismatch and self.job.state != JobState.STUCK:
+            self._stick(Refusal("steps_changed", {"steps": mismatch}))
+        if self.job.resolution and self.job.resolution["state"] == "asked":
+            self._resolve()
+            return
+        if self.operation is None or self.job.state == JobState.STUCK:
+            return
+        self.job.waiting_reason = None
+        while self._turn():
+            pass
+        if self.job.is_final:
+            return
+        if not self.job.undoing and self.job.state != JobState.STUCK:
+            self.job.state = JobState.CANCELLING if self.job.cancel_requested else JobState.RUNNING
+
+    def _turn(self) -> bool:
+        """One step of the way; False when there is nothing more to do now."""
+        return self._backward() if self.job.undoing else self._forward()
+
+    def _got_its_turn(self) -> bool:
+        if self.job.cancel_requested and not self._begun():
+            # Nothing has happened on any node; only what ``begin`` reserved is given back.
+            self.job.undoing = True
+        elif not locks.acquire(self.job):
+            return False
+        self.job.started = timezone.now()
+        self.job.state = JobState.RUNNING
+        if not self.job.undoing and self.operation:
+            refusals = self.operation.recheck(self._context)
+            if refusals:
+                self._unwind(refusals[0])
+        return True
+
+    def _begun(self) -> bool:
+        return any(s.attempt for s in self.steps)
+
+    def _mismatch(self) -> str:
+        """Names of the rows that this version of the operation no longer has, or has in another order."""
+        table = [s.name for s in self.operation.steps] if self.operation else []
+        rows = list(dict.fromkeys(s.name for s in self.steps))
+        ordered = [name for name in table if name in rows]
+        return "" if rows == ordered else ", ".join(n for n in rows if n not in table) or ", ".join(rows)
+
+    # --- forward ----------------------------------------------------------------------------------------
+
+    def _forward(self) -> bool:
+        step = next((s for s in self.steps if s.state in (StepState.PENDING, StepState.RUNNING)), None)
+        if step is None:
+            self._finish(JobState.SUCCEEDED)
+            return False
+        if step.state == StepState.RUNNING:
+            return self._take_answer(step)
+        if self.job.cancel_requested and not self.job.past_pivot:
+            self._unwind(None)
+            return True
+        spec = self._spec(step)
+        outcome = self._act(step, spec.do)
+        if isinstance(outcome, Refusal):
+            return self._failed(step, outcome, retryable=False)
+        if outcome is None:
+            self._done(step)
+            return True
+        step.state = StepState.RUNNING
+        step.started = step.started or timezone.now()
+        if isinstance(outcome, WaitForClick):
+            step.waits_for_click = True
+            step.save()
+        else:
+            self._issue(step, outcome, "do")
+        return False
+
+    def _take_answer(self, step: Step) -> bool:
+        if step.phase == "settle":
+            return self._settle(step)
+        if step.waits_for_click:
+            if self.job.cancel_requested:
+                self._unwind(None)
+                return True
+            self.job.waiting_reason = {"code": "waits_for_click", "facts": {}}
+            return False
+        reply = self._answer(step)
+        if reply is None:
+            return False
+        if _is_doubt(reply):
+            return self._doubt(step, reply)
+        if reply.outcome == "done":
+            self._store(step, reply)
+            self._done(step)
+            return True
+        return self._failed(step, _refusal_of(reply), retryable=_is_retryable(reply))
+
+    def _failed(self, step: Step, why: Refusal | None, *, retryable: bool) -> bool:
+        """A certain failure (None: the node cancelled it)."""
+        step.error = why.kept() if why else None
+        if self.job.past_pivot:
+            return self._try_again(step, StepState.PENDING, why, counts=not retryable)
+        step.state = StepState.FAILED
+        step.finished = timezone.now()
+        step.save()
+        self._unwind(why)
+        return True
+
+    def _doubt(self, step: Step, reply: Reply) -> bool:
+        step.doubts += 1
+        why = _refusal_of(reply) or Refusal("uncertain")
+        if step.doubts <= MAX_DOUBTS:
+            self.job.waiting_reason = why.kept()
+            step.save()
+            self.left.send.append(step.pk)
+            return False
+        if self.job.undoing:
+            return self._try_again(step, StepState.UNDOING, why, counts=not _is_retryable(reply))
+        spec = self._spec(step)
+        if spec.pivot and spec.settle:
+            step.phase = "settle"
+            step.error = why.kept()
+            step.save()
+            self._ask(step, spec)
+            return False
+        if self.job.past_pivot:
+            return self._try_again(step, StepState.PENDING, why, counts=True)
+        step.state, step.error = StepState.FAILED, why.kept()
+        step.save()
+        self._unwind(why)
+        return True
+
+    def _try_again(self, step: Step, state: StepState, why: Refusal | None, *, counts: bool) -> bool:
+        """Where there is no way back: the next sweep issues a new number, unless it failed too often."""
+        step.state, step.dispatch, step.error = state, None, why.kept() if why else None
+        step.save()
+        self.job.failures += counts
+        if self.job.failures > MAX_FAILURES:
+            self._stick(why or Refusal("cancelled_on_node"))
+        else:
+            self.job.waiting_reason = (why or Refusal("cancelled_on_node")).kept()
+        return False
+
+    def _done(self, step: Step) -> None:
+        step.state, step.error, step.progress = StepState.DONE, None, 100
+        step.started = step.started or timezone.now()
+        step.finished, step.dispatch, step.phase = timezone.now(), None, "do"
+        step.save()
+        if self._spec(step).pivot:
+            self.job.past_pivot = True
+            self.job.cancel_requested = False
+
+    def _store(self, step: Step, reply: Reply) -> None:
+        after = self._spec(step).after
+        if after:
+            after(self._context, step.key, VERBS[step.verb].result.model_validate(reply.result))
+
+    # --- doubt about the pivot -----------------------------------------------------------------------------
+
+    def _ask(self, step: Step, spec: Spec) -> None:
+        """A fresh set of questions; answers to older ones no longer find a row."""
+        assert spec.settle
+        step.looks.all().delete()
+        looks = [self._look(step, call) for call in spec.settle.ask(self._context, step.key)]
+        # The source first; the others only after its answer: they are sent by ``_settle`` one by one.
+        self.left.ask += [looks[0].pk] if looks else []
+        self.job.waiting_reason = {"code": "settling", "facts": {"step": step.name}}
+
+    def _look(self, step: Step, call: Call) -> Look:
+        return Look.objects.create(
+            job=self.job,
+            step=step,
+            node_id=call.node,
+            verb=call.message.verb,
+            object=call.message.object,
+            body=dispatch.body_text(call.message),
+        )
+
+    def _settle(self, step: Step) -> bool:
+        spec = self._spec(step)
+        assert spec.settle
+        self.job.waiting_reason = {"code": "settling", "facts": {"step": step.name}}
+        looks = list(step.looks.order_by("id"))
+        order = [(c.node, c.message.object) for c in spec.settle.ask(self._context, step.key)]
+        looks.sort(key=lambda look: order.index((look.node_id, look.object)))
+        for look in looks:
+            if look.answer is None:
+                self.left.ask.append(look.pk)
+                return False
+        verdict = spec.settle.verdict([_result_of(look) for look in looks])
+        if verdict == "wait":
+            self._ask(step, spec)
+            return False
+        step.looks.all().delete()
+        if verdict == "done":
+            self._done(step)
+            return True
+        step.phase = "do"
+        if verdict == "not_done":
+            return self._failed(step, Refusal.from_kept(step.error or {"code": "uncertain"}), retryable=False)
+        step.save()
+        self._stick(Refusal("cannot_be_settled", {"step": step.name, "seen": [look.answer for look in looks]}))
+        return False
+
+    # --- backward ---------------------------------------------------------------------------------------
+
+    def _unwind(self, why: Refusal | None) -> None:
+        """Turn round. ``why`` None: a person cancelled."""
+        self.job.undoing = True
+        self.job.state = JobState.UNDOING
+        self.job.failures = 0
+        if why is not None and self.job.error is None:
+            self.job.error = why.kept()
+
+    def _backward(self) -> bool:
+        self.job.state = JobState.UNDOING
+        step = next((s for s in reversed(self.steps) if s.state in _MAY_HAVE_BEGUN), None)
+        if step is None:
+            self._finish(JobState.FAILED if self.job.error else JobState.CANCELLED)
+            return False
+        if step.state == StepState.UNDOING and step.dispatch is not None:
+            reply = self._answer(step)
+            if reply is None:
+                return False
+            if _is_doubt(reply):
+                return self._doubt(step, reply)
+            if reply.outcome != "done":
+                return self._try_again(step, StepState.UNDOING, _refusal_of(reply), counts=not _is_retryable(reply))
+            self._undone(step, StepState.UNDONE)
+            return True
+        undo = self._spec(step).undo
+        if isinstance(undo, NoUndo):
+            self._undone(step, StepState.KEPT)
+            return True
+        outcome = self._act(step, undo)
+        if isinstance(outcome, Refusal):
+            return self._try_again(step, StepState.UNDOING, outcome, counts=True)
+        if isinstance(outcome, Call):
+            step.state = StepState.UNDOING
+            self._issue(step, outcome, "undo")
+            return False
+        self._undone(step, StepState.UNDONE)
+        return True
+
+    def _undone(self, step: Step, state: StepState) -> None:
+        step.state, step.dispatch, step.finished, step.waits_for_click = state, None, timezone.now(), False
+        step.save()
+
+    # --- the end ----------------------------------------------------------------------------------------
+
+    def _finish(self, state: JobState) -> None:
+        job = self.job
+        job.state, job.finished, job.secrets, job.waiting_reason = state, timezone.now(), "", None
+        # Bodies may hold sealed secrets, and nobody reads them again.
+        job.steps.update(body="")
+        job.looks.all().delete()
+        self.left.wake += locks.release(job)
+        if job.parent_id:
+            self.left.wake.append(job.parent_id)
+        audit.job_ended(job)
+
+    def _stick(self, why: Refusal) -> None:
+        self.job.state = JobState.STUCK
+        self.job.error = why.kept()
+        audit.job_ended(self.job)
+
+    # --- an administrator's word --------------------------------------------------------------------------
+
+    def _resolve(self) -> None:
+        """Look at the nodes again, refuse what contradicts them, then take the administrator's word for the rest."""
+        asked = self.job.resolution or {}
+        looks = list(self.job.looks.select_related("step", "node"))
+        silent = {look.node_id for look in looks if look.node.state == NodeState.OFFLINE}
+        missing = [look.pk for look in looks if look.answer is None and look.node_id not in silent]
+        if missing:
+            self.left.ask += missing
+            return
+        contradictions = [c for look in looks if (c := self._contradiction(look, asked["outcome"]))]
+        if contradictions:
+            self.job.resolution = {**asked, "state": "refused", "contradictions": contradictions}
+            self.job.looks.all().delete()
+            return
+        self.job.leftovers = dispatch.forget_silent(self.job, self.steps)
+        self.left.drop += sorted({s.node.pk for s in self.steps if s.node and s.node.state == NodeState.OFFLINE})
+        self._apply_resolution(asked["outcome"])
+        self.job.resolution = {**asked, "state": "applied", "contradictions": []}
+        self._finish(JobState.SUCCEEDED if asked["outcome"] == "done" else JobState.FAILED)
+
+    def _contradiction(self, look: Look, outcome: str) -> dict[str, Any] | None:
+        spec = self._spec(look.step)
+        result = _result_of(look)
+        if spec.settle is None or result is None:
+            return None
+        verdict = spec.settle.verdict([result])
+        against = "not_done" if outcome == "done" else "done"
+        if verdict != against or (outcome == "undone" and isinstance(spec.undo, NoUndo)):
+            return None
+        return {"step": look.step.name, "object": look.object, "node": look.node.name, "seen": look.answer}
+
+    def _apply_resolution(self, outcome: str) -> None:
+        """The panel's own half of the steps; what a node would have to do is the administrator's word."""
+        if outcome == "done":
+            for step in self.steps:
+                if step.state in (StepState.PENDING, StepState.RUNNING, StepState.FAILED):
+                    self._act(step, self._spec(step).do)
+                    self._undone(step, StepState.DONE)
+            return
+        for step in reversed(self.steps):
+            undo = self._spec(step).undo
+            if step.state in _MAY_HAVE_BEGUN and not isinstance(undo, NoUndo):
+                self._act(step, undo)
+                self._undone(step, StepState.UNDONE)
+
+    # --- small parts --------------------------------------------------------------------------------------
+
+    @property
+    def _context(self) -> Context[Any]:
+        return context_of(self.job)
+
+    def _spec(self, step: Step) -> Spec:
+        spec = self.operation.step(step.name) if self.operation else None
+        if spec is None:
+            raise LookupError(f"{self.job.operation} has no step {step.name}")
+        return spec
+
+    def _act(self, step: Step, function: Any) -> Call | WaitForClick | Refusal | None:
+        """Run a ``do`` or an ``undo``; what it wrote is taken back when it fails."""
+        try:
+            with transaction.atomic():
+                outcome: Call | WaitForClick | None = function(self._context, step.key)
+                return outcome
+        except Refused as refused:
+            return refused.refusals[0]
+        except Exception:
+            log.exception("job %s: step %s of %s", self.job.pk, step.name, self.job.operation)
+            return Refusal("internal", {"step": step.name, "job": self.job.pk})
+
+    def _issue(self, step: Step, call: Call, phase: str) -> None:
+        refusal = dispatch.issue(step, call, phase)
+        if refusal is None:
+            self.left.send.append(step.pk)
+        elif refusal.code == "node_busy":
+            # Not a failure: the next sweep tries again, nothing has begun.
+            step.state = StepState.PENDING if phase == "do" else StepState.UNDOING
+            step.save()
+            self.job.waiting_reason = refusal.kept()
+        elif phase == "do":
+            self._failed(step, refusal, retryable=False)
+            while self._turn():
+                pass
+        else:
+            self._try_again(step, StepState.UNDOING, refusal, counts=True)
+
+    def _answer(self, step: Step) -> Reply | None:
+        if step.answer is None:
+            if step.node and step.node.state == NodeState.OFFLINE:
+                self.job.waiting_reason = {"code": "node_offline", "facts": {"node": step.node.name}}
+            return None
+        reply = Reply.model_validate(step.answer)
+        step.answer = None
+        return reply
+
+
+def _is_doubt(reply: Reply) -> bool:
+    return reply.outcome == "uncertain" or (
+        reply.outcome == "failed" and reply.error is not None and not reply.error.certain
+    )
+
+
+def _is_retryable(reply: Reply) -> bool:
+    return reply.error is not None and reply.error.retryable
+
+
+def _refusal_of(reply: Reply) -> Refusal | None:
+    if reply.error:
+        return Refusal(reply.error.code, reply.error.facts, cause=reply.error.cause, hint=reply.error.hint)
+    return Refusal("superseded", {"object": reply.object}) if reply.outcome == "superseded" else None
+
+
+def _result_of(look: Look) -> Any:
+    if look.answer is None or look.answer.get("outcome") != "done":
+        return None
+    return VERBS[look.verb].result.model_validate(look.answer["result"])
+
+
+def open_jobs() -> list[str]:
+    """Jobs that a sweep looks at, the oldest first."""
+    return list(
+        Job.objects.exclude(state__in=FINAL)
+        .exclude(state=JobState.STUCK, resolution__isnull=True)
+        .order_by("-priority", "created", "id")
+        .values_list("id", flat=True)
+    )
+
+
+__all__ = ["Advanced", "Lock", "Node", "Stale", "advance", "claim", "open_jobs"]

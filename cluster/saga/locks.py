@@ -1,0 +1,83 @@
+"""Locks as rows, taken all at once; a lock never refuses, it only makes a job wait its turn."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.db import connection
+from django.db.models import Q, QuerySet
+
+from cluster.models import Job, JobState, Lock
+
+from .steps import LockName
+
+_ADVISORY_LOCK = 0x756C6569  # "ulei"
+
+
+def serialise() -> None:
+    """Let one transaction at a time look at the lock rows and change them; ends with the transaction.
+
+    On SQLite every writing transaction is IMMEDIATE and so alone anyway.
+    """
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_ADVISORY_LOCK])
+
+
+def ask(job: Job, names: Iterable[LockName]) -> None:
+    """Write down what the job will need: its place in the line. Children share what their ancestors hold."""
+    Lock.objects.bulk_create(
+        Lock(name=n.name, exclusive=n.exclusive, job=job) for n in sorted(set(names), key=lambda n: n.name)
+    )
+
+
+def in_the_way(job: Job, names: Iterable[LockName] | None = None) -> QuerySet[Lock]:
+    """Rows of other jobs that come before ``job``: held, or awaited with a higher priority or from an earlier time.
+
+    With ``names`` (for a job that has no rows yet): everything that holds or awaits one of them.
+    """
+    wanted = [(n.name, n.exclusive) for n in names] if names is not None else list(
+        job.locks.values_list("name", "exclusive")
+    )  # fmt: skip
+    conflict = Q(pk__in=[])
+    for name, exclusive in wanted:
+        conflict |= Q(name=name) if exclusive else Q(name=name, exclusive=True)
+    others = Lock.objects.filter(conflict).exclude(job__root=job.root)
+    if names is None:
+        earlier = Q(job__priority__gt=job.priority) | Q(job__priority=job.priority) & (
+            Q(job__created__lt=job.created) | Q(job__created=job.created, job_id__lt=job.pk)
+        )
+        others = others.filter(Q(held=True) | earlier)
+    return others.order_by("-held", "-job__priority", "job__created", "job_id")
+
+
+def acquire(job: Job) -> bool:
+    """Take all locks of a waiting job, or none. Call inside a transaction."""
+    serialise()
+    if in_the_way(job).exists():
+        return False
+    job.locks.update(held=True)
+    return True
+
+
+def release(job: Job) -> list[str]:
+    """Let go; returns the ids of jobs that may now have got their turn."""
+    names = list(job.locks.values_list("name", flat=True))
+    job.locks.all().delete()
+    return list(
+        Job.objects.filter(state=JobState.WAITING, locks__name__in=names)
+        .order_by("-priority", "created", "id")
+        .distinct()
+        .values_list("id", flat=True)
+    )
+
+
+def waits_for(job: Job) -> list[dict[str, Any]]:
+    """For each lock that is missing: whose job is in the way and this job's place in the line (1 = next)."""
+    if job.state != JobState.WAITING:
+        return []
+    rows: dict[str, dict[str, Any]] = {}
+    for lock in in_the_way(job).select_related("job"):
+        row = rows.setdefault(lock.name, {"lock": lock.name, "job": lock.job_id, "place": 1})
+        if not lock.held:
+            row["place"] += 1
+    return list(rows.values())

@@ -1,0 +1,368 @@
+"""Small writes that are no jobs, and the words of people to running jobs."""
+
+import ipaddress
+import secrets
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F
+from django.utils import timezone
+from pydantic import TypeAdapter, ValidationError
+
+from nodes.contract.messages import EnrolAnswer, EnrolRequest
+from nodes.contract.specs import Name
+
+from . import audit, ca, events, wake
+from .models import AddressRange, Image, Job, JobState, JoinToken, Look, Network, Node, NodeState, StepState, Token, Vm
+from .os_catalogue import CATALOGUE
+from .permissions import Actor, may_drive
+from .refusals import BadShape, Forbidden, Refusal, Refused
+from .saga import dispatch
+from .saga.context import context_of
+from .saga.engine import claim
+from .saga.steps import Operation
+
+JOIN_TOKEN_LIFETIME = timedelta(hours=1)
+
+
+# --- nodes ------------------------------------------------------------------------------------------------
+
+
+def node_add(actor: Actor, name: str, address: str) -> tuple[Node, dict[str, Any]]:
+    """A row for a machine that may join now, and the one command to run there.
+
+    Raises :class:`Forbidden`, :class:`BadShape`, :class:`Refused` (``node_name_taken``, ``node_address_taken``).
+    """
+    actor.require("node.add")
+    _must_be(Name, name, "name")
+    address = str(_must_be(ipaddress.IPv4Address, address, "address"))
+    taken = []
+    with transaction.atomic():
+        if Node.objects.filter(name=name).exists():
+            taken.append(Refusal("node_name_taken", {"name": name}, field="name", status=409))
+        if Node.objects.filter(address=address).exists():
+            taken.append(Refusal("node_address_taken", {"address": address}, field="address", status=409))
+        if taken:
+            raise Refused(*taken)
+        node = Node.objects.create(name=name, address=address)
+        audit.write(actor, "node.add", "done", subject="node:" + node.pk, subject_name=name)
+        events.node_changed(node)
+    return node, node_token(actor, node)
+
+
+def node_token(actor: Actor, node: Node) -> dict[str, Any]:
+    """A fresh one-time token; earlier ones of this node stop working."""
+    actor.require("node.add")
+    secret = secrets.token_urlsafe(24)
+    expires = timezone.now() + JOIN_TOKEN_LIFETIME
+    with transaction.atomic():
+        node.join_tokens.filter(used=None).delete()
+        JoinToken.objects.create(node=node, sha256=Token.hash_of(secret), expires=expires)
+        audit.write(actor, "node.token", "done", subject="node:" + node.pk, subject_name=node.name)
+    panel = settings.INSTALLATION.enrol_url
+    fingerprint = ca.fingerprint()
+    return {
+        "token": secret,
+        "panel": panel,
+        "ca_fingerprint": fingerprint,
+        "expires": expires,
+        "command": f"ulei-node join --panel {panel} --token {secret} --ca-fingerprint {fingerprint}",
+    }
+
+
+def enrol(request: EnrolRequest) -> EnrolAnswer:
+    """Let a machine in: its token works once. Makes the node's certificate and tells its Redis user to the conductor.
+
+    Raises :class:`Refused`: ``token_unknown`` (also used or expired), ``host_uuid_taken``, ``bad_request_pem``.
+    """
+    with transaction.atomic():
+        token = JoinToken.objects.select_related("node").filter(sha256=Token.hash_of(request.token)).first()
+        used = token and not JoinToken.objects.filter(pk=token.pk, used=None, expires__gt=timezone.now()).update(
+            used=timezone.now()
+        )
+        if token is None or used:
+            raise Refused(Refusal("token_unknown"))
+        node = token.node
+        if Node.objects.filter(host_uuid=request.host_uuid).exclude(pk=node.pk).exists():
+            raise Refused(Refusal("host_uuid_taken", {"uuid": request.host_uuid}, status=409))
+        signed = ca.sign(request.certificate_request_pem, node.name, node.address)
+        Node.objects.filter(pk=node.pk).update(
+            redis_password_sha256=request.redis_password_sha256,
+            certificate_sha256=signed.sha256,
+            certificate_until=signed.until,
+            host_uuid=request.host_uuid,
+            agent_version=request.version,
+            joined=timezone.now(),
+            version=F("version") + 1,
+        )
+        # A reinstalled machine has a new ledger, whose counter begins anew.
+        node.vms.update(observed_counter=0)
+        node.refresh_from_db()
+        audit.write(None, "node.enrol", "done", subject="node:" + node.pk, subject_name=node.name)
+        events.node_changed(node)
+        transaction.on_commit(wake.conductor)
+    return EnrolAnswer(
+        node=node.pk,
+        name=node.name,
+        certificate_pem=signed.pem,
+        ca_pem=ca.certificate_pem(),
+        redis_host=settings.INSTALLATION.node_redis_host,
+        redis_port=settings.INSTALLATION.node_redis_port,
+        peers=dict(Node.objects.values_list("name", "address")),
+    )
+
+
+# --- networks, images, VMs ----------------------------------------------------------------------------------
+
+
+def network_add(actor: Actor, name: str, bridge: str, ranges: list[dict[str, Any]]) -> Network:
+    """A network and its address ranges: ``{"first", "last", "prefix_length", "gateway"?, "nameservers"?}``."""
+    actor.require("network.add")
+    rows = [_address_range(position, one) for position, one in enumerate(ranges)]
+    with transaction.atomic():
+        reasons = _range_overlaps(rows)
+        if Network.objects.filter(name=name).exists():
+            reasons.append(Refusal("network_name_taken", {"name": name}, field="name", status=409))
+        if reasons:
+            raise Refused(*reasons)
+        network = Network.objects.create(name=name, bridge=bridge)
+        for row in rows:
+            row.network = network
+            row.save()
+        audit.write(actor, "network.add", "done", subject="network:" + network.pk, subject_name=name)
+    return network
+
+
+def _address_range(position: int, asked: dict[str, Any]) -> AddressRange:
+    path = f"ranges.{position}"
+    try:
+        first, last = ipaddress.IPv4Address(asked["first"]), ipaddress.IPv4Address(asked["last"])
+        prefix_length = int(asked["prefix_length"])
+        subnet = ipaddress.IPv4Network((first, prefix_length), strict=False)
+        gateway = asked.get("gateway") or None
+        nameservers = [str(ipaddress.IPv4Address(one)) for one in asked.get("nameservers") or []]
+        if first > last or last not in subnet or (gateway and ipaddress.IPv4Address(gateway) not in subnet):
+            raise ValueError(f"{first} to {last} and the gateway must lie in one network")
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadShape({path: [str(error)]}) from None
+    return AddressRange(
+        first=str(first), last=str(last), prefix_length=prefix_length, gateway=gateway, nameservers=nameservers
+    )
+
+
+def _range_overlaps(rows: list[AddressRange]) -> list[Refusal]:
+    known = [(r, r.network.name) for r in AddressRange.objects.select_related("network")]
+    reasons = []
+    for position, row in enumerate(rows):
+        for other, network in known:
+            if row.overlaps(other):
+                facts = {"first": row.first, "last": row.last, "network": network}
+                reasons.append(Refusal("range_overlaps", facts, field=f"ranges.{position}", status=409))
+        known.append((row, "-"))
+    return reasons
+
+
+def image_edit(actor: Actor, image: Image, *, os: str) -> Image:
+    actor.require("image.edit")
+    if os and os not in CATALOGUE:
+        raise Refused(Refusal("os_unknown", {"os": os}, field="os"))
+    image.os = os
+    image.save(update_fields=["os"])
+    audit.write(actor, "image.edit", "done", subject="image:" + image.pk, subject_name=image.name, os=os)
+    return image
+
+
+def vm_edit(
+    actor: Actor, vm: Vm, *, title: str | None = None, protected: bool | None = None, os: str | None = None
+) -> Vm:
+    """Change what no node needs to hear of."""
+    actor.require("vm.edit")
+    if os and os not in CATALOGUE:
+        raise Refused(Refusal("os_unknown", {"os": os}, field="os"))
+    asked = {"title": title, "protected": protected, "os": os}
+    changes = {name: value for name, value in asked.items() if value is not None}
+    with transaction.atomic():
+        Vm.objects.filter(pk=vm.pk).update(version=F("version") + 1, **changes)
+        vm.refresh_from_db()
+        audit.write(actor, "vm.edit", "done", subject="vm:" + vm.pk, subject_name=vm.name, fields=sorted(changes))
+        events.vm_changed(vm)
+    return vm
+
+
+# --- words to a job -------------------------------------------------------------------------------------------
+
+
+def cancel(actor: Actor, job: Job) -> Job:
+    """Before the pivot everything is put back; after it refused with ``past_pivot``."""
+    return _tell(actor, job, "cancel", {}, lambda row: setattr(row, "cancel_requested", True))
+
+
+def proceed(actor: Actor, job: Job) -> Job:
+    """The click that a step waits for."""
+
+    def click(row: Job) -> None:
+        row.data["clicked"] = True
+        row.steps.filter(waits_for_click=True).update(waits_for_click=False, state=StepState.PENDING)
+
+    return _tell(actor, job, "proceed", {}, click)
+
+
+def retry(actor: Actor, job: Job) -> Job:
+    """Let a stuck job try again, in the direction in which it was going."""
+
+    def again(row: Job) -> None:
+        row.state = JobState.UNDOING if row.undoing else JobState.RUNNING
+        row.failures, row.resolution = 0, None
+        if not row.undoing:
+            row.error = None
+        row.steps.filter(state=StepState.RUNNING, phase="settle").update(phase="do", doubts=0)
+
+    return _tell(actor, job, "retry", {}, again)
+
+
+def set_priority(actor: Actor, job: Job, priority: int) -> Job:
+    return _tell(actor, job, "priority", {"priority": priority}, lambda row: setattr(row, "priority", priority))
+
+
+def resolve(actor: Actor, job: Job, outcome: str, note: str, node: str | None = None) -> Job:
+    """An administrator's word for a job that cannot go on: ``done`` or ``undone``.
+
+    The nodes are looked at first; a word that contradicts what they show is refused (``resolution`` says how).
+    For a silent node its name must be typed (``node``).
+    """
+    if outcome not in ("done", "undone"):
+        raise BadShape({"outcome": ["done | undone"]})
+    if not note.strip():
+        raise BadShape({"note": ["required"]})
+    check_resolve(actor, job)
+    silent = {s.node for s in job.steps.select_related("node") if s.node and s.node.state == NodeState.OFFLINE}
+    unnamed = [Refusal("type_node_name", {"node": n.name}, field="node") for n in silent if n.name != node]
+    if unnamed:
+        raise Refused(*unnamed)
+
+    def ask(row: Job) -> None:
+        row.resolution = {
+            "state": "asked",
+            "outcome": outcome,
+            "note": note,
+            "user": actor.user.username,
+            "contradictions": [],
+        }
+        row.looks.all().delete()
+        _ask_nodes(row)
+
+    return _tell(actor, job, "resolve", {"outcome": outcome, "note": note}, ask)
+
+
+def _ask_nodes(job: Job) -> None:
+    """A question for every step that a node was asked to do and that knows how to be looked at."""
+    operation = Operation.registry.get(job.operation)
+    context = context_of(job)
+    for step in job.steps.filter(attempt__gt=0):
+        spec = operation.step(step.name) if operation else None
+        if spec is None or spec.settle is None:
+            continue
+        for call in spec.settle.ask(context, step.key):
+            Look.objects.create(
+                job=job,
+                step=step,
+                node_id=call.node,
+                verb=call.message.verb,
+                object=call.message.object,
+                body=dispatch.body_text(call.message),
+            )
+
+
+def _tell(actor: Actor, job: Job, word: str, detail: dict[str, Any], change: Callable[[Job], None]) -> Job:
+    try:
+        with transaction.atomic():
+            job = Job.objects.get(pk=job.pk)
+            claim(job)
+            JOB_CHECKS[word](actor, job)
+            change(job)
+            job.save()
+            audit.write(actor, "job." + word, "done", subject=job.subject, job=job, **detail)
+            events.job_changed(job, job.steps.all())
+            transaction.on_commit(lambda: wake.conductor(job.pk))
+    except (Refused, Forbidden):
+        audit.write(actor, "job." + word, "refused", subject=job.subject, job=job, **detail)
+        raise
+    return job
+
+
+def _may_drive(actor: Actor, job: Job) -> None:
+    operation = Operation.registry.get(job.operation)
+    if not may_drive(actor, job, operation):
+        raise Refused(actor.refusal(operation.code if operation else "job.resolve"))
+
+
+def check_cancel(actor: Actor, job: Job) -> None:
+    _may_drive(actor, job)
+    if job.is_final:
+        raise Refused(Refusal("job_ended", status=409))
+    if job.undoing:
+        raise Refused(Refusal("job_undoing", status=409))
+    if job.past_pivot or job.state == JobState.STUCK:
+        raise Refused(Refusal("past_pivot", status=409))
+    operation = Operation.registry.get(job.operation)
+    for step in job.steps.all():
+        spec = operation.step(step.name) if operation else None
+        if spec and spec.pivot and step.state == StepState.RUNNING and step.doubts:
+            raise Refused(Refusal("in_doubt", status=409))
+
+
+def check_proceed(actor: Actor, job: Job) -> None:
+    _may_drive(actor, job)
+    if job.is_final:
+        raise Refused(Refusal("job_ended", status=409))
+    if not any(s.waits_for_click for s in job.steps.all()):
+        raise Refused(Refusal("job_waits_for_nothing", status=409))
+
+
+def check_retry(actor: Actor, job: Job) -> None:
+    _may_drive(actor, job)
+    if job.state != JobState.STUCK:
+        raise Refused(Refusal("job_not_stuck", status=409))
+
+
+def check_resolve(actor: Actor, job: Job) -> None:
+    """Stuck, or waiting for the answer of a node that is away."""
+    if not actor.may("job.resolve"):
+        raise Refused(actor.refusal("job.resolve"))
+    if job.resolution and job.resolution["state"] == "asked":
+        raise Refused(Refusal("being_resolved", status=409))
+    silent = any(
+        s.dispatch is not None and s.answer is None and s.node and s.node.state == NodeState.OFFLINE
+        for s in job.steps.all()
+    )
+    if job.is_final:
+        raise Refused(Refusal("job_ended", status=409))
+    if job.state != JobState.STUCK and not silent:
+        raise Refused(Refusal("job_not_stuck", status=409))
+
+
+def check_priority(actor: Actor, job: Job) -> None:
+    if not actor.may("job.priority"):
+        raise Refused(actor.refusal("job.priority"))
+    if job.state != JobState.WAITING:
+        raise Refused(Refusal("job_not_waiting", status=409))
+
+
+JOB_CHECKS: dict[str, Callable[[Actor, Job], None]] = {
+    "cancel": check_cancel,
+    "proceed": check_proceed,
+    "retry": check_retry,
+    "resolve": check_resolve,
+    "priority": check_priority,
+}
+"""Each raises :class:`Refused` with the reason; the buttons of the job page read the same list."""
+
+
+def _must_be(kind: Any, value: Any, path: str) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise BadShape({path: [one["msg"] for one in error.errors()]}) from None

@@ -1,0 +1,45 @@
+"""States of a VM change by compare and set only."""
+
+from . import events
+from .models import Vm, VmState
+
+S = VmState
+
+ALLOWED: dict[VmState, frozenset[VmState]] = {
+    S.CREATING: frozenset({S.STOPPED, S.RUNNING, S.ERROR}),
+    S.STOPPED: frozenset({S.STARTING, S.DELETING, S.MIGRATING, S.RUNNING, S.PAUSED, S.UNKNOWN, S.ERROR}),
+    S.STARTING: frozenset({S.RUNNING, S.STOPPED, S.PAUSED, S.ERROR, S.UNKNOWN}),
+    S.RUNNING: frozenset({S.STOPPING, S.PAUSED, S.STOPPED, S.MIGRATING, S.DELETING, S.UNKNOWN, S.ERROR}),
+    S.PAUSED: frozenset({S.RUNNING, S.STOPPING, S.STOPPED, S.MIGRATING, S.DELETING, S.UNKNOWN, S.ERROR}),
+    S.STOPPING: frozenset({S.STOPPED, S.RUNNING, S.PAUSED, S.ERROR, S.UNKNOWN}),
+    S.MIGRATING: frozenset({S.RUNNING, S.PAUSED, S.STOPPED, S.ERROR, S.UNKNOWN}),
+    S.DELETING: frozenset({S.STOPPED, S.RUNNING, S.PAUSED, S.ERROR, S.UNKNOWN}),
+    S.ERROR: frozenset({S.STOPPED, S.RUNNING, S.PAUSED, S.DELETING, S.UNKNOWN}),
+    S.UNKNOWN: frozenset({S.STOPPED, S.RUNNING, S.PAUSED, S.ERROR, S.DELETING}),
+}
+
+IN_WORK = frozenset({S.CREATING, S.STARTING, S.STOPPING, S.MIGRATING, S.DELETING})
+"""Set by a job and taken back by it: an observation does not change them."""
+
+
+def move(vm: Vm, to: VmState) -> bool:
+    """Change the state if nobody did in between; True when it is ``to`` afterwards.
+
+    Raises ValueError for a transition that is not in the table.
+    """
+    if vm.state == to:
+        return True
+    if to not in ALLOWED[VmState(vm.state)]:
+        raise ValueError(f"VM {vm.pk}: no way from {vm.state} to {to}")
+    changed = Vm.objects.filter(pk=vm.pk, state=vm.state, version=vm.version).update(state=to, version=vm.version + 1)
+    vm.refresh_from_db(fields=["state", "version"])
+    if changed:
+        events.vm_changed(vm)
+    return bool(changed)
+
+
+def forget(vm: Vm) -> None:
+    """The VM is no more: its row goes, and pages hear of it."""
+    vm.version += 1
+    events.vm_changed(vm, "deleted")
+    vm.delete()

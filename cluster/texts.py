@@ -1,0 +1,183 @@
+"""What people read for each code: cause (names the thing and the place) and hint (what to do next), in both languages.
+
+Rows keep codes and facts only; the words are chosen when somebody reads them.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.utils.translation import gettext
+from django.utils.translation import gettext_noop as _
+
+from nodes.contract.sizes import format_size
+
+TEXTS: dict[str, tuple[str, str]] = {
+    # Rights
+    "role_may_not": (
+        _("the role “%(role)s” may not do this (%(action)s)"),
+        _("ask an administrator for another grant"),
+    ),
+    "not_ticked": (
+        _("this action (%(action)s) is not ticked in your grant"),
+        _("ask the administrator of your tenant to permit it"),
+    ),
+    # Jobs and locks
+    "already_running": (_("the same operation is already under way: job %(job)s"), _("wait for it, or cancel it")),
+    "locked": (_("%(lock)s is in use by job %(job)s"), _("wait for that job, or let this one wait in line")),
+    "past_pivot": (
+        _("the job has passed the point of no return and can only go forward"),
+        _("wait until it ends; then do the opposite operation"),
+    ),
+    "in_doubt": (
+        _("a node's answer about the decisive step is in doubt and is being settled"),
+        _("wait until it is settled, or let an administrator resolve the job"),
+    ),
+    "job_ended": (_("the job has already ended"), ""),
+    "job_not_stuck": (_("the job is not stuck"), _("wait for it, or cancel it")),
+    "job_waits_for_nothing": (_("the job does not wait for a click"), ""),
+    "job_not_waiting": (_("the job does not wait in a line any more"), ""),
+    "job_undoing": (_("the job is being undone already"), _("wait until it ends")),
+    "being_resolved": (_("the job is being resolved: the nodes are being looked at"), _("wait for their answers")),
+    "type_node_name": (
+        _("node %(node)s is silent: what it holds cannot be seen"),
+        _("type the node's name to confirm, or wait until it is back"),
+    ),
+    "steps_changed": (
+        _("this version of the panel has other steps for this operation than the job began with (%(steps)s)"),
+        _("an administrator resolves the job after a look at the nodes"),
+    ),
+    "cannot_be_settled": (
+        _("the step “%(step)s” is in doubt and what the nodes show does not decide it; nothing was touched"),
+        _("look at the nodes and resolve the job"),
+    ),
+    "settling": (_("the step “%(step)s” is in doubt: the nodes are being looked at"), ""),
+    "waits_for_click": (_("waits for a click"), _("press “Proceed”")),
+    "cancelled_on_node": (_("the node cancelled a step that can only go forward"), _("it is tried again by itself")),
+    "superseded": (
+        _("the node has already seen a later message about %(object)s"),
+        _("look at the history of the object; the panel's database may be older than the node's ledger"),
+    ),
+    "uncertain": (_("the node does not know whether the step happened"), _("it is asked again by itself")),
+    "internal": (
+        _("an internal error in the step “%(step)s”"),
+        _("look for job %(job)s in the conductor's log and report it"),
+    ),
+    "placement_lost": (
+        _("others were quicker: the room that was found was taken three times in a row"),
+        _("try again in a moment"),
+    ),
+    # Nodes
+    "node_offline": (_("node %(node)s is offline"), _("it goes on by itself when the node is back")),
+    "node_gone": (_("node %(node)s has not joined the cluster, or was removed"), _("join it again")),
+    "node_busy": (_("node %(node)s already does %(limit)s long things at once"), _("it goes on when one of them ends")),
+    "node_too_old": (
+        _("the agent of node %(node)s (%(version)s) is too old for %(verb)s"),
+        _("update the agent on that node"),
+    ),
+    "node_has_vms": (_("node %(node)s still has %(count)s VMs"), _("delete or move them first")),
+    "node_name_taken": (_("there is already a node named %(name)s"), _("choose another name")),
+    "node_address_taken": (_("there is already a node with the address %(address)s"), _("choose another address")),
+    "token_unknown": (
+        _("the join token is unknown, used or expired"),
+        _("take a fresh command from the node's page in the panel"),
+    ),
+    "host_uuid_taken": (
+        _("another node has the host UUID %(uuid)s already"),
+        _("give this machine a host_uuid of its own in libvirtd.conf and restart libvirtd"),
+    ),
+    "bad_certificate_request": (_("the certificate request cannot be read"), _("run the join command again")),
+    "no_node": (
+        _("no node can take this VM"),
+        _("look at the reasons of each node; free something, or ask for less"),
+    ),
+    "maintenance": (_("node %(node)s is in maintenance"), _("choose another node, or end the maintenance")),
+    "no_memory": (
+        _("no memory on node %(node)s: %(free)s free, %(needed)s needed"),
+        _("ask for less, stop something there, or choose another node"),
+    ),
+    "no_cpus": (_("node %(node)s has %(cpus)s CPUs, %(needed)s asked"), _("ask for fewer, or choose another node")),
+    "no_bridge": (_("node %(node)s has no bridge %(bridge)s"), _("make the bridge there, or choose another network")),
+    "less_room": (_("node %(node)s could take it too, but %(best)s has more memory free"), ""),
+    "only_node": (_("%(node)s is the only node that can take it"), ""),
+    "most_room": (_("%(node)s has the largest share of free memory"), ""),
+    # Storage
+    "no_room": (
+        _("no room in pool %(pool)s on %(node)s: %(free)s free, %(needed)s needed"),
+        _("ask for a smaller disk, free something, or choose another pool"),
+    ),
+    "no_pool": (_("node %(node)s has no storage pool in service"), _("add a pool to it, or choose another node")),
+    "pool_elsewhere": (_("pool %(pool)s is not on node %(node)s"), _("choose another pool or another node")),
+    "pool_unknown": (_("there is no such pool"), _("choose one from the list")),
+    "format_unsupported": (_("pool %(pool)s cannot hold %(format)s volumes"), _("choose another pool")),
+    "size_too_small": (
+        _("the disk (%(asked)s) is smaller than the image %(image)s (%(needed)s)"),
+        _("ask for at least %(needed)s"),
+    ),
+    "image_unknown": (_("there is no such image"), _("choose one from the list")),
+    "image_absent": (
+        _("image %(image)s is not on node %(node)s"),
+        _("choose a node that has it, or put the file into that node's image folder"),
+    ),
+    "iso_unknown": (_("there is no such ISO"), _("choose one from the list")),
+    "image_and_iso": (_("a VM begins from an image or from an ISO, not from both"), _("leave one of them out")),
+    "disk_needed": (_("a VM from an image needs at least one disk"), _("add a disk")),
+    "disks_param": (
+        _("say whether the VM's disks are deleted too"),
+        _("send {“disks”: true} to delete them, false to keep them"),
+    ),
+    "disk_in_use": (_("the disk is in use: %(used_by)s"), _("detach it there first")),
+    # Networks
+    "network_unknown": (_("there is no such network"), _("choose one from the list")),
+    "network_name_taken": (_("there is already a network named %(name)s"), _("choose another name")),
+    "range_overlaps": (
+        _("the range %(first)s to %(last)s overlaps another of network %(network)s"),
+        _("choose addresses that no other range has"),
+    ),
+    "address_taken": (_("address %(address)s is taken"), _("choose another, or leave it out to get the next free one")),
+    "address_outside": (
+        _("address %(address)s is in no range of network %(network)s"),
+        _("choose one from a range, or leave it out"),
+    ),
+    "no_address": (_("network %(network)s has no free address"), _("add a range to it, or free an address")),
+    "mac_taken": (_("MAC address %(mac)s is taken"), _("choose another, or leave it out")),
+    "mac_not_unicast": (_("%(mac)s is not a unicast MAC address"), _("the second hexadecimal digit must be even")),
+    # VMs
+    "name_taken": (_("there is already a VM named %(name)s in this tenant"), _("choose another name")),
+    "protected": (_("VM %(vm)s is protected from deletion"), _("take the protection off first")),
+    "state": (_("VM %(vm)s is %(state)s"), _("this needs it to be: %(needed)s")),
+    "vm_unknown_state": (
+        _("the state of VM %(vm)s is unknown: its node %(node)s is offline"),
+        _("wait until the node is back"),
+    ),
+    "tenant_unknown": (_("there is no such tenant"), _("choose one from the list")),
+    "os_unknown": (_("the OS catalogue has no “%(os)s”"), _("choose one from the list, or leave it out")),
+    "cloud_init_unsupported": (_("cloud-init is not available yet"), _("leave cloud_init out")),
+    # What a node says
+    "guest_did_not_shut_down": (
+        _("the guest did not shut down within %(timeout_s)s s of the ACPI signal"),
+        _("give it more time, or stop it by force"),
+    ),
+    "exists_not_ours": (
+        _("on the node there is already something of that name that is not ours; it was not touched"),
+        _("look at it on the node, and move it away or choose another name"),
+    ),
+    "libvirt_unreachable": (_("libvirt on the node does not answer"), _("look at libvirtd on that node")),
+}
+
+_SIZES = frozenset({"free", "needed", "asked"})
+
+
+def say(code: str, facts: Mapping[str, Any]) -> tuple[str, str]:
+    """``(cause, hint)`` in the active language; empty strings where there is no text or a fact is missing."""
+    from django.utils.translation import get_language
+
+    language = "en" if (get_language() or "ru").startswith("en") else "ru"
+    words = {
+        name: format_size(value, language) if name in _SIZES and isinstance(value, int) and value >= 1024 else value
+        for name, value in facts.items()
+    }
+    cause, hint = TEXTS.get(code, ("", ""))
+    try:
+        return (gettext(cause) % words if cause else "", gettext(hint) % words if hint else "")
+    except KeyError:
+        return "", ""
