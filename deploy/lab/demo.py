@@ -144,14 +144,18 @@ class Demo:
                 node.agent.stop(15)
         with self.step("guests"), ThreadPoolExecutor() as pool:
             list(pool.map(self._stop_guests, [node for node in self.nodes.values() if node.on]))
-        with self.step("nodes, panel and redis"):
-            for node in self.nodes.values():
-                if node.on:
-                    node.libvirtd.stop()
-                    node.power_off()
+        with self.step("nodes, panel and redis"), ThreadPoolExecutor() as pool:
+            # The kernel takes a second or two over a node's namespaces; the panel ends meanwhile.
+            ending = [pool.submit(self._power_off, node) for node in self.nodes.values() if node.on]
             self.panel.stop()
             broker.process(self.state).stop()
+            for done in ending:
+                done.result()
             network.down(self.state)
+
+    def _power_off(self, node: Node) -> None:
+        node.libvirtd.stop()
+        node.power_off()
 
     def _stop_guests(self, node: Node) -> None:
         if not node.guests():
