@@ -53,7 +53,7 @@ class BrokerView:
 def compare(panel: Row, nodes: dict[str, NodeView | None], broker: BrokerView) -> list[str]:
     """All differences. ``nodes`` maps a node's id to its view; None where it did not answer."""
     names = {node["id"]: node["name"] for node in panel["nodes"]}
-    found = open_work(panel)
+    found = open_work(panel) + memory(panel)
     found += [f"node {names[node]} did not answer: not compared" for node, view in nodes.items() if view is None]
     present = {node: view for node, view in nodes.items() if view is not None}
     busy = busy_vms(panel)
@@ -63,7 +63,7 @@ def compare(panel: Row, nodes: dict[str, NodeView | None], broker: BrokerView) -
         others = [vm for vm in panel["vms"] if vm["node"] == node and vm["id"] in busy]
         where = names.get(node, node)
         found += [f"{where}: {text}" for text in domains(vms, others, view)]
-        loose = {disk["id"] for disk in panel.get("disks_kept", [])}
+        loose = {disk["id"] for disk in panel["unattached_disks"]}
         found += [f"{where}: {text}" for text in volumes(vms, others, view, loose)]
         found += [f"{where}: {text}" for text in network(vms, others, view)]
         found += [f"{where}: {text}" for text in ledger(panel["numbers"].get(node, {}), view)]
@@ -74,7 +74,20 @@ def compare(panel: Row, nodes: dict[str, NodeView | None], broker: BrokerView) -
 def open_work(panel: Row) -> list[str]:
     """Once everything has settled nothing is open and nothing is locked."""
     found = [f"job {job['id']} {job['operation']} is {job['state']}" for job in panel["jobs_open"]]
-    return found + [f"lock {lock['name']} is held by job {lock['job']}" for lock in panel["locks"]]
+    found += [f"lock {lock['name']} is held by job {lock['job']}" for lock in panel["locks"]]
+    return found + [f"step {step} was sent and never answered" for step in panel["outbox"]]
+
+
+def memory(panel: Row) -> list[str]:
+    """What is reserved on a node is what its VMs have."""
+    reserved = {node["id"]: 0 for node in panel["nodes"]}
+    for vm in panel["vms"]:
+        reserved[vm["node"]] += vm["memory_bytes"]
+    return [
+        f"{node['name']}: {node['memory_allocated_bytes']} bytes of memory reserved, its VMs have {reserved[node['id']]}"
+        for node in panel["nodes"]
+        if node["memory_allocated_bytes"] != reserved[node["id"]]
+    ]
 
 
 def busy_vms(panel: Row) -> set[str]:
@@ -124,8 +137,6 @@ def volumes(vms: list[Row], busy: list[Row], view: NodeView, kept: set[str]) -> 
     marked = Counter(volume["owner"] for volume in view.volumes if volume["owner"] and not volume.get("part"))
     for vm in vms:
         for disk in vm["disks"]:
-            if not disk["pool"]:  # a CD-ROM: an ISO is nobody's disk
-                continue
             if marked[disk["id"]] == 0:
                 found.append(f"disk {disk['id']} of vm {vm['name']} has no volume with its mark")
             elif marked[disk["id"]] > 1:

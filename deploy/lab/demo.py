@@ -111,7 +111,7 @@ class Demo:
     def _first_network(self) -> None:
         if not self.api.all("networks/"):
             with self.step("first network"):
-                ranges = [{"first": "10.99.0.100", "last": "10.99.0.200", "prefix": 24}]
+                ranges = [{"first": "10.99.0.100", "last": "10.99.0.200", "prefix_length": 24}]
                 self.api.post("networks/", {"name": "lab", "bridge": network.NODE_BRIDGE, "ranges": ranges}, expect=201)
 
     def _first_vm(self) -> None:

@@ -14,17 +14,22 @@ VM = {
     "name": "first",
     "node": "node1",
     "state": "running",
+    "memory_bytes": 2**27,
     "disks": [{"id": "disk1", "pool": "pool1", "format": "qcow2"}],
     "nics": [{"id": "nic1", "mac": "52:54:00:00:00:01", "address": "10.99.0.100"}],
 }
 PANEL: dict[str, Any] = {
-    "nodes": [{"id": "node1", "name": "n1", "state": "online"}, {"id": "node2", "name": "n2", "state": "online"}],
+    "nodes": [
+        {"id": "node1", "name": "n1", "joined": True, "memory_allocated_bytes": 2**27},
+        {"id": "node2", "name": "n2", "joined": True, "memory_allocated_bytes": 0},
+    ],
     "vms": [VM],
+    "unattached_disks": [],
     "jobs_open": [],
+    "outbox": [],
     "locks": [],
     "numbers": {"node1": {"vm1": 4, "disk1": 1, "nic1": 2}, "node2": {}},
     "redis_users": ["nnode1", "nnode2"],
-    "foreign_ok": [],
 }
 USERS = {"default", "web", "conductor", "channels", "nnode1", "nnode2"}
 
@@ -91,6 +96,8 @@ def test_a_clean_cluster_has_no_differences_and_foreign_things_are_nobodys_busin
         ("broker", lambda broker: broker.waiting.update({"n.node1.commands": 2}), "2 messages wait"),
         ("panel", lambda panel: panel["locks"].append({"name": "vm:vm1", "job": "j"}), "lock vm:vm1"),
         ("panel", lambda panel: panel["vms"].clear(), "no row places it here"),
+        ("panel", lambda panel: panel["outbox"].append("step1"), "never answered"),
+        ("panel", lambda panel: panel["nodes"][1].update(memory_allocated_bytes=1), "n2: 1 bytes of memory"),
     ],
 )
 def test_each_thing_out_of_place_is_said(where, change, words):
@@ -111,6 +118,15 @@ def test_a_vm_whose_job_is_open_is_left_alone_but_the_job_is_said():
 
     found = differences(panel=deleting, one=lambda node: node.volumes.pop(0))
     assert found == ["job j1 vm.delete is running"]
+
+
+def test_a_disk_that_outlived_its_vm_by_choice_is_known():
+    def kept(panel: dict[str, Any]) -> None:
+        panel["unattached_disks"].append({"id": "disk2"})
+
+    volume = {"name": "disk2.qcow2", "owner": "disk2", "part": False}
+    assert differences(panel=kept, two=lambda node: node.volumes.append(volume)) == []
+    assert differences(two=lambda node: node.volumes.append(volume)) != []
 
 
 def test_a_silent_node_is_said_and_not_compared():
