@@ -1,0 +1,189 @@
+"""The agent: a Celery worker with one queue, whose tasks are the verbs.
+
+Start, in this order: take the ledger, end the children of the agent before, notice a boot, say hello, apply the
+panel's welcome, and only then read the queue.
+"""
+
+import os
+import signal
+import threading
+from functools import partial
+from typing import Any
+from urllib.parse import quote
+
+from celery import Celery, signals
+from kombu import Queue
+
+from nodes import __version__, boot, verbs
+from nodes.config import Config
+from nodes.contract import wire
+from nodes.contract.messages import VERBS
+from nodes.dispatcher import Dispatcher
+from nodes.drain import Drain, Sampler
+from nodes.facts import Facts
+from nodes.hypervisor import Hypervisor
+from nodes.ledger import Ledger
+from nodes.log import Log
+from nodes.network import Network
+from nodes.node import Node
+from nodes.probe import VirtType, virt_type
+from nodes.reporter import Reporter
+from nodes.session import introduce
+from nodes.shell import Shell, end_children
+from nodes.storage import directory
+from nodes.stream import Stream, connect, tls_options
+
+log = Log("ulei.agent")
+
+THREADS = 24
+STOP_AFTER_S = 10.0
+RECONNECT_AT_MOST_S = 5
+HELLO_WAITS_S = 5.0
+
+
+class Agent:
+    def __init__(self, config: Config) -> None:
+        verbs.load()
+        self.config = config
+        self.ledger = Ledger(config.ledger_file)
+        self.incarnation = self.ledger.new_incarnation()
+        log.info("agent starts", version=__version__, node=config.id, name=config.name, incarnation=self.incarnation)
+        family = end_children(self.ledger, config.state_dir / "children.lock")
+        self.shell = Shell(self.ledger, family)
+        self.booted = boot.notice_boot(self.ledger, config.run_dir)
+        directory.make_pool(config.images_dir)
+        self.hypervisor = Hypervisor(config.libvirt_uri)
+        self.virt = self._virt_type()
+        self.client = connect(config)
+        self.stream = Stream(self.client, config.id)
+        network = Network(config.state_dir, config.run_dir, config.uplinks, self.shell)
+        facts = Facts(self.hypervisor, self.virt, config.state_dir, self.shell)
+        self.reporter = Reporter(config, self.hypervisor, self.ledger, self.stream, facts, self.shell, self.incarnation)
+        self.facts = facts
+        self.node = Node(config, self.hypervisor, network, self.shell, self.virt, self.reporter.inventory)
+        drain = Drain(self.shell, self.hypervisor.calls_in_flight)
+        self.sampler = Sampler(drain.is_over, lambda name: self.dispatcher.release(name))
+        self.dispatcher = Dispatcher(self.node, self.ledger, self.stream, self.sampler, self.incarnation)
+        self.stopping = threading.Event()
+
+    def _virt_type(self) -> VirtType:
+        if self.hypervisor.simulated:
+            return VirtType("test", "the test driver has no guests")
+        if self.config.virt_type != "auto":
+            return VirtType(self.config.virt_type, "set in the node's configuration")
+        return virt_type(self.config.state_dir, self.shell)
+
+    def run(self) -> None:
+        """Work until SIGTERM."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, frame: self.stopping.set())
+        self._hold_orphans()
+        self.node.network.restore()
+        self.hypervisor.start()
+        self._start_guests(welcomed=False)
+        # The facts of a hello are better with libvirt's part in them, but a silent libvirtd must not hide the node.
+        self.hypervisor.await_ok(HELLO_WAITS_S)
+        self.reporter.start()
+        welcome = introduce(
+            self.config, self.client, self.stream, self.ledger, self.facts.read(), self.incarnation, self.stopping
+        )
+        if welcome is None:
+            return
+        self._start_guests(welcomed=True)
+        self.reporter.ask_for_inventory()
+        celery_app(self.config, self.dispatcher).Worker(
+            pool="threads",
+            concurrency=THREADS,
+            queues=[wire.COMMANDS],
+            without_gossip=True,
+            without_mingle=True,
+            without_heartbeat=True,
+            quiet=True,
+            hostname=f"node@{self.config.name}",
+        ).start()
+
+    def _hold_orphans(self) -> None:
+        """What a dead agent asked of libvirtd may still be asked for; a node that has booted asks nothing."""
+        if self.booted or self.hypervisor.simulated:
+            return
+        for row in self.ledger.rows():
+            if row.answer is None and row.object.startswith("domain:"):
+                log.info("may still be in libvirtd", object=row.object, dispatch=row.number, verb=row.verb)
+                self.sampler.hold(row.object, row.libvirtd)
+
+    def _start_guests(self, *, welcomed: bool) -> None:
+        start = partial(boot.start_guests, self.ledger, self.dispatcher, self.hypervisor, welcomed=welcomed)
+        threading.Thread(target=start, name="boot", daemon=True).start()
+
+
+def celery_app(config: Config, dispatcher: Dispatcher) -> Celery:
+    """One queue, no results, no remote control, no events: what the node's Redis user may do is all that it needs."""
+    scheme = "rediss" if config.redis_tls else "redis"
+    user = f"{wire.redis_user(config.id)}:{quote(config.redis_password(), safe='')}"
+    broker = f"{scheme}://{user}@{config.redis_host}:{config.redis_port}/0"
+    app = Celery("ulei-node", broker=broker, set_as_current=False)
+    app.conf.update(
+        accept_content=["json"],
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "global_keyprefix": wire.key_prefix(config.id),
+            # A message is gone when it is taken. The panel sends until it is answered, so keeping a copy in Redis
+            # would only bring old messages back an hour later.
+            "ack_emulation": False,
+            "socket_keepalive": True,
+            "interval_max": RECONNECT_AT_MOST_S,
+        },
+        task_create_missing_queues=False,
+        task_default_queue=wire.COMMANDS,
+        task_ignore_result=True,
+        # Not declared: declaring would bind it to an exchange, which the panel does not use and Redis would keep.
+        task_queues=[Queue(wire.COMMANDS, no_declare=True)],
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_enable_remote_control=False,
+        worker_hijack_root_logger=False,
+        worker_prefetch_multiplier=1,
+        worker_redirect_stdouts=False,
+        worker_send_task_events=False,
+    )
+    if config.redis_tls:
+        app.conf.broker_use_ssl = tls_options(config)
+    for verb in VERBS:
+        app.task(name=wire.CELERY_TASK_PREFIX + verb)(_take_message(dispatcher))
+    app.task(name=wire.CANCEL_TASK)(_take_cancel(dispatcher))
+    # Celery holds receivers weakly.
+    signals.task_unknown.connect(partial(_take_unknown, dispatcher), weak=False)
+    signals.setup_logging.connect(_keep_our_logging, weak=False)
+    signals.worker_shutting_down.connect(_end_soon, weak=False)
+    return app
+
+
+def _take_message(dispatcher: Dispatcher) -> Any:
+    def take(envelope: dict[str, Any]) -> None:
+        dispatcher.message(envelope)
+
+    return take
+
+
+def _take_cancel(dispatcher: Dispatcher) -> Any:
+    def take(cancel: dict[str, Any]) -> None:
+        dispatcher.cancel(cancel)
+
+    return take
+
+
+def _take_unknown(dispatcher: Dispatcher, message: Any, **ignored: Any) -> None:
+    """A verb of a newer panel: the dispatcher answers that this agent is too old for it."""
+    _, keywords, _ = message.payload
+    dispatcher.message(keywords.get("envelope", {}))
+
+
+def _keep_our_logging(**ignored: Any) -> None:
+    pass
+
+
+def _end_soon(**ignored: Any) -> None:
+    """SIGTERM has stopped the intake; verbs that still run after a while are left to the next agent's ledger."""
+    timer = threading.Timer(STOP_AFTER_S, os._exit, args=(0,))
+    timer.daemon = True
+    timer.start()

@@ -1,0 +1,81 @@
+"""Law 5: after a boot of the node the agent itself starts the guests that should run.
+
+A guest with only local disks can run nowhere else, so it starts at once. One with a shared disk, or whose last
+message here was a move, may run on another node by now: it waits until the panel has answered.
+"""
+
+import time
+from pathlib import Path
+
+from nodes.contract.errors import NodeError
+from nodes.dispatcher import Dispatcher
+from nodes.hypervisor import Hypervisor
+from nodes.ledger import Ledger, Wanted
+from nodes.log import Log
+from nodes.names import vm_of
+from nodes.verbs.domains import power_on
+
+log = Log("ulei.boot")
+
+AGAIN_S = 1.0
+
+
+def notice_boot(ledger: Ledger, run_dir: Path) -> bool:
+    """A boot empties ``run_dir``: without the marker there, every guest that should run has to be started."""
+    marker = run_dir / "booted"
+    if marker.exists():
+        return False
+    log.info("the node has booted")
+    # The ledger first: killed in between, the next agent notices the same boot again, which changes nothing.
+    ledger.node_has_booted()
+    run_dir.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+    return True
+
+
+def start_guests(ledger: Ledger, dispatcher: Dispatcher, hypervisor: Hypervisor, *, welcomed: bool) -> None:
+    """Start what the boot left off, one after the other. Messages about a guest wait while it is started."""
+    while due := [w for w in ledger.wanted() if w.boot and (welcomed or not _waits_for_panel(ledger, w))]:
+        for wanted in due:
+            with dispatcher.claim(f"domain:{wanted.vm}") as free:
+                # Else a message about this guest is at work, and settles whether it should run.
+                if free:
+                    _start(ledger, hypervisor, wanted)
+        time.sleep(AGAIN_S)
+
+
+def _waits_for_panel(ledger: Ledger, wanted: Wanted) -> bool:
+    row = ledger.get(f"domain:{wanted.vm}")
+    return not wanted.local_only or (row is not None and row.move)
+
+
+def _start(ledger: Ledger, hypervisor: Hypervisor, wanted: Wanted) -> None:
+    try:
+        domain = hypervisor.find(uuid=wanted.uuid)
+        if domain is not None and vm_of(domain.name) == wanted.vm and not domain.active:
+            power_on(hypervisor, wanted.uuid)
+            log.info("started after the boot", vm=wanted.vm, name=wanted.name)
+    except NodeError as error:
+        log.error("a guest was not started after the boot", vm=wanted.vm, cause=error.info.cause)
+        if error.info.retryable:
+            return
+    ledger.started_at_boot(wanted.vm)
+
+
+def notice_shutdowns(ledger: Ledger, hypervisor: Hypervisor) -> None:
+    """A guest that shut itself down is not wanted running any more (law 5).
+
+    Only libvirtd's own word "the guest wanted it" counts, at the moment of the event or, for what happened while no
+    agent looked, afterwards. A guest that crashed, that somebody destroyed by hand, or of which a restarted libvirtd
+    has forgotten the reason, stays wanted: it is not started now, but with the next boot of the node. That is the
+    safe side of the doubt, because its disks are here and nobody but this node's agent starts it by itself.
+    """
+    for wanted in ledger.wanted():
+        while wanted.running and not wanted.boot:
+            counter = ledger.counter
+            domain = hypervisor.find(uuid=wanted.uuid)
+            if domain is None or domain.active or not domain.shut_itself_down:
+                break
+            if ledger.shut_itself_down(wanted.uuid, counter):
+                log.info("the guest shut itself down", vm=wanted.vm, name=wanted.name)
+                break

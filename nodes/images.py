@@ -1,0 +1,80 @@
+"""Images and ISOs that somebody put into the node's folders: found, described, never touched."""
+
+import json
+import os
+from pathlib import Path
+
+from nodes.contract.errors import NodeError
+from nodes.contract.specs import FileFacts
+from nodes.log import Log
+from nodes.names import is_volume
+from nodes.shell import Shell
+
+log = Log("ulei.images")
+
+IMAGE_SUFFIXES = (".qcow2", ".raw", ".img")
+ISO_SUFFIXES = (".iso",)
+INFO_TIMEOUT_S = 10.0
+
+_Key = tuple[str, int, int]
+
+
+class Scanner:
+    """Remembers what it has seen by name, time and size: qemu-img runs once for each new file."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+        self._known: dict[_Key, FileFacts | None] = {}
+
+    def scan(self, images_dir: Path, isos_dir: Path) -> tuple[tuple[FileFacts, ...], tuple[FileFacts, ...]]:
+        """(images, ISOs), sorted by name."""
+        seen: set[_Key] = set()
+        images = [file for file in self._folder(images_dir, IMAGE_SUFFIXES, seen) if not is_volume(file.name)]
+        isos = self._folder(isos_dir, ISO_SUFFIXES, seen)
+        self._known = {key: facts for key, facts in self._known.items() if key in seen}
+        return tuple(images), tuple(isos)
+
+    def _folder(self, folder: Path, suffixes: tuple[str, ...], seen: set[_Key]) -> list[FileFacts]:
+        found = []
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError:
+            return []
+        for entry in entries:
+            # A symlink could lead out of the folder, and a file that grows is not yet an image.
+            if not entry.name.lower().endswith(suffixes) or not entry.is_file(follow_symlinks=False):
+                continue
+            stat = entry.stat(follow_symlinks=False)
+            key = (entry.path, stat.st_mtime_ns, stat.st_size)
+            seen.add(key)
+            if key not in self._known:
+                self._known[key] = self._describe(Path(entry.path), stat)
+            facts = self._known[key]
+            if facts is not None:
+                found.append(facts)
+        return found
+
+    def _describe(self, path: Path, stat: os.stat_result) -> FileFacts | None:
+        """None: qemu-img cannot read it, so nothing can be made from it."""
+        if path.suffix.lower() == ".iso":
+            return FileFacts(
+                name=path.name,
+                format="iso",
+                size_bytes=stat.st_size,
+                virtual_size_bytes=stat.st_size,
+                modified=stat.st_mtime,
+            )
+        try:
+            info = json.loads(
+                self._shell.run(["qemu-img", "info", "-U", "--output=json", str(path)], timeout_s=INFO_TIMEOUT_S).stdout
+            )
+        except NodeError as error:
+            log.warning("an image cannot be read", path=path, cause=error.info.cause)
+            return None
+        return FileFacts(
+            name=path.name,
+            format=info["format"],
+            size_bytes=stat.st_size,
+            virtual_size_bytes=info["virtual-size"],
+            modified=stat.st_mtime,
+        )

@@ -1,0 +1,5 @@
+"""Leases and filter chains of this node's guests."""
+
+from nodes.network.network import Network
+
+__all__ = ["Network"]

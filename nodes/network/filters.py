@@ -1,0 +1,111 @@
+"""Filter chains: nftables, family bridge, table ``ulei``: one chain for each NIC, reached by its tap's name.
+
+Rules name a tap that need not exist yet, so they stand before the guest does. Every change is one transaction of
+``nft -f -``; all that goes into its text is a tap's name, a MAC and an address, each checked by its shape.
+Source: nft(8), https://wiki.nftables.org/wiki-nftables/index.php/Bridge_filtering.
+"""
+
+import ipaddress
+import json
+from collections.abc import Iterable
+
+from nodes.contract.errors import NodeError
+from nodes.contract.specs import NicSpec
+from nodes.shell import Shell
+
+NFT_TIMEOUT_S = 15.0
+
+
+class Filters:
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+
+    def load(self, nics: Iterable[NicSpec], uplinks: Iterable[str]) -> None:
+        """Replace the whole table, in one transaction."""
+        lines = ["table bridge ulei", "delete table bridge ulei", *_base(uplinks)]
+        for nic in nics:
+            lines += _chain(nic)
+        self._nft(lines)
+
+    def add(self, nic: NicSpec, uplinks: Iterable[str]) -> None:
+        self._nft([*_base(uplinks), *_chain(nic)])
+
+    def remove(self, tap: str) -> None:
+        """Also where there is nothing to remove: what is added first can always be deleted."""
+        self._nft(
+            [
+                *_TABLE,
+                f"add chain bridge ulei {tap}",
+                f'add element bridge ulei taps {{ "{tap}" : jump {tap} }}',
+                f'delete element bridge ulei taps {{ "{tap}" }}',
+                f"flush chain bridge ulei {tap}",
+                f"delete chain bridge ulei {tap}",
+            ]
+        )
+
+    def taps(self) -> list[str]:
+        """Names of the taps that have a chain."""
+        listed = self._shell.run(["nft", "-j", "list", "ruleset", "bridge"], timeout_s=NFT_TIMEOUT_S).stdout
+        chains = [entry["chain"] for entry in json.loads(listed)["nftables"] if "chain" in entry]
+        return sorted(c["name"] for c in chains if c["table"] == "ulei" and c["name"].startswith("ul"))
+
+    def _nft(self, lines: Iterable[str]) -> None:
+        self._shell.run(["nft", "-f", "-"], timeout_s=NFT_TIMEOUT_S, stdin="\n".join(lines) + "\n")
+
+
+_TABLE = ("add table bridge ulei", "add map bridge ulei taps { type ifname : verdict; }")
+
+
+def _base(uplinks: Iterable[str]) -> list[str]:
+    """Table, map, and the chains at the hooks. A node serves DHCP to its own taps alone: nothing of DHCP crosses the
+    uplink, except what makes the node itself a client there."""
+    lines = [*_TABLE]
+    for hook in ("forward", "input", "output"):
+        lines += [
+            f"add chain bridge ulei {hook} {{ type filter hook {hook} priority 0; policy accept; }}",
+            f"flush chain bridge ulei {hook}",
+        ]
+    ports = ", ".join(f'"{port}"' for port in uplinks)
+    if ports:
+        lines += [
+            f"add rule bridge ulei forward iifname {{ {ports} }} udp dport {{ 67, 68 }} drop",
+            f"add rule bridge ulei forward oifname {{ {ports} }} udp dport {{ 67, 68 }} drop",
+            f"add rule bridge ulei input iifname {{ {ports} }} udp dport 67 drop",
+            f"add rule bridge ulei output oifname {{ {ports} }} udp sport 67 drop",
+        ]
+    return [
+        *lines,
+        "add rule bridge ulei forward iifname vmap @taps",
+        "add rule bridge ulei input iifname vmap @taps",
+    ]
+
+
+def _chain(nic: NicSpec) -> list[str]:
+    """A guest speaks with its own MAC and address, and is neither a DHCP server nor a router."""
+    rules = [
+        f"ether saddr != {nic.mac} drop",
+        "udp sport 67 drop",
+        "udp sport 547 drop",
+        "icmpv6 type nd-router-advert drop",
+    ]
+    if nic.address is not None:
+        address = _ipv4(nic.address)
+        rules += [
+            f"ether type arp arp saddr ether != {nic.mac} drop",
+            f"ether type arp arp saddr ip != {{ 0.0.0.0, {address} }} drop",
+            f"ether type ip ip saddr != {{ 0.0.0.0, {address} }} drop",
+            "ether type ip6 ip6 saddr != { ::, fe80::/10 } drop",
+        ]
+    return [
+        f"add chain bridge ulei {nic.tap}",
+        f"flush chain bridge ulei {nic.tap}",
+        *(f"add rule bridge ulei {nic.tap} {rule}" for rule in rules),
+        f'add element bridge ulei taps {{ "{nic.tap}" : jump {nic.tap} }}',
+    ]
+
+
+def _ipv4(text: str) -> ipaddress.IPv4Address:
+    try:
+        return ipaddress.IPv4Address(text)
+    except ValueError:
+        raise NodeError("bad_message", f"{text!r} is not an IPv4 address") from None

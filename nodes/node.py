@@ -1,0 +1,54 @@
+"""What a verb works with on this node."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+from nodes.config import Paths
+from nodes.contract.errors import NodeError
+from nodes.contract.specs import PoolSpec
+from nodes.hypervisor import Domain, Hypervisor
+from nodes.names import vm_of
+from nodes.network import Network
+from nodes.probe import VirtType
+from nodes.shell import Shell
+from nodes.storage import driver_of
+from nodes.storage.base import Driver
+
+
+@dataclass
+class Node:
+    paths: Paths
+    hypervisor: Hypervisor
+    network: Network
+    shell: Shell
+    virt: VirtType
+    inspect: Callable[[], None]
+    """Run the preflight again and send a full inventory."""
+
+    def driver(self, pool: PoolSpec) -> Driver:
+        return driver_of(pool, self.shell)
+
+    def users(self, volume_path: str) -> list[str]:
+        """Domains of this node, ours or not, whose definition or live chain of files names the volume."""
+        # As text, and by the file's name: a deletion errs on the side of keeping.
+        needle = escape(Path(volume_path).name)
+        return sorted({name for name, xml in self.hypervisor.definitions() if needle in xml})
+
+    def own_domain(self, vm: str, uuid: str) -> Domain | None:
+        """Our domain with this uuid; None: it is absent. Raises a certain ``exists_not_ours``."""
+        domain = self.hypervisor.find(uuid=uuid)
+        if domain is not None and vm_of(domain.name) != vm:
+            raise NodeError("exists_not_ours", f"the domain {domain.name} has the uuid {uuid}: it was left untouched")
+        return domain
+
+    def iso(self, name: str) -> Path:
+        """The path of an ISO. Raises a certain ``iso_outside_folder`` or ``iso_absent``."""
+        folder = self.paths.isos_dir
+        path = folder / name
+        if name in ("", ".", "..") or "/" in name or (path.is_symlink() and path.resolve().parent != folder.resolve()):
+            raise NodeError("iso_outside_folder", f"{name!r} does not name a file in {folder}")
+        if not path.is_file():
+            raise NodeError("iso_absent", f"{path} is missing", "Put the ISO into that folder of the node.")
+        return path

@@ -1,0 +1,154 @@
+"""What the node tells of itself: heartbeat, inventory, and changes of domains.
+
+Three threads, so that a slow answer to one question holds up nothing else: the heartbeat asks nobody, and goes on
+while libvirtd hangs.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+
+from nodes import preflight
+from nodes.boot import notice_shutdowns
+from nodes.config import Config
+from nodes.contract import wire
+from nodes.contract.errors import NodeError
+from nodes.contract.messages import DomainChanged, Heartbeat, Inventory
+from nodes.contract.specs import DomainFacts, PoolFacts
+from nodes.facts import Facts, memory
+from nodes.hypervisor import Hypervisor, LifecycleEvent
+from nodes.images import Scanner
+from nodes.ledger import Ledger
+from nodes.log import Log
+from nodes.shell import Shell
+from nodes.storage.directory import DirectoryDriver
+from nodes.stream import Stream
+
+log = Log("ulei.reporter")
+
+INVENTORY_EVERY_S = 60.0
+GATHER_S = 0.01
+RETRY_S = 1.0
+
+
+class Reporter:
+    def __init__(
+        self,
+        config: Config,
+        hypervisor: Hypervisor,
+        ledger: Ledger,
+        stream: Stream,
+        facts: Facts,
+        shell: Shell,
+        incarnation: int,
+    ) -> None:
+        self._config = config
+        self._hypervisor = hypervisor
+        self._ledger = ledger
+        self._stream = stream
+        self._facts = facts
+        self._pool = DirectoryDriver(str(config.images_dir), shell)
+        self._scanner = Scanner(shell)
+        self._incarnation = incarnation
+        self._wanted = threading.Event()
+        self._events: dict[str, LifecycleEvent] = {}
+        self._changed = threading.Condition()
+        self._one_at_a_time = threading.Lock()
+
+    def start(self) -> None:
+        self._hypervisor.on_events = self._note
+        self._hypervisor.on_connect = self.ask_for_inventory
+        self._stream.on_reconnect = self.ask_for_inventory
+        for work in (self._beat, self._take_inventory, self._tell_changes):
+            threading.Thread(target=_forever, args=(work,), name=work.__name__.strip("_"), daemon=True).start()
+
+    def ask_for_inventory(self) -> None:
+        self._wanted.set()
+
+    # --- heartbeat ----------------------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        self._stream.report(
+            Heartbeat(
+                incarnation=self._incarnation,
+                counter=self._ledger.counter,
+                load_1m=os.getloadavg()[0],
+                memory_available_bytes=memory("MemAvailable"),
+                wall_clock=time.time(),
+                libvirt_ok=self._hypervisor.ok,
+            )
+        )
+        time.sleep(wire.HEARTBEAT_S)
+
+    # --- inventory ----------------------------------------------------------------------------------------
+
+    def _take_inventory(self) -> None:
+        self._wanted.wait(INVENTORY_EVERY_S)
+        self._wanted.clear()
+        try:
+            self.inventory()
+            notice_shutdowns(self._ledger, self._hypervisor)
+        except NodeError as error:
+            log.warning("no inventory", cause=error.info.cause)
+
+    def inventory(self) -> None:
+        """Send everything that this node has. Raises ``libvirt_silent``."""
+        with self._one_at_a_time:
+            counter = self._ledger.counter
+            domains = self._hypervisor.domains()
+            node = self._facts.read()
+            images, isos = self._scanner.scan(self._config.images_dir, self._config.isos_dir)
+            self._stream.report(
+                Inventory(
+                    incarnation=self._incarnation,
+                    counter=counter,
+                    facts=node,
+                    checks=preflight.run(self._config, node),
+                    domains=tuple(domains),
+                    pools=self._pools(),
+                    images=images,
+                    isos=isos,
+                )
+            )
+
+    def _pools(self) -> tuple[PoolFacts, ...]:
+        try:
+            return (self._pool.facts(),)
+        except (NodeError, OSError):
+            return ()  # the preflight says why
+
+    # --- changes of domains -------------------------------------------------------------------------------
+
+    def _note(self, event: LifecycleEvent) -> None:
+        """Called by libvirt's event loop, which must not be held up."""
+        with self._changed:
+            self._events[event.uuid] = event
+            self._changed.notify_all()
+
+    def _tell_changes(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._events)
+        # A start is several events: a short breath makes one entry of them.
+        time.sleep(GATHER_S)
+        with self._changed:
+            events, self._events = list(self._events.values()), {}
+        try:
+            counter = self._ledger.counter
+            self._send_changes(self._hypervisor.facts_of(events), counter)
+            notice_shutdowns(self._ledger, self._hypervisor)
+        except NodeError as error:
+            # The inventory after the next connection says it all.
+            log.warning("changes of domains were not told", cause=error.info.cause)
+
+    def _send_changes(self, domains: list[DomainFacts], counter: int) -> None:
+        self._stream.report(DomainChanged(incarnation=self._incarnation, counter=counter, domains=tuple(domains)))
+
+
+def _forever(work: Callable[[], None]) -> None:
+    while True:
+        try:
+            work()
+        except Exception:
+            log.exception("a report failed")
+            time.sleep(RETRY_S)

@@ -1,0 +1,181 @@
+"""Domains: each verb looks, does what is missing, and says where the domain is afterwards."""
+
+from collections.abc import Callable
+
+from nodes import domain_xml
+from nodes.contract.errors import NodeError
+from nodes.contract.faults import point
+from nodes.contract.messages import (
+    DomainDefine,
+    DomainLook,
+    DomainReboot,
+    DomainReset,
+    DomainResume,
+    DomainShutdown,
+    DomainStart,
+    DomainStop,
+    DomainSuspend,
+    DomainUndefine,
+    DomainWhereabouts,
+)
+from nodes.contract.specs import DomainSpec
+from nodes.drain import CallLost
+from nodes.hypervisor import Hypervisor
+from nodes.ledger import Wanted, WantedChange
+from nodes.node import Node
+from nodes.verbs import handles
+from nodes.verbs.run import Run
+
+
+def _call(verb: str, call: Callable[[], None]) -> None:
+    point("domain.before-call", verb)
+    call()
+    point("domain.after-call", verb)
+
+
+@handles(DomainDefine)
+def define(node: Node, message: DomainDefine, run: Run) -> DomainWhereabouts:
+    spec = message.domain
+    node.own_domain(spec.id, spec.uuid)
+    namesake = node.hypervisor.find(name=spec.domain_name)
+    if namesake is not None and namesake.uuid != spec.uuid:
+        raise NodeError("exists_not_ours", f"another domain is named {namesake.name}: it was left untouched")
+    xml = domain_xml.build(spec, node.virt.type, _sources(node, spec), node.paths.console_log_dir)
+    _call(message.verb, lambda: node.hypervisor.define(xml))
+    run.wanted = WantedChange(
+        spec.id, defined=Wanted(spec.id, spec.uuid, spec.domain_name, spec.only_local_disks, running=False)
+    )
+    return node.hypervisor.whereabouts(spec.uuid)
+
+
+def _sources(node: Node, spec: DomainSpec) -> dict[str, domain_xml.DiskSource]:
+    sources = {}
+    for disk in spec.disks:
+        if disk.iso is not None:
+            sources[disk.id] = domain_xml.DiskSource(str(node.iso(disk.iso)))
+        elif disk.pool is not None:
+            sources[disk.id] = node.driver(disk.pool).source(disk.id, disk.format)
+    return sources
+
+
+@handles(DomainUndefine)
+def undefine(node: Node, message: DomainUndefine, run: Run) -> DomainWhereabouts:
+    domain = node.own_domain(message.vm, message.uuid)
+    if domain is not None and domain.active:
+        raise NodeError("domain_active", f"the domain {domain.name} is active", "Stop it first.")
+    if domain is not None:
+        _call(message.verb, lambda: node.hypervisor.undefine(message.uuid))
+        (node.paths.console_log_dir / f"{domain.name}.console.log").unlink(missing_ok=True)
+    run.wanted = WantedChange(message.vm, forget=True)
+    return node.hypervisor.whereabouts(message.uuid)
+
+
+@handles(DomainStart)
+def start(node: Node, message: DomainStart, run: Run) -> DomainWhereabouts:
+    _required(node, message)
+    where = _not_moving(node, message.uuid)
+    if where.state == "paused" and not message.paused:
+        _call(message.verb, lambda: node.hypervisor.resume(message.uuid))
+    elif where.state in ("shutoff", "crashed"):
+        _call(message.verb, lambda: power_on(node.hypervisor, message.uuid, paused=message.paused))
+    run.wanted = WantedChange(message.vm, running=True)
+    return node.hypervisor.whereabouts(message.uuid)
+
+
+def power_on(hypervisor: Hypervisor, uuid: str, *, paused: bool = False) -> None:
+    """Start a domain that is off. Raises a certain ``start_failed`` where libvirt tried and the domain is off."""
+    try:
+        hypervisor.create(uuid, paused=paused)
+    except CallLost:
+        raise
+    except NodeError as error:
+        # QEMU's failures come as "internal error": whether the guest runs is seen by looking.
+        state = hypervisor.whereabouts(uuid).state
+        if state in ("running", "paused"):
+            return
+        raise NodeError("start_failed", error.info.cause, "Look at the domain's log on the node.") from None
+
+
+@handles(DomainShutdown)
+def shutdown(node: Node, message: DomainShutdown, run: Run) -> DomainWhereabouts:
+    domain = node.own_domain(message.vm, message.uuid)
+    if domain is not None and domain.active:
+        _not_moving(node, message.uuid)
+        _call(message.verb, lambda: node.hypervisor.press_power_button(message.uuid))
+        if not node.hypervisor.wait_until_off(message.uuid, message.timeout_s, run.cancellation):
+            raise NodeError(
+                "guest_did_not_shut_down",
+                f"the guest of {domain.name} still runs {message.timeout_s:g} s after the power button was pressed",
+                "Shut it down from inside, or stop it by force.",
+            )
+    run.wanted = WantedChange(message.vm, running=False)
+    return node.hypervisor.whereabouts(message.uuid)
+
+
+@handles(DomainStop)
+def stop(node: Node, message: DomainStop, run: Run) -> DomainWhereabouts:
+    # An absent domain is stopped: this is also the undo of a start that may not have happened.
+    domain = node.own_domain(message.vm, message.uuid)
+    if domain is not None and domain.active:
+        _not_moving(node, message.uuid)
+        _call(message.verb, lambda: node.hypervisor.destroy(message.uuid))
+    run.wanted = WantedChange(message.vm, running=False)
+    return node.hypervisor.whereabouts(message.uuid)
+
+
+@handles(DomainSuspend)
+def suspend(node: Node, message: DomainSuspend, run: Run) -> DomainWhereabouts:
+    if _active(node, message).state == "running":
+        _call(message.verb, lambda: node.hypervisor.suspend(message.uuid))
+    return node.hypervisor.whereabouts(message.uuid)
+
+
+@handles(DomainResume)
+def resume(node: Node, message: DomainResume, run: Run) -> DomainWhereabouts:
+    if _active(node, message).state == "paused":
+        _call(message.verb, lambda: node.hypervisor.resume(message.uuid))
+    return node.hypervisor.whereabouts(message.uuid)
+
+
+@handles(DomainReboot)
+def reboot(node: Node, message: DomainReboot, run: Run) -> DomainWhereabouts:
+    _active(node, message)
+    _call(message.verb, lambda: node.hypervisor.reboot(message.uuid))
+    return node.hypervisor.whereabouts(message.uuid)
+
+
+@handles(DomainReset)
+def reset(node: Node, message: DomainReset, run: Run) -> DomainWhereabouts:
+    _active(node, message)
+    _call(message.verb, lambda: node.hypervisor.reset(message.uuid))
+    return node.hypervisor.whereabouts(message.uuid)
+
+
+@handles(DomainLook)
+def look(node: Node, message: DomainLook, run: Run) -> DomainWhereabouts:
+    node.own_domain(message.vm, message.uuid)
+    return node.hypervisor.whereabouts(message.uuid)
+
+
+_Named = DomainStart | DomainSuspend | DomainResume | DomainReboot | DomainReset
+
+
+def _required(node: Node, message: _Named) -> None:
+    if node.own_domain(message.vm, message.uuid) is None:
+        raise NodeError("domain_absent", f"this node has no domain with the uuid {message.uuid}")
+
+
+def _active(node: Node, message: _Named) -> DomainWhereabouts:
+    _required(node, message)
+    where = _not_moving(node, message.uuid)
+    if where.state not in ("running", "paused"):
+        raise NodeError("domain_not_active", f"the domain is {where.state}", "Start it first.")
+    return where
+
+
+def _not_moving(node: Node, uuid: str) -> DomainWhereabouts:
+    """A domain in a migration belongs to two nodes: a plain power verb on one of them could make it run twice."""
+    where = node.hypervisor.whereabouts(uuid)
+    if where.state == "incoming" or where.paused_by_migration:
+        raise NodeError("domain_migrating", "a migration of this domain has not ended", retryable=True)
+    return where

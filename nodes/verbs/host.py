@@ -1,0 +1,13 @@
+"""The node itself."""
+
+from nodes.contract.messages import NodeInspect, Nothing
+from nodes.node import Node
+from nodes.verbs import handles
+from nodes.verbs.run import Run
+
+
+@handles(NodeInspect)
+def inspect(node: Node, message: NodeInspect, run: Run) -> Nothing:
+    """The inventory is on the stream before the reply."""
+    node.inspect()
+    return Nothing()
