@@ -84,7 +84,7 @@ def memory(panel: Row) -> list[str]:
     for vm in panel["vms"]:
         reserved[vm["node"]] += vm["memory_bytes"]
     return [
-        f"{node['name']}: {node['memory_allocated_bytes']} bytes of memory reserved, its VMs have {reserved[node['id']]}"
+        f"{node['name']}: {node['memory_allocated_bytes']} bytes reserved, its VMs have {reserved[node['id']]}"
         for node in panel["nodes"]
         if node["memory_allocated_bytes"] != reserved[node["id"]]
     ]

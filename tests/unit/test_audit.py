@@ -97,7 +97,7 @@ def test_a_clean_cluster_has_no_differences_and_foreign_things_are_nobodys_busin
         ("panel", lambda panel: panel["locks"].append({"name": "vm:vm1", "job": "j"}), "lock vm:vm1"),
         ("panel", lambda panel: panel["vms"].clear(), "no row places it here"),
         ("panel", lambda panel: panel["outbox"].append("step1"), "never answered"),
-        ("panel", lambda panel: panel["nodes"][1].update(memory_allocated_bytes=1), "n2: 1 bytes of memory"),
+        ("panel", lambda panel: panel["nodes"][1].update(memory_allocated_bytes=1), "n2: 1 bytes reserved"),
     ],
 )
 def test_each_thing_out_of_place_is_said(where, change, words):
