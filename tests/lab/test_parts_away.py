@@ -185,6 +185,7 @@ def test_a_second_demo_beside_this_one_shares_nothing(lab: Lab):
     """Another state folder, another port: its own namespaces, and --stop of one leaves the other alone."""
     folder, port = lab.demo.state.folder.with_name("beside"), lab.demo.state.port + 1
     env = lab.demo.state.environment("beside") | {"ULEI_STATE": str(folder), "ULEI_PORT": str(port)}
+    env["ULEI_CACHE"] = str(lab.demo.state.cache)
 
     def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = ["python3", "-m", "deploy.lab.demo", *arguments]
