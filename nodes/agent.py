@@ -14,7 +14,7 @@ from urllib.parse import quote
 from celery import Celery, signals
 from kombu import Queue
 
-from nodes import __version__, boot, verbs
+from nodes import __version__, boot, probe, verbs
 from nodes.config import Config
 from nodes.contract import wire
 from nodes.contract.messages import VERBS
@@ -26,7 +26,7 @@ from nodes.ledger import Ledger
 from nodes.log import Log
 from nodes.network import Network
 from nodes.node import Node
-from nodes.probe import VirtType, virt_type
+from nodes.probe import VirtType
 from nodes.reporter import Reporter
 from nodes.session import introduce
 from nodes.shell import Shell, end_children
@@ -53,7 +53,7 @@ class Agent:
         self.booted = boot.notice_boot(self.ledger, config.run_dir)
         directory.make_pool(config.images_dir)
         self.hypervisor = Hypervisor(config.libvirt_uri)
-        self.virt = self._virt_type()
+        self.virt = known_virt_type(config, self.hypervisor, self.shell)
         self.client = connect(config)
         self.stream = Stream(self.client, config.id)
         network = Network(config.state_dir, config.run_dir, config.uplinks, self.shell)
@@ -65,13 +65,6 @@ class Agent:
         self.sampler = Sampler(drain.is_over, lambda name: self.dispatcher.release(name))
         self.dispatcher = Dispatcher(self.node, self.ledger, self.stream, self.sampler, self.incarnation)
         self.stopping = threading.Event()
-
-    def _virt_type(self) -> VirtType:
-        if self.hypervisor.simulated:
-            return VirtType("test", "the test driver has no guests")
-        if self.config.virt_type != "auto":
-            return VirtType(self.config.virt_type, "set in the node's configuration")
-        return virt_type(self.config.state_dir, self.shell)
 
     def run(self) -> None:
         """Work until SIGTERM."""
@@ -114,6 +107,14 @@ class Agent:
     def _start_guests(self, *, welcomed: bool) -> None:
         start = partial(boot.start_guests, self.ledger, self.dispatcher, self.hypervisor, welcomed=welcomed)
         threading.Thread(target=start, name="boot", daemon=True).start()
+
+
+def known_virt_type(config: Config, hypervisor: Hypervisor, shell: Shell) -> VirtType:
+    if hypervisor.simulated:
+        return VirtType("test", "the test driver has no guests")
+    if config.virt_type != "auto":
+        return VirtType(config.virt_type, "set in the node's configuration")
+    return probe.virt_type(config.state_dir, shell)
 
 
 def celery_app(config: Config, dispatcher: Dispatcher) -> Celery:

@@ -12,7 +12,6 @@ from nodes.dispatcher import Dispatcher
 from nodes.hypervisor import Hypervisor
 from nodes.ledger import Ledger, Wanted
 from nodes.log import Log
-from nodes.names import vm_of
 from nodes.verbs.domains import power_on
 
 log = Log("ulei.boot")
@@ -52,7 +51,7 @@ def _waits_for_panel(ledger: Ledger, wanted: Wanted) -> bool:
 def _start(ledger: Ledger, hypervisor: Hypervisor, wanted: Wanted) -> None:
     try:
         domain = hypervisor.find(uuid=wanted.uuid)
-        if domain is not None and vm_of(domain.name) == wanted.vm and not domain.active:
+        if domain is not None and domain.vm == wanted.vm and not domain.active:
             power_on(hypervisor, wanted.uuid)
             log.info("started after the boot", vm=wanted.vm, name=wanted.name)
     except NodeError as error:

@@ -71,10 +71,16 @@ class Domain:
 
     uuid: str
     name: str
+    state: DomainState
     active: bool
     defined: bool
     shut_itself_down: bool
     """Off because the guest wanted it, says libvirtd; it forgets the reason when it restarts."""
+
+    @property
+    def vm(self) -> str | None:
+        """The VM's id; None: the domain is not ours."""
+        return vm_of(self.name)
 
 
 class Hypervisor:
@@ -101,6 +107,15 @@ class Hypervisor:
         libvirt.virEventRegisterDefaultImpl()
         threading.Thread(target=self._turn_event_loop, name="libvirt-events", daemon=True).start()
         threading.Thread(target=self._keep_connected, name="libvirt-connection", daemon=True).start()
+
+    def open_for_queries(self) -> None:
+        """Connect once, without events: for a command that asks and ends. Raises ``libvirt_silent``."""
+        libvirt.registerErrorHandler(lambda context, error: None, None)
+        try:
+            self._events = libvirt.open(self.uri)
+        except libvirt.libvirtError as error:
+            raise NodeError("libvirt_silent", f"libvirtd: {error.get_error_message()}", retryable=True) from None
+        self._heard()
 
     @staticmethod
     def _turn_event_loop() -> None:
@@ -252,6 +267,10 @@ class Hypervisor:
             for event in events
         ]
 
+    def all_domains(self) -> list[Domain]:
+        with self._query() as connection:
+            return [_describe(domain) for domain in connection.listAllDomains()]
+
     def definitions(self) -> list[tuple[str, str]]:
         """(name, XML) of every domain: what it is now, and what it would be after its next start."""
         with self._query() as connection:
@@ -351,6 +370,7 @@ def _describe(domain: Any) -> Domain:
     return Domain(
         uuid=domain.UUIDString(),
         name=domain.name(),
+        state=STATES[code],
         active=bool(domain.isActive()),
         defined=bool(domain.isPersistent()),
         shut_itself_down=code == libvirt.VIR_DOMAIN_SHUTOFF and reason == libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN,

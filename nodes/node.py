@@ -9,7 +9,6 @@ from nodes.config import Paths
 from nodes.contract.errors import NodeError
 from nodes.contract.specs import PoolSpec
 from nodes.hypervisor import Domain, Hypervisor
-from nodes.names import vm_of
 from nodes.network import Network
 from nodes.probe import VirtType
 from nodes.shell import Shell
@@ -39,7 +38,7 @@ class Node:
     def own_domain(self, vm: str, uuid: str) -> Domain | None:
         """Our domain with this uuid; None: it is absent. Raises a certain ``exists_not_ours``."""
         domain = self.hypervisor.find(uuid=uuid)
-        if domain is not None and vm_of(domain.name) != vm:
+        if domain is not None and domain.vm != vm:
             raise NodeError("exists_not_ours", f"the domain {domain.name} has the uuid {uuid}: it was left untouched")
         return domain
 

@@ -41,9 +41,10 @@ class Leases:
         for bridge in sorted(known | wanted.keys()):
             self._ensure_bridge(bridge, wanted.get(bridge, []))
 
-    def held(self) -> list[tuple[str, str]]:
-        """(bridge, NIC id) of every lease."""
-        return sorted((file.parent.parent.name, file.name) for file in self._folder.glob("*/hosts/[!.]*"))
+    def held(self) -> list[tuple[str, str, str]]:
+        """(NIC id, MAC, address) of every lease that is given."""
+        lines = {file.name: file.read_text().split(",") for file in self._folder.glob("*/hosts/[!.]*")}
+        return sorted((nic, fields[0], fields[2]) for nic, fields in lines.items())
 
     def _ensure_bridge(self, bridge: str, nics: list[NicSpec]) -> None:
         if not nics:

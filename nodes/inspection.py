@@ -1,0 +1,74 @@
+"""What a person or the audit may ask of a node while its agent runs: read-only, beside the agent."""
+
+from typing import Any
+
+from nodes import preflight
+from nodes.agent import known_virt_type
+from nodes.config import Config, Paths
+from nodes.contract.specs import Check
+from nodes.facts import Facts
+from nodes.hypervisor import Hypervisor
+from nodes.ledger import Ledger, Row
+from nodes.network import Network, bridges
+from nodes.shell import Shell, start_time
+from nodes.storage.directory import DirectoryDriver
+
+
+def checks(config: Config) -> tuple[Check, ...]:
+    hypervisor = Hypervisor(config.libvirt_uri)
+    hypervisor.open_for_queries()
+    shell = Shell()
+    facts = Facts(hypervisor, known_virt_type(config, hypervisor, shell), config.state_dir, shell)
+    return preflight.run(config, facts.read())
+
+
+def ledger_rows(paths: Paths, name: str | None) -> list[dict[str, Any]]:
+    ledger = Ledger(paths.ledger_file, read_only=True)
+    return [_row(row) for row in ledger.rows() if name in (None, row.object)]
+
+
+def _row(row: Row) -> dict[str, Any]:
+    return {
+        "object": row.object,
+        "dispatch": row.number,
+        "verb": row.verb,
+        "answered": row.answer is not None,
+        "outcome": row.answer.outcome if row.answer else None,
+        "error": row.answer.error.code if row.answer and row.answer.error else None,
+        "cancelled": row.cancelled,
+        "incarnation": row.incarnation,
+        "job": row.envelope["job"] if row.envelope else None,
+        "step": row.envelope["step"] if row.envelope else None,
+        "phase": row.envelope["phase"] if row.envelope else None,
+    }
+
+
+def audit(config: Config) -> dict[str, Any]:
+    """Everything of ours on this node, and every domain."""
+    shell = Shell()
+    hypervisor = Hypervisor(config.libvirt_uri)
+    hypervisor.open_for_queries()
+    network = Network(config.state_dir, config.run_dir, config.uplinks, shell)
+    plugged = {nic.id: nic for nic in network.plugged()}
+    ledger = Ledger(config.ledger_file, read_only=True)
+    return {
+        "domains": [
+            {"uuid": d.uuid, "name": d.name, "vm": d.vm, "state": d.state, "persistent": d.defined}
+            for d in hypervisor.all_domains()
+        ],
+        "volumes": [
+            {"name": volume.name, "owner": volume.disk, "part": volume.name.endswith(".part")}
+            for volume in DirectoryDriver(str(config.images_dir), shell).volumes()
+        ],
+        "leases": [{"nic": nic, "mac": mac, "address": address} for nic, mac, address in network.leases.held()],
+        "plugged": sorted(plugged),
+        "chains": [tap.removeprefix("ul") for tap in network.filters.taps()],
+        "taps": [tap.removeprefix("ul") for tap in bridges.taps()],
+        "ledger": ledger_rows(config, None),
+        "wanted": {wanted.uuid: wanted.running for wanted in ledger.wanted()},
+        "children": [
+            {"pid": child.pid, "command": child.command}
+            for child in ledger.children()
+            if start_time(child.pid) == child.started
+        ],
+    }
