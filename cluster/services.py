@@ -254,7 +254,7 @@ def resolve(actor: Actor, job: Job, outcome: str, note: str, node: str | None = 
         row.looks.all().delete()
         _ask_nodes(row)
 
-    return _tell(actor, job, "resolve", {"outcome": outcome, "note": note}, ask)
+    return _tell(actor, job, "resolve", {"asked": outcome, "note": note}, ask)
 
 
 def _ask_nodes(job: Job) -> None:
@@ -334,10 +334,7 @@ def check_resolve(actor: Actor, job: Job) -> None:
         raise Refused(actor.refusal("job.resolve"))
     if job.resolution and job.resolution["state"] == "asked":
         raise Refused(Refusal("being_resolved", status=409))
-    silent = any(
-        s.dispatch is not None and s.answer is None and s.node and s.node.state == NodeState.OFFLINE
-        for s in job.steps.all()
-    )
+    silent = dispatch.outbox().filter(job=job, node__state=NodeState.OFFLINE).exists()
     if job.is_final:
         raise Refused(Refusal("job_ended", status=409))
     if job.state != JobState.STUCK and not silent:

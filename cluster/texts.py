@@ -4,9 +4,9 @@ Rows keep codes and facts only; the words are chosen when somebody reads them.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
-from django.utils.translation import gettext
+from django.utils.translation import get_language, gettext
 from django.utils.translation import gettext_noop as _
 
 from nodes.contract.sizes import format_size
@@ -169,9 +169,7 @@ _SIZES = frozenset({"free", "needed", "asked"})
 
 def say(code: str, facts: Mapping[str, Any]) -> tuple[str, str]:
     """``(cause, hint)`` in the active language; empty strings where there is no text or a fact is missing."""
-    from django.utils.translation import get_language
-
-    language = "en" if (get_language() or "ru").startswith("en") else "ru"
+    language: Literal["ru", "en"] = "en" if (get_language() or "ru").startswith("en") else "ru"
     words = {
         name: format_size(value, language) if name in _SIZES and isinstance(value, int) and value >= 1024 else value
         for name, value in facts.items()

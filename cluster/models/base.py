@@ -1,5 +1,6 @@
 import base64
 import secrets
+from typing import Any
 
 from django.db import models
 
@@ -12,5 +13,5 @@ def new_id() -> str:
 class IdField(models.CharField):
     """A primary key that is never reused and says nothing about how many there are."""
 
-    def __init__(self, **kwargs: object) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"primary_key": True, "max_length": 13, "default": new_id, "editable": False, **kwargs})

@@ -85,7 +85,7 @@ class StepState(models.TextChoices):
 
 
 class Step(models.Model):
-    """One line of a job, and its outbox: with ``dispatch`` and no ``answer`` it is sent until answered."""
+    """One line of a job, and its outbox: under way with ``dispatch`` and no ``answer`` it is sent until answered."""
 
     id = IdField()
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="steps")
@@ -119,7 +119,9 @@ class Step(models.Model):
         indexes = [
             # The outbox is asked for at every sweep and must not grow with history.
             models.Index(
-                fields=["node"], condition=models.Q(dispatch__isnull=False, answer__isnull=True), name="outbox"
+                fields=["node"],
+                condition=models.Q(state__in=["running", "undoing"], answer__isnull=True),
+                name="outbox",
             ),
         ]
 

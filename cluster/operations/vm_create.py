@@ -374,7 +374,7 @@ def release(context: Context[VmCreate.Params], key: str) -> None:
     states.forget(vm)
 
 
-def disk_ids(context: Context[VmCreate.Params]) -> list[str]:
+def disk_ids(context: Context[Any]) -> list[str]:
     return list(Disk.objects.filter(vm=context.subject_id, device="disk").values_list("pk", flat=True))
 
 
@@ -397,18 +397,18 @@ def disk_created(context: Context[VmCreate.Params], disk_id: str, result: Volume
     Disk.objects.filter(pk=disk_id).update(state="ready", size_bytes=result.size_bytes)
 
 
-def delete_disk(context: Context[VmCreate.Params], disk_id: str) -> Call | None:
+def delete_disk(context: Context[Any], disk_id: str) -> Call | None:
     disk = Disk.objects.select_related("pool", "vm").filter(pk=disk_id).first()
     if disk is None or disk.vm is None or disk.pool is None:
         return None
     return Call(disk.vm.node_id, DiskDelete(id=disk.pk, pool=pool_spec(disk.pool), format=disk.format))
 
 
-def nic_ids(context: Context[VmCreate.Params]) -> list[str]:
+def nic_ids(context: Context[Any]) -> list[str]:
     return list(Nic.objects.filter(vm=context.subject_id).values_list("pk", flat=True))
 
 
-def plug_nic(context: Context[VmCreate.Params], nic_id: str) -> Call:
+def plug_nic(context: Context[Any], nic_id: str) -> Call:
     nic = Nic.objects.select_related("vm", "network", "lease").get(pk=nic_id)
     return Call(nic.vm.node_id, NicPlug(nic=nic_spec(nic)))
 

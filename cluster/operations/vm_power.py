@@ -36,7 +36,7 @@ class Power(Operation[Any]):
     """What the seven have in common: the VM is marked, one verb runs, the state becomes what the node then shows."""
 
     noun = "vms"
-    Params = NoParams
+    Params: ClassVar[type[Params]] = NoParams
     needs: ClassVar[tuple[VmState, ...]]
     busy: ClassVar[VmState | None] = None
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from django.db.models import F, QuerySet
 
-from cluster.models import Job, Look, Node, NodeState, ObjectNumber, RaisedNumber, Step, Vm
+from cluster.models import Job, Look, Node, NodeState, ObjectNumber, RaisedNumber, Step, StepState, Vm
 from cluster.refusals import Refusal
 from nodes.contract import messages
 from nodes.contract.messages import Cancel, Envelope, Message, Reply
@@ -57,7 +57,8 @@ def next_number(node_id: str, name: str) -> int:
 
 def outbox() -> "QuerySet[Step]":
     """Messages that must be sent until they are answered."""
-    return Step.objects.filter(dispatch__isnull=False, answer__isnull=True).exclude(phase="settle")
+    under_way = Step.objects.filter(state__in=[StepState.RUNNING, StepState.UNDOING], answer__isnull=True)
+    return under_way.filter(dispatch__isnull=False).exclude(phase="settle")
 
 
 def envelope(step: Step) -> Envelope:
@@ -67,7 +68,7 @@ def envelope(step: Step) -> Envelope:
         dispatch=step.dispatch,
         job=step.job_id,
         step=step.pk,
-        phase=step.phase,  # type: ignore[arg-type]
+        phase=step.phase,
         attempt=step.attempt,
         body=crypto.unseal(step.body),
     )
@@ -108,13 +109,8 @@ def record(node_id: str, reply: Reply) -> str | None:
     if reply.dispatch is None:
         found = Look.objects.filter(pk=reply.step, node_id=node_id, object=reply.object, answer__isnull=True)
         return reply.job if found.update(answer=answer) else None
-    current = Step.objects.filter(
-        pk=reply.step,
-        job_id=reply.job,
-        node_id=node_id,
-        object=reply.object,
-        dispatch=reply.dispatch,
-        answer__isnull=True,
+    current = outbox().filter(
+        pk=reply.step, job_id=reply.job, node_id=node_id, object=reply.object, dispatch=reply.dispatch
     )
     if not current.update(answer=answer):
         return None

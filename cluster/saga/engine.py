@@ -243,7 +243,7 @@ class _Run:
     def _done(self, step: Step) -> None:
         step.state, step.error, step.progress = StepState.DONE, None, 100
         step.started = step.started or timezone.now()
-        step.finished, step.dispatch, step.phase = timezone.now(), None, "do"
+        step.finished, step.phase = timezone.now(), "do"
         step.save()
         if self._spec(step).pivot:
             self.job.past_pivot = True
@@ -342,7 +342,7 @@ class _Run:
         return True
 
     def _undone(self, step: Step, state: StepState) -> None:
-        step.state, step.dispatch, step.finished, step.waits_for_click = state, None, timezone.now(), False
+        step.state, step.finished, step.waits_for_click = state, timezone.now(), False
         step.save()
 
     # --- the end ----------------------------------------------------------------------------------------
@@ -406,7 +406,11 @@ class _Run:
             return
         for step in reversed(self.steps):
             undo = self._spec(step).undo
-            if step.state in _MAY_HAVE_BEGUN and not isinstance(undo, NoUndo):
+            if step.state not in _MAY_HAVE_BEGUN:
+                continue
+            if isinstance(undo, NoUndo):
+                self._undone(step, StepState.KEPT)
+            else:
                 self._act(step, undo)
                 self._undone(step, StepState.UNDONE)
 

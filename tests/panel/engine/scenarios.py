@@ -1,0 +1,157 @@
+"""For every registered operation: rows and a world in which it can be asked, so that generic tests break it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.models import (
+    AddressRange,
+    Disk,
+    Grant,
+    Image,
+    ImageCopy,
+    Lock,
+    Network,
+    Nic,
+    Node,
+    Pool,
+    PoolOnNode,
+    Role,
+    Tenant,
+    User,
+    Vm,
+)
+from cluster.operations import Started, start
+from cluster.permissions import Actor
+from nodes.contract.messages import VERBS, known_fields
+from nodes.contract.sizes import GIB, MIB
+
+from .world import World
+
+
+@dataclass
+class Scene:
+    """A cluster of one node with a pool, a network, an image and two VMs: one runs, one is off."""
+
+    world: World
+    actor: Actor
+    node: Node
+    pool: Pool
+    network: Network
+    image: Image
+    running: Vm
+    stopped: Vm
+
+    def start(self, code: str, actor: Actor | None = None) -> Started:
+        target, params = SCENARIOS[code](self)
+        return start(actor or self.actor, code, params, target)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything that must be as before when an operation was undone."""
+        return {
+            "world": dict(self.world.objects),
+            "vms": list(Vm.objects.order_by("pk").values("pk", "name", "state", "node_id")),
+            "disks": list(Disk.objects.order_by("pk").values("pk", "vm_id", "state", "size_bytes")),
+            "nics": list(Nic.objects.order_by("pk").values("pk", "vm_id", "lease__address")),
+            "memory": list(Node.objects.order_by("pk").values("pk", "memory_allocated_bytes")),
+            "room": list(Pool.objects.order_by("pk").values("pk", "reserved_bytes")),
+            "locks": list(Lock.objects.values("name")),
+        }
+
+
+def make_scene() -> Scene:
+    world = World()
+    user = User.objects.create(username="root")
+    actor = Actor(user, Grant.objects.create(user=user, role=Role.ADMINISTRATOR))
+    node = Node.objects.create(
+        name="n1",
+        address="10.99.0.11",
+        state="online",
+        redis_password_sha256="0" * 64,
+        agent_version="1",
+        verbs={verb: list(known_fields(verb)) for verb in VERBS},
+        facts={"bridges": ["br0"]},
+        cpus=8,
+        memory_bytes=16 * GIB,
+    )
+    pool = Pool.objects.create(
+        name="p1",
+        kind="directory",
+        identity="identity-1",
+        path="/var/lib/libvirt/images",
+        capacity_bytes=100 * GIB,
+        free_bytes=80 * GIB,
+        granules={"qcow2": 65536, "raw": 512},
+    )
+    PoolOnNode.objects.create(pool=pool, node=node)
+    Node.objects.filter(pk=node.pk).update(default_pool=pool)
+    node.refresh_from_db()
+    network = Network.objects.create(name="lan", bridge="br0")
+    AddressRange.objects.create(network=network, first="10.99.0.100", last="10.99.0.200", prefix_length=24)
+    image = Image.objects.create(name="micro.qcow2", format="qcow2", size_bytes=9 * MIB, virtual_size_bytes=48 * MIB)
+    ImageCopy.objects.create(image=image, node=node)
+    scene = Scene(world, actor, node, pool, network, image, None, None)  # type: ignore[arg-type]
+    scene.running = _vm(scene, "running", "running")
+    scene.stopped = _vm(scene, "stopped", "shutoff")
+    return scene
+
+
+def _vm(scene: Scene, state: str, domain: str) -> Vm:
+    vm = Vm.objects.create(
+        name=f"vm-{state}",
+        tenant=Tenant.objects.get_or_create(name="default")[0],
+        owner=scene.actor.user,
+        node=scene.node,
+        state=state,
+        vcpus=1,
+        memory_bytes=128 * MIB,
+    )
+    Node.objects.filter(pk=scene.node.pk).update(memory_allocated_bytes=scene.node.memory_allocated_bytes + 128 * MIB)
+    scene.node.refresh_from_db()
+    for position in range(2):
+        disk = Disk.objects.create(vm=vm, pool=scene.pool, size_bytes=GIB, state="ready", position=position)
+        scene.world.objects[scene.node.pk, "disk:" + disk.pk] = "disk"
+    nic = Nic.objects.create(
+        vm=vm, network=scene.network, mac="52:54:00:00:00:0" + ("1" if state == "running" else "2")
+    )
+    scene.world.objects[scene.node.pk, "nic:" + nic.pk] = "there"
+    scene.world.objects[scene.node.pk, "domain:" + vm.pk] = domain
+    return vm
+
+
+def _create(scene: Scene) -> tuple[str | None, dict[str, Any]]:
+    return None, {
+        "name": "new",
+        "vcpus": 1,
+        "memory_bytes": 128 * MIB,
+        "image": scene.image.pk,
+        "disks": [{"size_bytes": GIB}, {"size_bytes": 1}],
+        "nics": [{"network": scene.network.pk}, {"network": scene.network.pk}],
+    }
+
+
+def _empty_node(scene: Scene) -> tuple[str, dict[str, Any]]:
+    node = Node.objects.create(name="n2", address="10.99.0.12", redis_password_sha256="1" * 64, state="online")
+    return node.pk, {}
+
+
+def _paused(scene: Scene) -> tuple[str, dict[str, Any]]:
+    Vm.objects.filter(pk=scene.running.pk).update(state="paused")
+    scene.world.objects[scene.node.pk, "domain:" + scene.running.pk] = "paused"
+    return scene.running.pk, {}
+
+
+SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
+    "vm.create": _create,
+    "vm.start": lambda s: (s.stopped.pk, {}),
+    "vm.shutdown": lambda s: (s.running.pk, {}),
+    "vm.stop": lambda s: (s.running.pk, {}),
+    "vm.suspend": lambda s: (s.running.pk, {}),
+    "vm.resume": _paused,
+    "vm.reboot": lambda s: (s.running.pk, {}),
+    "vm.reset": lambda s: (s.running.pk, {}),
+    "vm.delete": lambda s: (s.running.pk, {"disks": True}),
+    "node.inspect": lambda s: (s.node.pk, {}),
+    "node.remove": _empty_node,
+    "demo.wait": lambda s: (s.node.pk, {}),
+}

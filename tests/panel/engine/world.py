@@ -1,0 +1,195 @@
+"""A node at the verb boundary: it keeps every message, has effects like a real one, and answers as the test wants.
+
+The fake stands where a libvirtd would be too slow: every operation is broken at every step here, in every way.
+The same faults on real parts are in tests/lab.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from cluster.models import FINAL, Job, Look, Step
+from cluster.saga import dispatch, engine
+from nodes.contract.errors import ErrorInfo
+from nodes.contract.messages import VERBS, Envelope, Message, Reply
+
+Fault = Literal["refused", "half", "uncertain_done", "uncertain_not_done", "uncertain_for_long", "retryable"]
+MAX_TURNS = 400
+
+
+@dataclass
+class World:
+    """What exists on the nodes: (node, object) -> state."""
+
+    objects: dict[tuple[str, str], str] = field(default_factory=dict)
+    ledger: dict[tuple[str, str], int] = field(default_factory=dict)
+    messages: list[Envelope] = field(default_factory=list)
+    counter: int = 0
+
+    def effect(self, node: str, message: Message) -> dict[str, Any]:
+        """Make it so; returns the result."""
+        name = (node, message.object)
+        state = self.objects.get(name)
+        match message.verb:
+            case "disk.create":
+                self.objects[name] = "disk"
+                return {"size_bytes": message.disk.size_bytes}  # type: ignore[attr-defined]
+            case "nic.plug" | "demo.mark":
+                self.objects[name] = "there"
+            case "disk.delete" | "nic.unplug" | "demo.unmark":
+                self.objects.pop(name, None)
+            case "domain.define":
+                self.objects.setdefault(name, "shutoff")
+            case "domain.undefine":
+                if state not in (None, "shutoff"):
+                    raise Refusal("domain_active")
+                self.objects.pop(name, None)
+            case "domain.start" | "domain.resume" | "domain.reboot" | "domain.reset":
+                if state is None:
+                    raise Refusal("no_domain")
+                self.objects[name] = "running"
+            case "domain.suspend":
+                self.objects[name] = "paused"
+            case "domain.stop" | "domain.shutdown":
+                if state is not None:
+                    self.objects[name] = "shutoff"
+            case "disk.look":
+                return {"exists": state is not None, "ours": state is not None}
+            case "node.inspect" | "domain.look":
+                pass
+            case other:
+                raise AssertionError(f"the fake node does not know {other}")
+        return self.whereabouts(name) if message.object.startswith("domain:") else {}
+
+    def whereabouts(self, name: tuple[str, str]) -> dict[str, Any]:
+        state = self.objects.get(name)
+        return {"state": state or "absent", "defined": state is not None}
+
+
+class Refusal(Exception):
+    pass
+
+
+@dataclass
+class Executor:
+    """Plays the conductor and the nodes, one message after the other.
+
+    ``fault(n, envelope)`` says what happens to the n-th *new* message (a resend of a number is not new).
+    """
+
+    world: World = field(default_factory=World)
+    fault: Callable[[int, Envelope], Fault | None] = lambda n, envelope: None
+    twice: bool = False
+    """Every message and every reply is delivered twice."""
+    before_answer: Callable[[int, Envelope], None] = lambda n, envelope: None
+    """Runs when a message is on its way, before its answer."""
+    numbers: dict[tuple[str, str, int | None, str], int] = field(default_factory=dict)
+    doubts: dict[int, int] = field(default_factory=dict)
+    replies: list[tuple[str, Reply]] = field(default_factory=list)
+
+    def run(self, job: Job) -> Job:
+        """Until the job has ended, is stuck, or waits for something that no message brings.
+
+        Like a restarted conductor at every moment: it goes by the rows alone and ignores what ``advance`` returns.
+        """
+        for _ in range(MAX_TURNS):
+            before = engine._snapshot(Job.objects.get(pk=job.pk))
+            for other in engine.open_jobs():
+                self.advance(other)
+            self.deliver()
+            job = Job.objects.get(pk=job.pk)
+            if job.state in (*FINAL, "stuck") and (job.resolution or {}).get("state") != "asked":
+                return job
+            if engine._snapshot(job) == before and not self.to_send():
+                return job
+        raise AssertionError(f"job {job.pk} ({job.operation}) does not settle: {job.state} {job.waiting_reason}")
+
+    def advance(self, job_id: str) -> None:
+        engine.advance(job_id)
+
+    def to_send(self) -> list[Step]:
+        return list(dispatch.outbox().select_related("job", "node").exclude(node__state="offline"))
+
+    def deliver(self) -> None:
+        for step in self.to_send():
+            cancel = dispatch.cancel_of(step)
+            for _ in range(1 + self.twice):
+                self.take(step.node_id or "", dispatch.envelope(step), cancelled=cancel is not None)
+        for look in list(Look.objects.filter(answer__isnull=True).exclude(node__state="offline").order_by("id")):
+            self.take(look.node_id, dispatch.question(look))
+
+    def take(self, node: str, envelope: Envelope, *, cancelled: bool = False) -> None:
+        """One delivery: the ledger's rule, the fault, the effect, the answer."""
+        name = (node, envelope.object)
+        if envelope.dispatch is not None and envelope.dispatch < self.world.ledger.get(name, 0):
+            self.answer(node, envelope, "superseded")
+            return
+        if envelope.dispatch is not None:
+            self.world.ledger[name] = envelope.dispatch
+        key = (node, envelope.object, envelope.dispatch, envelope.step)
+        n = self.numbers.setdefault(key, len(self.numbers))
+        self.world.messages.append(envelope)
+        self.before_answer(n, envelope)
+        if cancelled:
+            self.answer(node, envelope, "cancelled")
+            return
+        message = VERBS[envelope.verb].model_validate(envelope.body)
+        self.perform(node, envelope, message, self.fault(n, envelope) if envelope.phase != "settle" else None, n)
+
+    def perform(self, node: str, envelope: Envelope, message: Message, fault: Fault | None, n: int) -> None:
+        if fault == "refused":
+            self.answer(node, envelope, "failed", error=ErrorInfo(code="refused_by_test", cause="refused"))
+            return
+        if fault == "retryable":
+            error = ErrorInfo(code="libvirt_unreachable", cause="down", retryable=True)
+            self.answer(node, envelope, "failed", error=error)
+            return
+        self.doubts[n] = self.doubts.get(n, 0) + 1
+        if fault == "uncertain_not_done" or (fault == "half" and message.verb.startswith("domain.start")):
+            self.doubt(node, envelope, n, long=False, effect=None)
+            return
+        if fault in ("half", "uncertain_done", "uncertain_for_long"):
+            self.doubt(node, envelope, n, long=fault == "uncertain_for_long", effect=message)
+            return
+        try:
+            self.answer(node, envelope, "done", self.world.effect(node, message))
+        except Refusal as refusal:
+            self.answer(node, envelope, "failed", error=ErrorInfo(code=str(refusal), cause=str(refusal)))
+
+    def doubt(self, node: str, envelope: Envelope, n: int, *, long: bool, effect: Message | None) -> None:
+        """Uncertain once; asked again with the same number it is done. ``long``: uncertain for ever."""
+        if effect is not None or self.doubts[n] > 1:
+            message = effect or VERBS[envelope.verb].model_validate(envelope.body)
+            result = self.world.effect(node, message)
+            if self.doubts[n] > 1 and not long:
+                self.answer(node, envelope, "done", result)
+                return
+        error = ErrorInfo(code="uncertain", cause="the connection broke", certain=False)
+        self.answer(node, envelope, "uncertain", error=error)
+
+    def answer(
+        self,
+        node: str,
+        envelope: Envelope,
+        outcome: Any,
+        result: dict[str, Any] | None = None,
+        error: ErrorInfo | None = None,
+    ) -> None:
+        self.world.counter += 1
+        reply = Reply(
+            incarnation=1,
+            counter=self.world.counter,
+            verb=envelope.verb,
+            object=envelope.object,
+            dispatch=envelope.dispatch,
+            job=envelope.job,
+            step=envelope.step,
+            phase=envelope.phase,
+            attempt=envelope.attempt,
+            outcome=outcome,
+            result=result or {},
+            error=error,
+        )
+        self.replies.append((node, reply))
+        for _ in range(1 + self.twice):
+            dispatch.record(node, reply)
