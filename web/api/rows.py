@@ -1,0 +1,256 @@
+"""Rows as design 8 has them: plain dictionaries, made for a whole page at once."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from cluster import selectors, texts
+from cluster.models import (
+    FINAL,
+    Address,
+    AuditEvent,
+    Disk,
+    Grant,
+    Image,
+    Iso,
+    Job,
+    JobState,
+    Network,
+    Nic,
+    Node,
+    Pool,
+    Tenant,
+    User,
+    Vm,
+)
+from cluster.permissions import Actor
+
+Row = dict[str, Any]
+
+
+def vms(actor: Actor, rows: Sequence[Vm]) -> list[Row]:
+    jobs = _open_jobs([f"vm:{vm.pk}" for vm in rows])
+    return [
+        {
+            "id": vm.pk,
+            "name": vm.name,
+            "title": vm.title,
+            "state": vm.state,
+            "node": _fabric(actor, vm.node_id),
+            "tenant": vm.tenant_id,
+            "owner": vm.owner_id,
+            "vcpus": vm.vcpus,
+            "memory_bytes": vm.memory_bytes,
+            "os": vm.os,
+            "protected": vm.protected,
+            "disks": [_vm_disk(actor, disk) for disk in vm.disks.all() if disk.device == "disk"],
+            "nics": [{"id": n.pk, "network": n.network_id, "model": n.model, "mac": n.mac} for n in vm.nics.all()],
+            "addresses": [
+                {"id": lease.pk, "address": lease.address, "network": lease.network_id, "nic": n.pk}
+                for n in vm.nics.all()
+                if (lease := _lease(n))
+            ],
+            "job": jobs.get(f"vm:{vm.pk}"),
+            "version": vm.version,
+            "created": vm.created,
+        }
+        for vm in rows
+    ]
+
+
+def _vm_disk(actor: Actor, disk: Disk) -> Row:
+    return {
+        "id": disk.pk,
+        "pool": _fabric(actor, disk.pool_id),
+        "size_bytes": disk.size_bytes,
+        "bus": disk.bus,
+        "state": disk.state,
+    }
+
+
+def nodes(actor: Actor, rows: Sequence[Node]) -> list[Row]:
+    return [
+        {
+            "id": node.pk,
+            "name": node.name,
+            "address": node.address,
+            "state": node.state,
+            "cpus": node.cpus,
+            "memory_bytes": node.memory_bytes,
+            "memory_allocated_bytes": node.memory_allocated_bytes,
+            "checks": [
+                {"code": check["code"], "level": check["level"], "text": texts.say_check(check)}
+                for check in node.checks
+            ],
+            "agent_version": node.agent_version,
+            "joined": node.joined,
+            "version": node.version,
+        }
+        for node in rows
+    ]
+
+
+def pools(actor: Actor, rows: Sequence[Pool]) -> list[Row]:
+    return [
+        {
+            "id": pool.pk,
+            "name": pool.name,
+            "kind": pool.kind,
+            "nodes": sorted(place.node_id for place in pool.places.all()),
+            "shared": pool.shared,
+            "capacity_bytes": pool.capacity_bytes,
+            "free_bytes": pool.free_bytes,
+            # The coarsest format: a size that fits it fits every other.
+            "granule_bytes": max(pool.granules.values(), default=None),
+            "state": pool.state,
+            "version": pool.version,
+        }
+        for pool in rows
+    ]
+
+
+def networks(actor: Actor, rows: Sequence[Network]) -> list[Row]:
+    bridges = [] if actor.is_tenant_side else list(selectors.nodes(actor).values_list("pk", "facts__bridges"))
+    return [
+        {
+            "id": network.pk,
+            "name": network.name,
+            "bridge": network.bridge,
+            "nodes": sorted(node for node, names in bridges if network.bridge in (names or ())),
+            "ranges": [
+                {
+                    "first": r.first,
+                    "last": r.last,
+                    "prefix_length": r.prefix_length,
+                    "gateway": r.gateway,
+                    "nameservers": r.nameservers,
+                }
+                for r in network.ranges.all()
+            ],
+        }
+        for network in rows
+    ]
+
+
+def addresses(actor: Actor, rows: Sequence[Address]) -> list[Row]:
+    return [
+        {"id": a.pk, "address": a.address, "network": a.network_id, "vm": a.nic.vm_id, "nic": a.nic_id} for a in rows
+    ]
+
+
+def images(actor: Actor, rows: Sequence[Image]) -> list[Row]:
+    return [_file(image, image.virtual_size_bytes) for image in rows]
+
+
+def isos(actor: Actor, rows: Sequence[Iso]) -> list[Row]:
+    return [_file(iso, iso.size_bytes) for iso in rows]
+
+
+def _file(row: Image | Iso, virtual_size_bytes: int) -> Row:
+    return {
+        "id": row.pk,
+        "name": row.name,
+        "os": row.os,
+        "size_bytes": row.size_bytes,
+        "virtual_size_bytes": virtual_size_bytes,
+        "checksum": row.checksum,
+        "state": "ready" if row.copies.all() else "absent",
+    }
+
+
+def disks(actor: Actor, rows: Sequence[Disk]) -> list[Row]:
+    return [
+        {
+            "id": disk.pk,
+            "vm": disk.vm_id,
+            "pool": _fabric(actor, disk.pool_id),
+            "size_bytes": disk.size_bytes,
+            "bus": disk.bus,
+            "boot_order": disk.boot_order,
+            "state": disk.state,
+            "version": disk.version,
+        }
+        for disk in rows
+    ]
+
+
+def nics(actor: Actor, rows: Sequence[Nic]) -> list[Row]:
+    return [
+        {
+            "id": nic.pk,
+            "vm": nic.vm_id,
+            "network": nic.network_id,
+            "model": nic.model,
+            "mac": nic.mac,
+            "address": lease.pk if (lease := _lease(nic)) else None,
+        }
+        for nic in rows
+    ]
+
+
+def jobs(actor: Actor, rows: Sequence[Job]) -> list[Row]:
+    return [selectors.job_view(actor, job) for job in rows]
+
+
+def tenants(actor: Actor, rows: Sequence[Tenant]) -> list[Row]:
+    return [{"id": t.pk, "name": t.name, "title": t.title, "created": t.created} for t in rows]
+
+
+def users(actor: Actor, rows: Sequence[User]) -> list[Row]:
+    return [
+        {"id": u.pk, "username": u.username, "language": u.language, "active": u.is_active, "created": u.created}
+        for u in rows
+    ]
+
+
+def grants(actor: Actor, rows: Sequence[Grant]) -> list[Row]:
+    return [
+        {
+            "id": grant.pk,
+            "user": grant.user_id,
+            "role": grant.role,
+            "label": str(grant.get_role_display()),
+            "tenant": grant.tenant_id,
+            "actions": grant.actions,
+            "created": grant.created,
+        }
+        for grant in rows
+    ]
+
+
+def audit(actor: Actor, rows: Sequence[AuditEvent]) -> list[Row]:
+    return [
+        {
+            "id": str(event.pk),
+            "at": event.at,
+            "user": event.actor_id,
+            "username": event.username,
+            "role": event.role,
+            "tenant": event.tenant_id,
+            "action": event.action,
+            "subject": event.subject,
+            "subject_name": event.subject_name,
+            "outcome": event.outcome,
+            "job": event.job_id,
+            "detail": event.detail,
+        }
+        for event in rows
+    ]
+
+
+def _open_jobs(subjects: list[str]) -> dict[str, str]:
+    """subject -> its job: the one that runs, or the first in the line. Who sees a VM may know of its jobs."""
+    jobs = Job.objects.filter(subject__in=subjects).exclude(state__in=FINAL).order_by("created", "pk")
+    found: dict[str, str] = {}
+    for subject, pk, state in jobs.values_list("subject", "pk", "state"):
+        if state != JobState.WAITING or subject not in found:
+            found[subject] = pk
+    return found
+
+
+def _fabric(actor: Actor, pk: str | None) -> str | None:
+    """A node's or a pool's id; tenants never see them."""
+    return None if actor.is_tenant_side else pk
+
+
+def _lease(nic: Nic) -> Address | None:
+    return getattr(nic, "lease", None)

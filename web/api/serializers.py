@@ -1,0 +1,355 @@
+"""What answers look like, for the schema. Answers themselves are made by :mod:`web.api.rows`."""
+
+from typing import Any
+
+from rest_framework import serializers as s
+
+from cluster.models import JobState, NodeState, Role, StepState, VmState
+
+
+def _id(**kwargs: Any) -> s.CharField:
+    return s.CharField(help_text="13 lower-case base32 characters, never reused.", **kwargs)
+
+
+def _nullable_id(help_text: str = "") -> s.CharField:
+    return s.CharField(allow_null=True, help_text=help_text)
+
+
+def _bytes() -> s.IntegerField:
+    return s.IntegerField(min_value=0)
+
+
+class VmDiskSerializer(s.Serializer[Any]):
+    id = _id()
+    pool = _nullable_id("Null for tenants.")
+    size_bytes = _bytes()
+    bus = s.CharField()
+    state = s.CharField()
+
+
+class VmNicSerializer(s.Serializer[Any]):
+    id = _id()
+    network = _id()
+    model = s.CharField()
+    mac = s.CharField()
+
+
+class VmAddressSerializer(s.Serializer[Any]):
+    id = _id()
+    address = s.IPAddressField(protocol="IPv4")
+    network = _id()
+    nic = _id()
+
+
+class VmSerializer(s.Serializer[Any]):
+    id = _id()
+    name = s.CharField(help_text="A DNS label, unique in its tenant.")
+    title = s.CharField()
+    state = s.ChoiceField(VmState.choices)
+    node = _nullable_id("Null for tenants.")
+    tenant = _id()
+    owner = _id()
+    vcpus = s.IntegerField()
+    memory_bytes = _bytes()
+    os = s.CharField(help_text="A code of the OS catalogue, or empty.")
+    protected = s.BooleanField(help_text="Refuses to be deleted.")
+    disks = VmDiskSerializer(many=True)
+    nics = VmNicSerializer(many=True)
+    addresses = VmAddressSerializer(many=True)
+    job = _nullable_id("The job that is under way about this VM.")
+    version = s.IntegerField(help_text="Grows with each change; an event with a lower one is old.")
+    created = s.DateTimeField()
+
+
+class CheckSerializer(s.Serializer[Any]):
+    code = s.CharField()
+    level = s.ChoiceField(["ok", "warning", "error"])
+    text = s.CharField()
+
+
+class NodeSerializer(s.Serializer[Any]):
+    id = _id()
+    name = s.CharField()
+    address = s.IPAddressField()
+    state = s.ChoiceField(NodeState.choices)
+    cpus = s.IntegerField()
+    memory_bytes = _bytes()
+    memory_allocated_bytes = _bytes()
+    checks = CheckSerializer(many=True)
+    agent_version = s.CharField()
+    joined = s.DateTimeField(allow_null=True)
+    version = s.IntegerField()
+
+
+class PoolSerializer(s.Serializer[Any]):
+    id = _id()
+    name = s.CharField()
+    kind = s.ChoiceField(["directory", "lvm", "lvmthin", "rbd"])
+    nodes = s.ListField(child=_id())
+    shared = s.BooleanField()
+    capacity_bytes = _bytes()
+    free_bytes = _bytes()
+    granule_bytes = s.IntegerField(allow_null=True)
+    state = s.CharField()
+    version = s.IntegerField()
+
+
+class RangeSerializer(s.Serializer[Any]):
+    first = s.IPAddressField(protocol="IPv4")
+    last = s.IPAddressField(protocol="IPv4")
+    prefix_length = s.IntegerField()
+    gateway = s.IPAddressField(protocol="IPv4", allow_null=True)
+    nameservers = s.ListField(child=s.IPAddressField())
+
+
+class NetworkSerializer(s.Serializer[Any]):
+    id = _id()
+    name = s.CharField()
+    bridge = s.CharField()
+    nodes = s.ListField(child=_id(), help_text="Nodes that have the bridge; empty for tenants.")
+    ranges = RangeSerializer(many=True)
+
+
+class AddressSerializer(s.Serializer[Any]):
+    id = _id()
+    address = s.IPAddressField(protocol="IPv4")
+    network = _id()
+    vm = _id()
+    nic = _id()
+
+
+class ImageSerializer(s.Serializer[Any]):
+    id = _id()
+    name = s.CharField()
+    os = s.CharField()
+    size_bytes = _bytes()
+    virtual_size_bytes = _bytes()
+    checksum = s.CharField()
+    state = s.ChoiceField(["ready", "absent"])
+
+
+class IsoSerializer(ImageSerializer):
+    pass
+
+
+class DiskSerializer(s.Serializer[Any]):
+    id = _id()
+    vm = _nullable_id()
+    pool = _nullable_id("Null for tenants.")
+    size_bytes = _bytes()
+    bus = s.CharField()
+    boot_order = s.IntegerField(allow_null=True)
+    state = s.CharField()
+    version = s.IntegerField()
+
+
+class NicSerializer(s.Serializer[Any]):
+    id = _id()
+    vm = _id()
+    network = _id()
+    model = s.CharField()
+    mac = s.CharField()
+    address = _nullable_id()
+
+
+class ReasonSerializer(s.Serializer[Any]):
+    code = s.CharField()
+    cause = s.CharField(help_text="Names the thing and the place.")
+    hint = s.CharField(help_text="What to do next.")
+    field = s.CharField(required=False, help_text="The parameter that it is about.")
+
+
+class ActionSerializer(s.Serializer[Any]):
+    code = s.CharField()
+    allowed = s.BooleanField()
+    reasons = ReasonSerializer(many=True)
+
+
+class StepNodeSerializer(s.Serializer[Any]):
+    id = _id()
+    name = s.CharField()
+
+
+class StepSerializer(s.Serializer[Any]):
+    name = s.CharField()
+    label = s.CharField()
+    key = s.CharField(help_text="Which of several equal things the step is for.")
+    state = s.ChoiceField(StepState.choices)
+    progress = s.IntegerField(min_value=0, max_value=100)
+    node = StepNodeSerializer(allow_null=True)
+    error = ReasonSerializer(allow_null=True)
+    waits_for_click = s.BooleanField()
+    started = s.DateTimeField(allow_null=True)
+    finished = s.DateTimeField(allow_null=True)
+
+
+class WaitSerializer(s.Serializer[Any]):
+    lock = s.CharField()
+    job = _nullable_id("Null where the reader may not know of that job.")
+    place = s.IntegerField(help_text="1 is next.")
+
+
+class UndoneSerializer(s.Serializer[Any]):
+    step = s.CharField()
+    label = s.CharField()
+    reason = s.CharField(allow_null=True, help_text="Why the step was kept; null when it was undone.")
+
+
+class JobSerializer(s.Serializer[Any]):
+    id = _id()
+    operation = s.CharField()
+    label = s.CharField()
+    subject = s.CharField(help_text="<kind>:<id>")
+    subject_name = s.CharField()
+    state = s.ChoiceField(JobState.choices)
+    version = s.IntegerField()
+    progress = s.IntegerField(min_value=0, max_value=100)
+    user = s.CharField(allow_null=True)
+    steps = StepSerializer(many=True)
+    waits_for = WaitSerializer(many=True)
+    waiting_reason = ReasonSerializer(allow_null=True)
+    error = ReasonSerializer(allow_null=True)
+    undone = UndoneSerializer(many=True)
+    leftovers = s.ListField(child=s.JSONField())
+    resolution = s.JSONField(allow_null=True)
+    cancel_requested = s.BooleanField()
+    past_pivot = s.BooleanField()
+    priority = s.IntegerField()
+    parent = _nullable_id()
+    created = s.DateTimeField()
+    started = s.DateTimeField(allow_null=True)
+    finished = s.DateTimeField(allow_null=True)
+    actions = ActionSerializer(many=True)
+
+
+class TenantSerializer(s.Serializer[Any]):
+    id = _id()
+    name = s.CharField()
+    title = s.CharField()
+    created = s.DateTimeField()
+
+
+class UserSerializer(s.Serializer[Any]):
+    id = _id()
+    username = s.CharField()
+    language = s.ChoiceField(["ru", "en"])
+    active = s.BooleanField()
+    created = s.DateTimeField()
+
+
+class GrantSerializer(s.Serializer[Any]):
+    id = _id()
+    user = _id()
+    role = s.ChoiceField(Role.choices)
+    label = s.CharField()
+    tenant = _nullable_id()
+    actions = s.ListField(child=s.CharField())
+    created = s.DateTimeField()
+
+
+class AuditEventSerializer(s.Serializer[Any]):
+    id = s.CharField()
+    at = s.DateTimeField()
+    user = _nullable_id()
+    username = s.CharField()
+    role = s.CharField()
+    tenant = _nullable_id()
+    action = s.CharField()
+    subject = s.CharField()
+    subject_name = s.CharField()
+    outcome = s.CharField()
+    job = _nullable_id()
+    detail = s.JSONField()
+
+
+class RoleSerializer(s.Serializer[Any]):
+    code = s.ChoiceField(Role.choices)
+    label = s.CharField()
+    actions = s.ListField(child=s.CharField())
+
+
+class NeedsSerializer(s.Serializer[Any]):
+    vcpus = s.IntegerField()
+    memory_bytes = _bytes()
+    disk_bytes = _bytes()
+
+
+class OsSerializer(s.Serializer[Any]):
+    code = s.CharField()
+    name = s.CharField()
+    type = s.CharField()
+    version = s.CharField()
+    minimum = NeedsSerializer()
+    recommended = NeedsSerializer()
+    bus = s.CharField()
+    nic_model = s.CharField()
+
+
+class SessionSerializer(s.Serializer[Any]):
+    user = UserSerializer()
+    grant = GrantSerializer(help_text="The one in force.")
+    grants = GrantSerializer(many=True)
+    actions = s.ListField(child=s.CharField(), help_text="What the grant in force allows.")
+
+
+class QuotedDiskSerializer(s.Serializer[Any]):
+    pool = s.CharField(allow_null=True)
+    asked_bytes = _bytes()
+    size_bytes = _bytes()
+    granule_bytes = _bytes()
+
+
+class PriceSerializer(s.Serializer[Any]):
+    per_hour = s.CharField()
+    currency = s.CharField()
+
+
+class QuoteSerializer(s.Serializer[Any]):
+    disks = QuotedDiskSerializer(many=True)
+    price = PriceSerializer(allow_null=True)
+
+
+class PlacementSerializer(s.Serializer[Any]):
+    node = _id()
+    reasons = ReasonSerializer(many=True)
+
+
+class DryRunSerializer(s.Serializer[Any]):
+    refusals = ReasonSerializer(many=True)
+    quote = QuoteSerializer()
+    placement = PlacementSerializer(allow_null=True)
+
+
+class ReferenceSerializer(s.Serializer[Any]):
+    id = _id()
+
+
+class StartedSerializer(s.Serializer[Any]):
+    job = JobSerializer()
+
+
+class StartedVmSerializer(StartedSerializer):
+    vm = ReferenceSerializer()
+
+
+class JoinSerializer(s.Serializer[Any]):
+    command = s.CharField(help_text="To be run on the machine; shown once.")
+    token = s.CharField()
+    panel = s.CharField()
+    ca_fingerprint = s.CharField()
+    expires = s.DateTimeField()
+
+
+class AddedNodeSerializer(NodeSerializer):
+    join = JoinSerializer()
+
+
+class ProblemSerializer(s.Serializer[Any]):
+    code = s.CharField()
+    status = s.IntegerField()
+    title = s.CharField()
+    detail = s.CharField()
+    hint = s.CharField()
+    errors = s.DictField(child=s.ListField(child=s.CharField()), required=False, help_text="400: field -> messages.")
+    refusals = ReasonSerializer(many=True, required=False, help_text="409, 507, 422: every reason.")
+    job = s.CharField(allow_null=True, required=False, help_text="409: the job in the way, where there is one.")

@@ -1,0 +1,68 @@
+"""``/api/v1/``"""
+
+from django.urls import URLPattern, path, re_path, register_converter
+
+from cluster.saga.steps import Operation
+
+from .jobs import WORDS, JobWordView
+from .nouns import NOUNS
+from .operations import CreatingListView, OperationView
+from .schema import DocsView, SchemaView
+from .views import ActionsView, DetailView, ListView, OsView, RolesView, SessionView, Unknown
+from .writes import ImageView, NetworksView, NodesView, NodeTokenView, VmView
+
+
+class IdConverter:
+    """Anything that could be an id; other addresses are not known at all."""
+
+    regex = "[a-z0-9]{1,18}"
+
+    def to_python(self, value: str) -> str:
+        return value
+
+    def to_url(self, value: str) -> str:
+        return value
+
+
+register_converter(IdConverter, "id")
+
+LISTS = {"nodes": NodesView, "networks": NetworksView}
+DETAILS = {"vms": VmView, "images": ImageView}
+
+
+def _nouns() -> list[URLPattern]:
+    creating = {operation.noun: operation for operation in Operation.registry.values() if operation.creates}
+    patterns = []
+    for name, noun in NOUNS.items():
+        if name in creating:
+            view = CreatingListView.as_view(noun=noun, operation=creating[name])
+        else:
+            view = LISTS.get(name, ListView).as_view(noun=noun)
+        patterns += [
+            path(f"{name}/", view),
+            path(f"{name}/<id:pk>/", DETAILS.get(name, DetailView).as_view(noun=noun)),
+        ]
+    return patterns
+
+
+def _operations() -> list[URLPattern]:
+    asked_of_one = [operation for operation in Operation.registry.values() if not operation.creates]
+    nouns = sorted({operation.noun for operation in asked_of_one})
+    return [
+        *(path(f"{noun}/<id:pk>/actions/", ActionsView.as_view(noun=noun)) for noun in nouns),
+        *(path(f"{o.noun}/<id:pk>/{o.name()}/", OperationView.as_view(operation=o)) for o in asked_of_one),
+    ]
+
+
+urlpatterns = [
+    *_nouns(),
+    *_operations(),
+    *(path(f"jobs/<id:pk>/{word.code}/", JobWordView.as_view(word=word)) for word in WORDS),
+    path("nodes/<id:pk>/token/", NodeTokenView.as_view()),
+    path("roles/", RolesView.as_view()),
+    path("os/", OsView.as_view()),
+    path("session/", SessionView.as_view()),
+    path("schema/", SchemaView.as_view(), name="schema"),
+    path("docs/", DocsView.as_view(), name="docs"),
+    re_path("", Unknown.as_view()),
+]

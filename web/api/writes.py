@@ -1,0 +1,148 @@
+"""Small writes that are no jobs: each reads its body and calls one service."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, IPvAnyAddress
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from cluster import selectors, services
+from cluster.models import Node
+from cluster.refusals import BadShape
+from nodes.contract.specs import Name
+
+from . import bodies, queries, rows, serializers
+from .schema import Described, body_of
+from .views import ApiView, DetailView, ListView
+
+
+class VmEdit(bodies.Shape):
+    title: Annotated[str, Field(max_length=200)] | None = None
+    protected: bool | None = None
+    os: Annotated[str, Field(max_length=40)] | None = None
+
+
+class ImageEdit(bodies.Shape):
+    os: Annotated[str, Field(max_length=40)]
+
+
+class NodeAdd(bodies.Shape):
+    name: Name
+    address: IPvAnyAddress
+
+
+class Range(bodies.Shape):
+    first: IPvAnyAddress
+    last: IPvAnyAddress
+    prefix_length: Annotated[int, Field(ge=1, le=32)]
+    gateway: IPvAnyAddress | None = None
+    nameservers: Annotated[list[IPvAnyAddress], Field(max_length=8)] = []
+
+
+class NetworkAdd(bodies.Shape):
+    name: Annotated[str, Field(min_length=1, max_length=63)]
+    bridge: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,15}$")]
+    ranges: Annotated[list[Range], Field(max_length=64)] = []
+
+
+class WriteView(ApiView):
+    """What the views below share: the right comes before the shape."""
+
+    def said(self, request: Request, action: str, shape: type[bodies.S]) -> bodies.S:
+        try:
+            queries.only(request.query_params)
+            return bodies.parse(shape, bodies.read(request))
+        except BadShape:
+            self.actor.require(action)
+            raise
+
+
+class VmView(DetailView, WriteView):
+    """``GET PATCH /api/v1/vms/<id>/``"""
+
+    def patch(self, request: Request, pk: str) -> Response:
+        vm = self.row(pk)
+        said = self.said(request, "vm.edit", VmEdit)
+        services.vm_edit(self.actor, vm, **said.model_dump(exclude_unset=True))
+        return Response(rows.vms(self.actor, [self.row(pk)])[0])
+
+    def describe(self, method: str) -> Described:
+        if method != "PATCH":
+            return super().describe(method)
+        return Described(
+            "vm_edit", "Change a VM's own words", serializers.VmSerializer, body=body_of(VmEdit, "vm.edit")
+        )
+
+
+class ImageView(DetailView, WriteView):
+    """``GET PATCH /api/v1/images/<id>/``"""
+
+    def patch(self, request: Request, pk: str) -> Response:
+        image = self.row(pk)
+        said = self.said(request, "image.edit", ImageEdit)
+        services.image_edit(self.actor, image, os=said.os)
+        return Response(rows.images(self.actor, [self.row(pk)])[0])
+
+    def describe(self, method: str) -> Described:
+        if method != "PATCH":
+            return super().describe(method)
+        body = body_of(ImageEdit, "image.edit")
+        return Described("image_edit", "Say which OS an image holds", serializers.ImageSerializer, body=body)
+
+
+class NodesView(ListView, WriteView):
+    """``GET POST /api/v1/nodes/``"""
+
+    def post(self, request: Request) -> Response:
+        said = self.said(request, "node.add", NodeAdd)
+        node, join = services.node_add(self.actor, said.name, str(said.address))
+        return self.added(node, join, 201)
+
+    def added(self, node: Node, join: dict[str, Any], status: int) -> Response:
+        body = rows.nodes(self.actor, [node])[0] | {"join": join}
+        return Response(body, status, headers={"Location": f"/api/v1/nodes/{node.pk}/"})
+
+    def describe(self, method: str) -> Described:
+        if method != "POST":
+            return super().describe(method)
+        return Described(
+            "node_add",
+            "Let a machine join: the answer holds the one command to run there",
+            serializers.AddedNodeSerializer,
+            status=201,
+            body=body_of(NodeAdd, "node.add"),
+        )
+
+
+class NodeTokenView(WriteView):
+    """``POST /api/v1/nodes/<id>/token/``: a fresh command for a machine that joins again."""
+
+    def post(self, request: Request, pk: str) -> Response:
+        node = selectors.get(selectors.nodes(self.actor), pk)
+        self.said(request, "node.add", bodies.Shape)
+        return Response(services.node_token(self.actor, node), 201)
+
+    def describe(self, method: str) -> Described:
+        return Described("node_token", "A fresh command to join", serializers.JoinSerializer, status=201)
+
+
+class NetworksView(ListView, WriteView):
+    """``GET POST /api/v1/networks/``"""
+
+    def post(self, request: Request) -> Response:
+        said = self.said(request, "network.add", NetworkAdd)
+        asked = said.model_dump(mode="json")
+        network = services.network_add(self.actor, said.name, said.bridge, asked["ranges"])
+        body = rows.networks(self.actor, [network])[0]
+        return Response(body, 201, headers={"Location": f"/api/v1/networks/{network.pk}/"})
+
+    def describe(self, method: str) -> Described:
+        if method != "POST":
+            return super().describe(method)
+        return Described(
+            "network_add",
+            "Add a network with its address ranges",
+            serializers.NetworkSerializer,
+            status=201,
+            body=body_of(NetworkAdd, "network.add"),
+        )

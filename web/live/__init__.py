@@ -1,0 +1,1 @@
+"""Websockets: changes of what a person may see, as they happen."""
