@@ -4,6 +4,7 @@ import json
 import os
 import re
 import socket
+import threading
 from pathlib import Path
 
 from lxml import etree
@@ -25,9 +26,11 @@ class Facts:
         self._virt = virt
         self._cache = state_dir / "host.json"
         self._qemu = qemu_version(shell)
+        self._lock = threading.Lock()
 
     def read(self) -> NodeFacts:
-        host_uuid, libvirt_version = self._of_libvirt()
+        with self._lock:
+            host_uuid, libvirt_version = self._of_libvirt()
         return NodeFacts(
             hostname=socket.gethostname(),
             cpus=os.cpu_count() or 1,
@@ -44,19 +47,19 @@ class Facts:
 
     def _of_libvirt(self) -> tuple[str, str]:
         """(host uuid, version); as it last said while it is silent."""
-        if self._hypervisor.ok:
-            try:
-                said = host_uuid(self._hypervisor.capabilities()), self._hypervisor.versions()[0]
-            except NodeError:
-                pass  # it went silent just now
-            else:
-                write_atomically(self._cache, json.dumps(said))
-                return said
         try:
-            uuid, version = json.loads(self._cache.read_text())
+            before = tuple(json.loads(self._cache.read_text()))
         except (OSError, ValueError):
-            return firmware_uuid(), ""
-        return uuid, version
+            before = (firmware_uuid(), "")
+        if not self._hypervisor.ok:
+            return before
+        try:
+            said = host_uuid(self._hypervisor.capabilities()), self._hypervisor.versions()[0]
+        except NodeError:
+            return before  # it went silent just now
+        if said != before:
+            write_atomically(self._cache, json.dumps(said))
+        return said
 
 
 def host_uuid(capabilities: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: str | bytes, *, mode: int = 0o600) -> None:
-    """The file has the old content or all of the new one, also after a power loss."""
+    """The file has the old content or all of the new one, also after a power loss. One writer of a file at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.new")
     # The mode is set before there is anything to read.
