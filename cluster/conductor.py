@@ -246,6 +246,10 @@ class Conductor:
             left = engine.advance(job_id)
         except (engine.Stale, Job.DoesNotExist):
             return
+        except Exception:
+            log.exception("job %s could not be advanced; the next sweep tries again", job_id)
+            close_old_connections()
+            return
         for step_id in left.send:
             self._send_step(step_id)
         for look_id in left.ask:

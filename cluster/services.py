@@ -244,6 +244,7 @@ def resolve(actor: Actor, job: Job, outcome: str, note: str, node: str | None = 
         raise Refused(*unnamed)
 
     def ask(row: Job) -> None:
+        row.state = JobState.STUCK
         row.resolution = {
             "state": "asked",
             "outcome": outcome,
@@ -334,7 +335,8 @@ def check_resolve(actor: Actor, job: Job) -> None:
         raise Refused(actor.refusal("job.resolve"))
     if job.resolution and job.resolution["state"] == "asked":
         raise Refused(Refusal("being_resolved", status=409))
-    silent = dispatch.outbox().filter(job=job, node__state=NodeState.OFFLINE).exists()
+    away = job.steps.filter(node__state=NodeState.OFFLINE)
+    silent = (dispatch.outbox() & away).exists() or away.filter(phase="settle", state=StepState.RUNNING).exists()
     if job.is_final:
         raise Refused(Refusal("job_ended", status=409))
     if job.state != JobState.STUCK and not silent:

@@ -35,6 +35,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "job_ended": (_("the job has already ended"), ""),
     "job_not_stuck": (_("the job is not stuck"), _("wait for it, or cancel it")),
     "job_waits_for_nothing": (_("the job does not wait for a click"), ""),
+    "subject_gone": (_("%(name)s was deleted while the job waited its turn"), ""),
     "job_not_waiting": (_("the job does not wait in a line any more"), ""),
     "job_undoing": (_("the job is being undone already"), _("wait until it ends")),
     "being_resolved": (_("the job is being resolved: the nodes are being looked at"), _("wait for their answers")),

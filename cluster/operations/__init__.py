@@ -9,12 +9,13 @@ from django.db import transaction
 from pydantic import ValidationError
 
 from cluster import audit, events, selectors, wake
-from cluster.models import FINAL, Job, Step
+from cluster.models import FINAL, Job, Step, StepState
 from cluster.permissions import Actor, action_of
 from cluster.refusals import BadShape, Forbidden, NotKnown, Refusal, Refused
 from cluster.saga import locks
 from cluster.saga.context import context_of, split_secrets
-from cluster.saga.steps import Lost, Operation, Params, Plan
+from cluster.saga.steps import Lost, Operation, Params, Plan, done
+from cluster.saga.steps import Step as Spec
 from nodes.contract.faults import point
 
 MAX_PLANS = 3
@@ -114,15 +115,21 @@ def _begin(
     job.params, job.secrets = split_secrets(operation, job.params)
     job.save(force_insert=True)
     context = context_of(job)
-    steps = [(spec.name, key) for spec in operation.steps for key in (spec.each(context) if spec.each else [""])]
+    steps = [(spec, key) for spec in operation.steps for key in (spec.each(context) if spec.each else [""])]
     Step.objects.bulk_create(
-        Step(job=job, position=position, name=name, key=key) for position, (name, key) in enumerate(steps)
+        Step(job=job, position=position, name=spec.name, key=key, state=_first_state(spec))
+        for position, (spec, key) in enumerate(steps)
     )
     locks.ask(job, operation.locks(context))
     audit.write(actor, operation.code, "started", subject=job.subject, subject_name=job.subject_name, job=job)
     events.job_changed(job)
     transaction.on_commit(lambda: wake.conductor(job.pk))
     return Started(job, subject)
+
+
+def _first_state(spec: Spec) -> StepState:
+    """What ``begin`` did is done: a job that never gets its turn must undo it too."""
+    return StepState.DONE if spec.do is done else StepState.PENDING
 
 
 def _refuse_unless_possible(operation: type[Operation[Any]], job: Job, target: Any, plan: Plan, wait: bool) -> None:

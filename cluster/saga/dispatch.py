@@ -4,7 +4,7 @@ from typing import Any
 
 from django.db.models import F, QuerySet
 
-from cluster.models import Job, Look, Node, NodeState, ObjectNumber, RaisedNumber, Step, StepState, Vm
+from cluster.models import Job, JobState, Look, Node, NodeState, ObjectNumber, RaisedNumber, Step, StepState, Vm
 from cluster.refusals import Refusal
 from nodes.contract import messages
 from nodes.contract.messages import Cancel, Envelope, Message, Reply
@@ -56,9 +56,9 @@ def next_number(node_id: str, name: str) -> int:
 
 
 def outbox() -> "QuerySet[Step]":
-    """Messages that must be sent until they are answered."""
+    """Messages that must be sent until they are answered. A stuck job touches nothing."""
     under_way = Step.objects.filter(state__in=[StepState.RUNNING, StepState.UNDOING], answer__isnull=True)
-    return under_way.filter(dispatch__isnull=False).exclude(phase="settle")
+    return under_way.filter(dispatch__isnull=False).exclude(phase="settle").exclude(job__state=JobState.STUCK)
 
 
 def envelope(step: Step) -> Envelope:

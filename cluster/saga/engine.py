@@ -10,6 +10,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.core.exceptions import ObjectDoesNotExist
 from django.db import transaction
 from django.utils import timezone
 
@@ -131,10 +132,16 @@ class _Run:
         self.job.started = timezone.now()
         self.job.state = JobState.RUNNING
         if not self.job.undoing and self.operation:
-            refusals = self.operation.recheck(self._context)
+            refusals = self._recheck(self.operation)
             if refusals:
                 self._unwind(refusals[0])
         return True
+
+    def _recheck(self, operation: type[Operation[Any]]) -> list[Refusal]:
+        try:
+            return operation.recheck(self._context)
+        except ObjectDoesNotExist:
+            return [Refusal("subject_gone", {"name": self.job.subject_name})]
 
     def _begun(self) -> bool:
         return any(s.attempt for s in self.steps)

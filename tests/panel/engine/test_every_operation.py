@@ -12,7 +12,7 @@ from cluster.permissions import TABLE, Actor, action_of
 from cluster.refusals import Forbidden, NotKnown
 from cluster.saga import dispatch, engine
 from cluster.saga.steps import NoUndo, Operation
-from tests.panel.engine.scenarios import SCENARIOS, Scene, make_scene
+from tests.panel.engine.scenarios import SCENARIOS, Scene
 from tests.panel.engine.world import Executor, Fault
 
 pytestmark = pytest.mark.django_db
@@ -21,11 +21,6 @@ OPERATIONS = sorted(Operation.registry)
 FAULTS: list[Fault] = list(get_args(Fault))
 MOST_MESSAGES = 9
 """More than any operation sends in its scenario; a number that is not reached is checked to be the end."""
-
-
-@pytest.fixture
-def scene() -> Scene:
-    return make_scene()
 
 
 def run(scene: Scene, code: str, executor: Executor | None = None) -> Job:

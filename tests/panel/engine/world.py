@@ -70,6 +70,10 @@ class Refusal(Exception):
     pass
 
 
+def snapshots() -> list[Any]:
+    return [engine._snapshot(job) for job in Job.objects.order_by("pk")]
+
+
 @dataclass
 class Executor:
     """Plays the conductor and the nodes, one message after the other.
@@ -93,14 +97,14 @@ class Executor:
         Like a restarted conductor at every moment: it goes by the rows alone and ignores what ``advance`` returns.
         """
         for _ in range(MAX_TURNS):
-            before = engine._snapshot(Job.objects.get(pk=job.pk))
+            before = snapshots()
             for other in engine.open_jobs():
                 self.advance(other)
             self.deliver()
             job = Job.objects.get(pk=job.pk)
             if job.state in (*FINAL, "stuck") and (job.resolution or {}).get("state") != "asked":
                 return job
-            if engine._snapshot(job) == before and not self.to_send():
+            if snapshots() == before and not self.to_send():
                 return job
         raise AssertionError(f"job {job.pk} ({job.operation}) does not settle: {job.state} {job.waiting_reason}")
 
