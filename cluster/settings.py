@@ -219,5 +219,6 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "loggers": {"axes.apps": {"level": "WARNING"}},
     "root": {"handlers": ["stderr"], "level": "INFO"},
 }
