@@ -86,7 +86,7 @@ class Node:
         return None
 
     def _write_files(self) -> None:
-        for path in (IMAGES, ISOS, "etc/libvirt", "etc/pki/qemu", "etc/ulei"):
+        for path in (IMAGES, ISOS, "etc/libvirt", "etc/pki/qemu", "etc/ulei", "var/log/libvirt/qemu"):
             (self.folder / path).mkdir(parents=True, exist_ok=True)
         hosts = [f"{address} {name}" for name, address in {"panel": LAB_ADDRESS, **NODES}.items()]
         (self.folder / "etc/hosts").write_text("\n".join(["127.0.0.1 localhost", *hosts, ""]))
