@@ -10,6 +10,7 @@ from typing import Any
 
 import redis
 from django.conf import settings
+from kombu import Queue
 from kombu.exceptions import OperationalError
 from redis.lock import Lock as RedisLock
 
@@ -122,9 +123,10 @@ class Broker:
             app.send_task(
                 task,
                 kwargs={"envelope": envelope},
-                # The anonymous exchange: straight into the list, with no binding keys to look up.
-                exchange="",
-                routing_key=commands_queue(node_id),
+                # Of a direct exchange Celery makes the anonymous one: straight into the list. Nothing is declared,
+                # so there are no binding keys to look up.
+                queue=Queue(commands_queue(node_id)),
+                declare=[],
                 retry=False,
                 ignore_result=True,
                 # The default is the repr of the arguments, and a body may hold a secret.
