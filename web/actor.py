@@ -32,7 +32,7 @@ class ActorMiddleware:
         chosen = request.path.startswith("/api/") and "Accept-Language" in request.headers
         if actor and not chosen:
             translation.activate(actor.user.language)
-            request.LANGUAGE_CODE = translation.get_language()  # type: ignore[attr-defined]
+            request.LANGUAGE_CODE = translation.get_language()
         return self.get_response(request)
 
 

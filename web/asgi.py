@@ -21,7 +21,7 @@ async def _nowhere(scope: Any, receive: Any, send: Any) -> None:
 
 
 application = ProtocolTypeRouter(
-    {"http": _http, "websocket": URLRouter([path("ws/", StatusConsumer.as_asgi()), re_path("", _nowhere)])}
+    {"http": _http, "websocket": URLRouter([path("ws/", StatusConsumer.as_asgi()), re_path("", _nowhere)])}  # type: ignore[arg-type]
 )
 
 __all__ = ["application", "enrolment"]

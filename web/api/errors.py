@@ -64,8 +64,8 @@ def answer_to(exc: Exception) -> Answer:
             return _say(415, "media_type", _("The body is not JSON."), _("Send Content-Type: application/json."))
         case TooLarge():
             return _say(413, "body_too_large", _("The body is too large."), _("Send less."))
-        case drf.Throttled(wait=wait):
-            return too_many(int(wait or 1))
+        case drf.Throttled():
+            return too_many(int(getattr(exc, "wait", None) or 1))
         case drf.APIException(status_code=status) if status < 500:
             return _say(status, "bad_request", _("The request is malformed."), "")
         case SuspiciousOperation():

@@ -6,7 +6,6 @@ from typing import Any
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from cluster import operations, selectors
 from cluster.permissions import Actor
@@ -37,7 +36,7 @@ class OperationView(ApiView):
     operation: type[Operation[Any]] = Operation
 
     def post(self, request: Request, pk: str | None = None) -> Response:
-        return start(self, request, self.operation, pk)
+        return start(self.actor, request, self.operation, pk)
 
     def describe(self, method: str) -> Described:
         return describe(self.operation)
@@ -49,15 +48,14 @@ class CreatingListView(ListView):
     operation: type[Operation[Any]] = Operation
 
     def post(self, request: Request) -> Response:
-        return start(self, request, self.operation, None)
+        return start(self.actor, request, self.operation, None)
 
     def describe(self, method: str) -> Described:
         return describe(self.operation) if method == "POST" else super().describe(method)
 
 
-def start(view: APIView, request: Request, operation: type[Operation[Any]], pk: str | None) -> Response:
+def start(actor: Actor, request: Request, operation: type[Operation[Any]], pk: str | None) -> Response:
     """202 with the job, or what a dry run says."""
-    actor: Actor = request.auth
     faults: dict[str, list[str]] = {}
     params = _collect(faults, lambda: bodies.read(request))
     dry = _collect(faults, lambda: queries.flag(request.query_params, "dry_run"))

@@ -28,7 +28,7 @@ class Order:
 
     @classmethod
     def of(cls, name: str) -> "Order":
-        return cls(name.lstrip("-"), name.startswith("-"))
+        return cls(name.removeprefix("-"), name.startswith("-"))
 
     def __str__(self) -> str:
         return "-" * self.descending + self.field

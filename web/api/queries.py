@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.db.models import Model, Q, QuerySet
 from django.http import QueryDict
@@ -54,9 +54,8 @@ def _rows_with(model: type[Model], condition: Q) -> Q:
 
 
 def _spans(condition: Q) -> bool:
-    return any(
-        _spans(child) if isinstance(child, Q) else "__" in child[0].rsplit("__", 1)[0] for child in condition.children
-    )
+    children: list[Any] = condition.children
+    return any(_spans(one) if isinstance(one, Q) else "__" in one[0].rsplit("__", 1)[0] for one in children)
 
 
 @dataclass
@@ -72,7 +71,7 @@ class Query:
         return rows.filter(*self.conditions)
 
 
-def parse(query: QueryDict, noun: "Noun", actor: Actor) -> Query:
+def parse(query: QueryDict, noun: "Noun", actor: Actor, model: type[Model]) -> Query:
     """Raises :class:`BadShape` with every fault."""
     faults: dict[str, list[str]] = {}
     known = {name: f for name, f in noun.filters.items() if not (f.cluster_only and actor.is_tenant_side)}
@@ -87,7 +86,6 @@ def parse(query: QueryDict, noun: "Noun", actor: Actor) -> Query:
     if faults:
         raise BadShape(faults)
     asked = {name: values[0] for name, values in query.lists()}
-    model = noun.rows(actor).model
     result = Query(_size(asked, faults), _order(asked, noun, faults), None)
     for name, one in known.items():
         if name in asked:

@@ -84,7 +84,7 @@ class ApiSchema(AutoSchema):
 
     @property
     def _described(self) -> Described:
-        described: Described = self.view.describe(self.method)
+        described: Described = self.view.describe(self.method)  # type: ignore[attr-defined]
         return described
 
     def is_excluded(self) -> bool:
@@ -96,7 +96,7 @@ class ApiSchema(AutoSchema):
     def get_summary(self) -> str:
         return self._described.summary
 
-    def get_description(self) -> str:
+    def get_description(self) -> str:  # type: ignore[override]
         return self._described.description
 
     def get_tags(self) -> list[str]:

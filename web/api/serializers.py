@@ -172,7 +172,7 @@ class StepNodeSerializer(s.Serializer[Any]):
 
 class StepSerializer(s.Serializer[Any]):
     name = s.CharField()
-    label = s.CharField()
+    label = s.CharField()  # type: ignore[assignment]
     key = s.CharField(help_text="Which of several equal things the step is for.")
     state = s.ChoiceField(StepState.choices)
     progress = s.IntegerField(min_value=0, max_value=100)
@@ -191,14 +191,14 @@ class WaitSerializer(s.Serializer[Any]):
 
 class UndoneSerializer(s.Serializer[Any]):
     step = s.CharField()
-    label = s.CharField()
+    label = s.CharField()  # type: ignore[assignment]
     reason = s.CharField(allow_null=True, help_text="Why the step was kept; null when it was undone.")
 
 
 class JobSerializer(s.Serializer[Any]):
     id = _id()
     operation = s.CharField()
-    label = s.CharField()
+    label = s.CharField()  # type: ignore[assignment]
     subject = s.CharField(help_text="<kind>:<id>")
     subject_name = s.CharField()
     state = s.ChoiceField(JobState.choices)
@@ -215,7 +215,7 @@ class JobSerializer(s.Serializer[Any]):
     cancel_requested = s.BooleanField()
     past_pivot = s.BooleanField()
     priority = s.IntegerField()
-    parent = _nullable_id()
+    parent = _nullable_id()  # type: ignore[assignment]
     created = s.DateTimeField()
     started = s.DateTimeField(allow_null=True)
     finished = s.DateTimeField(allow_null=True)
@@ -241,7 +241,7 @@ class GrantSerializer(s.Serializer[Any]):
     id = _id()
     user = _id()
     role = s.ChoiceField(Role.choices)
-    label = s.CharField()
+    label = s.CharField()  # type: ignore[assignment]
     tenant = _nullable_id()
     actions = s.ListField(child=s.CharField())
     created = s.DateTimeField()
@@ -264,7 +264,7 @@ class AuditEventSerializer(s.Serializer[Any]):
 
 class RoleSerializer(s.Serializer[Any]):
     code = s.ChoiceField(Role.choices)
-    label = s.CharField()
+    label = s.CharField()  # type: ignore[assignment]
     actions = s.ListField(child=s.CharField())
 
 
@@ -350,6 +350,6 @@ class ProblemSerializer(s.Serializer[Any]):
     title = s.CharField()
     detail = s.CharField()
     hint = s.CharField()
-    errors = s.DictField(child=s.ListField(child=s.CharField()), required=False, help_text="400: field -> messages.")
+    errors = s.DictField(child=s.ListField(child=s.CharField()), required=False, help_text="400: field -> messages.")  # type: ignore[assignment]
     refusals = ReasonSerializer(many=True, required=False, help_text="409, 507, 422: every reason.")
     job = s.CharField(allow_null=True, required=False, help_text="409: the job in the way, where there is one.")

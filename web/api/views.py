@@ -1,6 +1,6 @@
 """Reads: lists, single rows, what can be done with them, roles, the OS catalogue and the session."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from django.http import Http404
@@ -25,13 +25,14 @@ from .schema import ApiSchema, Described, parameter
 class AlwaysJson(BaseContentNegotiation):
     """A browser that asks for HTML gets JSON: there is nothing else."""
 
-    def select_parser(self, request: Request, parsers: Sequence[Any]) -> Any:
-        return parsers[0]
+    def select_parser(self, request: Request, parsers: Iterable[Any]) -> Any:
+        return next(iter(parsers))
 
     def select_renderer(
-        self, request: Request, renderers: Sequence[Any], format_suffix: str | None = None
+        self, request: Request, renderers: Iterable[Any], format_suffix: str | None = None
     ) -> tuple[BaseRenderer, str]:
-        return renderers[0], renderers[0].media_type
+        renderer = next(iter(renderers))
+        return renderer, renderer.media_type
 
 
 class ApiView(APIView):
@@ -43,14 +44,14 @@ class ApiView(APIView):
 
     @property
     def actor(self) -> Actor:
-        actor: Actor = self.request.auth
+        actor: Actor = self.request.auth  # type: ignore[assignment]
         return actor
 
 
 class Unknown(ApiView):
     """Any address that there is not: 401 first, then 404."""
 
-    schema = None
+    schema = None  # type: ignore[assignment]
 
     def get(self, request: Request, **_: Any) -> Response:
         raise Http404
@@ -67,10 +68,11 @@ class ListView(ApiView):
         noun, actor = self.noun, self.actor
         if noun.see and not actor.may(noun.see):
             raise Forbidden(actor.refusal(noun.see))
-        query = queries.parse(request.query_params, noun, actor)
-        page = paging.page(query.restrict(noun.rows(actor)), query.order, query.size, query.cursor)
+        found = noun.rows(actor)
+        query = queries.parse(request.query_params, noun, actor, found.model)
+        page = paging.page(query.restrict(found), query.order, query.size, query.cursor)
         address = request.build_absolute_uri(request.path)
-        kept = {name: value for name, value in request.query_params.items() if name != "cursor"}
+        kept = {name: str(value) for name, value in request.query_params.items() if name != "cursor"}
         return Response(
             {
                 "results": noun.show(actor, page.rows),

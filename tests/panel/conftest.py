@@ -1,0 +1,92 @@
+"""What tests of the panel stand on: a real Redis of their own, people, a small cluster, clients of the API."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.test import override_settings
+
+from cluster import ca, wake
+from cluster.models import Address
+from tests.panel.client import Api
+from tests.panel.engine.scenarios import Scene, make_scene
+from tests.people import Person, make_people
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def redis_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A Redis of this test run alone; the panel's settings point to it."""
+    folder = tmp_path_factory.mktemp("redis")
+    socket = folder / "redis.sock"
+    argv = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--dir", str(folder), "--save", ""]
+    server = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    assert server.stdout
+    for line in server.stdout:
+        if "eady to accept connections" in line:
+            break
+    url = f"unix://{socket}?db=0"
+    layer = {
+        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        "CONFIG": {"hosts": [{"address": url, "socket_timeout": None}], "prefix": "panel.ch"},
+    }
+    with override_settings(REDIS_WEB_URL=url, REDIS_CONDUCTOR_URL=url, CHANNEL_LAYERS={"default": layer}):
+        wake._client.cache_clear()
+        yield socket
+    wake._client.cache_clear()
+    server.terminate()
+    server.wait()
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A certificate authority of this test run alone."""
+    folder = tmp_path_factory.mktemp("ca")
+    with override_settings(INSTALLATION=settings.INSTALLATION.model_copy(update={"ca_dir": str(folder)})):
+        ca.fingerprint.cache_clear()
+        ca.init("127.0.0.1")
+        yield
+    ca.fingerprint.cache_clear()
+
+
+@pytest.fixture
+def people(db: None) -> dict[str, Person]:
+    return make_people()
+
+
+@pytest.fixture
+def scene(people: dict[str, Person]) -> Scene:
+    """A node with a pool, a network and an image; two VMs of the owner, one running and one stopped."""
+    scene = make_scene()
+    owner = people["owner"].actor
+    for vm in (scene.running, scene.stopped):
+        vm.tenant, vm.owner = owner.grant.tenant, owner.user  # type: ignore[assignment]
+        vm.save()
+    lease = {"network": scene.network, "nic": scene.running.nics.get(), "address": "10.99.0.150"}
+    Address.objects.create(**lease)
+    return scene
+
+
+@pytest.fixture
+def api(people: dict[str, Person]) -> Callable[[str], Api]:
+    """``api("owner")``; ``api("anonymous")`` sends no token."""
+    return lambda name: Api(people[name].token if name in people else None)
+
+
+@pytest.fixture
+def golden() -> Callable[[str, Any], None]:
+    """Compares with a file that people read and review; ``ULEI_GOLDEN=write`` writes it anew."""
+
+    def compare(name: str, value: Any) -> None:
+        path = GOLDEN / name
+        if os.environ.get("ULEI_GOLDEN") == "write":
+            path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+        assert value == json.loads(path.read_text())
+
+    return compare
