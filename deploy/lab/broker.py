@@ -69,6 +69,12 @@ def cli(state: State, *command: str) -> str:
     return run(*argv, env=env).stdout
 
 
+def listening(state: State) -> set[str]:
+    """Ids of the nodes whose agents wait for messages at this moment."""
+    clients = [dict(word.split("=", 1) for word in line.split()) for line in cli(state, "CLIENT", "LIST").splitlines()]
+    return {client["user"].removeprefix("n") for client in clients if client.get("cmd") == "brpop"}
+
+
 def _answers(state: State) -> bool:
     if process(state).pid() is None:
         raise Failed("Redis ended", process(state).last_lines(3))

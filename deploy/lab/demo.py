@@ -103,8 +103,9 @@ class Demo:
                 if node.agent.pid() is None:
                     raise Failed(f"the agent of {node.name} ended:\n{node.agent.last_lines(8)}", str(node.agent.log))
             self.panel.check_alive()
-            states = {row["name"]: row["state"] for row in self.api.all("nodes/")}
-            return all(states.get(name) == "online" for name in self.nodes)
+            # A node's row may still be online from before; an agent that waits for messages is so now.
+            rows = [row for row in self.api.all("nodes/") if row["name"] in self.nodes and row["state"] == "online"]
+            return len(rows) == len(self.nodes) and {row["id"] for row in rows} <= broker.listening(self.state)
 
         wait(online, 40, "both nodes to be online", f"logs: {self.state.folder / 'log'}")
 
@@ -161,13 +162,20 @@ class Demo:
         if not node.guests():
             return
         if node.libvirtd.pid() is not None:
-            for name in node.run("virsh", "list", "--name", check=False).stdout.split():
-                node.run("virsh", "shutdown", name, "--mode", "acpi", check=False)
             try:
-                wait(lambda: not node.guests(), SHUTDOWN_S, f"guests of {node.name} to obey the power button")
+                wait(lambda: self._pressed_off(node), SHUTDOWN_S, f"guests of {node.name} to obey the power button")
             except Failed:
-                self.say(f"    {len(node.guests())} guests of {node.name} did not: ended by force")
+                self.say(f"\n    {len(node.guests())} guests of {node.name} did not obey: ended by force")
         node.end_guests_by_force()
+
+    def _pressed_off(self, node: Node) -> bool:
+        """Presses the power button of every guest, and looks; one that was just booting needs to be pressed again."""
+        for name in node.run("virsh", "list", "--name", check=False).stdout.split():
+            node.run("virsh", "shutdown", name, "--mode", "acpi", check=False)
+        try:
+            return wait(lambda: not node.guests(), 2, "")
+        except Failed:
+            return False
 
     def forget(self) -> None:
         for pattern in MEMORY:

@@ -99,10 +99,10 @@ class Lab:
         return look.differences(self.demo, settle_s)
 
     def delete_all(self) -> None:
-        for row in self.api.all("vms/"):
-            answer = self.api.request("POST", f"vms/{row['id']}/delete/", {"disks": True})
-            if answer.status == 202:
-                self.api.follow(answer.body["job"]["id"])
+        ids = [row["id"] for row in self.api.all("vms/")]
+        jobs = [self.api.post(f"vms/{vm}/delete/", {"disks": True})["job"]["id"] for vm in ids]
+        for job in jobs:
+            self.api.follow(job)
 
 
 def console(node: Node, vm: str) -> str:
@@ -132,11 +132,21 @@ def start_lab(folder: Path) -> Demo:
 
 
 @pytest.fixture(scope="session")
-def lab() -> Iterator[Lab]:
+def running_lab() -> Iterator[Lab]:
     """Two nodes and a panel, fresh for this run."""
     demo = start_lab(STATE / "lab")
     yield Lab(demo)
     demo.stop()
+
+
+@pytest.fixture
+def lab(running_lab: Lab) -> Iterator[Lab]:
+    """The lab without a VM in it. Every test ends with an audit of what it did, and with nothing left."""
+    yield running_lab
+    running_lab.wait_settled()
+    assert running_lab.audit() == []
+    running_lab.delete_all()
+    assert running_lab.audit() == []
 
 
 @pytest.fixture
@@ -146,7 +156,7 @@ def api(lab: Lab) -> Api:
 
 @pytest.fixture
 def faults(lab: Lab) -> Iterator[Faults]:
-    """Breaks the lab; afterwards all is mended, no guest ran twice meanwhile, and the audit is clean."""
+    """Breaks the lab; afterwards all is mended, and no guest ran twice meanwhile."""
     broken = Faults(lab.demo)
     with GuestWatch(lab.nodes) as watch:
         yield broken
@@ -155,7 +165,6 @@ def faults(lab: Lab) -> Iterator[Faults]:
             lab.wait_node(name)
         lab.wait_settled()
     assert watch.violations == []
-    assert lab.audit() == []
 
 
 @pytest.fixture

@@ -44,7 +44,6 @@ def test_a_node_in_trouble_slows_nobody_else(lab: Lab, faults: Faults, trouble: 
     faults.undo()
     lab.wait_node("n1")
     assert lab.api.follow(pending, 90)["state"] == "succeeded"
-    lab.delete_all()
 
 
 def test_a_silent_node_is_offline_within_15_s_and_back_by_itself(lab: Lab, faults: Faults):
@@ -60,7 +59,6 @@ def test_a_silent_node_is_offline_within_15_s_and_back_by_itself(lab: Lab, fault
     lab.wait_node("n2", "online", 60)
     lab.wait_state(vm, "running")
     assert lab.nodes["n2"].guests() == guest
-    lab.delete_all()
 
 
 @pytest.mark.parametrize("process", ["conductor", "web", "n2.agent"])
@@ -146,7 +144,6 @@ def test_twenty_creates_at_once_overshoot_no_node(lab: Lab, faults: Faults):
     for answer in answers:
         if answer.status == 202:
             lab.api.follow(answer.body["job"]["id"], 120)
-    lab.delete_all()
 
 
 def test_an_agent_replaced_while_it_works_goes_on(lab: Lab, faults: Faults):
@@ -159,7 +156,6 @@ def test_an_agent_replaced_while_it_works_goes_on(lab: Lab, faults: Faults):
     replaced.join()
     faults.start("n2.agent")
     assert lab.api.follow(answer["job"]["id"])["state"] == "succeeded"
-    lab.delete_all()
 
 
 def test_a_full_disk_of_the_panel_loses_nothing(small_disk_lab: Lab):
