@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from cluster import selectors, texts
+from cluster import checks, selectors
 from cluster.models import (
     FINAL,
     Address,
@@ -78,8 +78,7 @@ def nodes(actor: Actor, rows: Sequence[Node]) -> list[Row]:
             "memory_bytes": node.memory_bytes,
             "memory_allocated_bytes": node.memory_allocated_bytes,
             "checks": [
-                {"code": check["code"], "level": check["level"], "text": texts.say_check(check)}
-                for check in node.checks
+                {"code": check["code"], "level": check["level"], "text": checks.said(check)} for check in node.checks
             ],
             "agent_version": node.agent_version,
             "joined": node.joined,

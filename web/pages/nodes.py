@@ -1,0 +1,105 @@
+"""Nodes: the list, one card with its checks, and the command that adds one."""
+
+from typing import Any
+
+from django.http import HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_POST
+
+from cluster import selectors, services
+from cluster.checks import Line, lines_of, worst_of
+from cluster.models import Node
+from cluster.permissions import Actor
+from cluster.refusals import BadShape, NotKnown, Refused
+
+from .http import PageRequest, page, show
+from .lines import Action, actions_of, job_lines, running_jobs
+from .paging import page_of
+from .vm_form import shape_of
+
+MOST_VMS, LAST_JOBS = 50, 6
+
+
+def _see(actor: Actor) -> None:
+    """A tenant does not know that there are nodes."""
+    if not actor.may("see.nodes"):
+        raise NotKnown("nodes")
+
+
+@page
+def node_list(request: PageRequest) -> HttpResponse:
+    _see(request.actor)
+    page_now = page_of(selectors.nodes(request.actor), ("name", "pk"), request.GET.get("cursor", ""))
+    lines = [{"node": node, "worst": worst_of(node), "facts": node.facts} for node in page_now.rows]
+    return show(request, "nodes/list.html", {"lines": lines, "page": page_now})
+
+
+@page
+def node_card(request: PageRequest, pk: str) -> HttpResponse:
+    _see(request.actor)
+    node = selectors.get(selectors.nodes(request.actor), pk)
+    return show(request, "nodes/card.html", _card(request, node))
+
+
+def _card(request: PageRequest, node: Node) -> dict[str, Any]:
+    actor = request.actor
+    vms = list(selectors.vms(actor).filter(node=node).order_by("name")[: MOST_VMS + 1])
+    jobs = selectors.jobs(actor).filter(subject=f"node:{node.pk}").order_by("-created", "-pk")[:LAST_JOBS]
+    checks = lines_of(node)
+    actions: list[Action] = [a for a in actions_of(actor, node, "nodes") if a.code in ("inspect", "remove")]
+    return {
+        "node": node,
+        "facts": node.facts,
+        "checks": checks,
+        "bad": _count(checks, "error"),
+        "doubtful": _count(checks, "warning"),
+        "actions": actions,
+        "job": running_jobs(actor, [f"node:{node.pk}"]).get(f"node:{node.pk}"),
+        "vms": vms[:MOST_VMS],
+        "more_vms": len(vms) > MOST_VMS,
+        "pools": selectors.pools(actor).filter(nodes=node).order_by("name"),
+        "jobs": job_lines(jobs),
+    }
+
+
+def _count(checks: list[Line], level: str) -> int:
+    return sum(1 for check in checks if check.level == level)
+
+
+@page
+def node_add(request: PageRequest) -> HttpResponse:
+    """The form; after it the node's own page, with the one command to run there."""
+    _see(request.actor)
+    request.actor.require("node.add")
+    typed = {name: request.POST.get(name, "").strip()[:100] for name in ("name", "address")}
+    if request.method != "POST":
+        return render(request, "nodes/add.html", {"typed": typed})
+    try:
+        node, join = services.node_add(request.actor, typed["name"], typed["address"])
+    except BadShape as bad:
+        errors = {name: [shape_of(name)] for name in bad.errors}
+        return render(request, "nodes/add.html", {"typed": typed, "errors": errors}, status=422)
+    except Refused as refused:
+        refusals = [r.said() for r in refused.refusals]
+        errors = {r.get("field", "name"): [r["cause"]] for r in refusals}
+        context = {"typed": typed, "errors": errors, "refusals": refusals}
+        return render(request, "nodes/add.html", context, status=refused.status)
+    return render(request, "nodes/join.html", _card(request, node) | {"join": join}, status=201)
+
+
+@page
+@require_POST
+def node_token(request: PageRequest, pk: str) -> HttpResponse:
+    """A new command for a node that has not joined, or whose machine was reinstalled."""
+    _see(request.actor)
+    node = selectors.get(selectors.nodes(request.actor), pk)
+    join = services.node_token(request.actor, node)
+    return render(request, "nodes/join.html", _card(request, node) | {"join": join}, status=201)
+
+
+@page
+def node_state(request: PageRequest, pk: str) -> HttpResponse:
+    """What the page with the command watches: has the machine come?"""
+    _see(request.actor)
+    node = selectors.get(selectors.nodes(request.actor), pk)
+    return render(request, "nodes/_joining.html", _card(request, node))
