@@ -1,0 +1,113 @@
+"""Rows as people see them: a VM with its actions and its running job, gathered in a fixed number of queries."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster import selectors
+from cluster.events import progress_of
+from cluster.models import FINAL, Job, Vm
+from cluster.permissions import Actor
+from cluster.saga.steps import Operation
+
+ORDER = ("start", "shutdown", "reboot", "suspend", "resume", "stop", "reset", "delete")
+"""How people look for actions: by use, the dangerous last. Others follow as they are registered."""
+AT_HAND = ("start", "shutdown", "reboot")
+"""Always in the same place in a list; all others are in the menu."""
+
+
+@dataclass(frozen=True)
+class Action:
+    """A button: what it does, and why not."""
+
+    code: str
+    label: str
+    icon: str
+    hint: str
+    danger: bool
+    allowed: bool
+    reasons: Sequence[dict[str, str]]
+
+    @property
+    def why(self) -> str:
+        """The reasons in one breath, for a tooltip."""
+        return " ".join(_sentence(r["cause"]) + (" " + _sentence(r["hint"]) if r["hint"] else "") for r in self.reasons)
+
+
+@dataclass(frozen=True)
+class JobLine:
+    job: Job
+    label: str
+    progress: int
+
+    @property
+    def working(self) -> bool:
+        return not self.job.is_final
+
+
+@dataclass(frozen=True)
+class VmLine:
+    vm: Vm
+    actions: list[Action]
+    job: JobLine | None = None
+    disks: list[Any] = field(default_factory=list)
+
+    @property
+    def at_hand(self) -> list[Action]:
+        return [a for a in self.actions if a.code in AT_HAND]
+
+    @property
+    def addresses(self) -> list[str]:
+        return [nic.lease.address for nic in self.vm.nics.all() if getattr(nic, "lease", None)]
+
+    @property
+    def versions(self) -> str:
+        job = f" job:{self.job.job.pk}={self.job.job.version}" if self.job else ""
+        return f"vm:{self.vm.pk}={self.vm.version}{job}"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+def actions_of(actor: Actor, target: Any, noun: str = "vms") -> list[Action]:
+    """The one list of actions, with what a button needs."""
+    rows = []
+    for row in selectors.allowed_actions(actor, target, noun):
+        operation = next(o for o in Operation.registry.values() if (o.noun, o.name()) == (noun, row["code"]))
+        rows.append(
+            Action(
+                row["code"],
+                str(operation.label),
+                operation.icon,
+                str(operation.hint),
+                operation.danger,
+                row["allowed"],
+                row["reasons"],
+            )
+        )
+    return sorted(rows, key=lambda a: ORDER.index(a.code) if a.code in ORDER else len(ORDER))
+
+
+def job_line(job: Job) -> JobLine:
+    operation = Operation.registry.get(job.operation)
+    label = str(operation.label) if operation else job.operation
+    return JobLine(job, label, progress_of(job, job.steps.all()))
+
+
+def job_lines(jobs: Iterable[Job]) -> list[JobLine]:
+    return [job_line(job) for job in jobs]
+
+
+def running_jobs(actor: Actor, subjects: Sequence[str]) -> dict[str, JobLine]:
+    """subject -> the job that is under way there; the one that runs before those that wait in line."""
+    jobs = selectors.jobs(actor).filter(subject__in=subjects).exclude(state__in=FINAL).order_by("created", "pk")
+    found: dict[str, JobLine] = {}
+    for job in sorted(jobs, key=lambda j: j.state == "waiting"):
+        found.setdefault(job.subject, job_line(job))
+    return found
+
+
+def vm_lines(actor: Actor, vms: Sequence[Vm]) -> list[VmLine]:
+    jobs = running_jobs(actor, [f"vm:{vm.pk}" for vm in vms])
+    return [VmLine(vm, actions_of(actor, vm), jobs.get(f"vm:{vm.pk}")) for vm in vms]

@@ -1,0 +1,259 @@
+"""What people type to create a VM, kept as they typed it, and the operation's parameters that it means."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.utils.translation import get_language
+from django.utils.translation import gettext as _
+
+from cluster import selectors
+from cluster.models import Image, Iso, Network, Node, Pool, Tenant
+from cluster.os_catalogue import CATALOGUE, Os
+from cluster.permissions import Actor
+from nodes.contract.sizes import format_size, parse_size
+
+MAX_DISKS, MAX_NICS = 16, 8
+PLAIN = ("name", "title", "tenant", "node", "os", "source", "image", "iso", "vcpus", "memory", "start", "filled")
+DISK = ("size", "pool", "bus")
+NIC = ("network", "address", "model", "mac")
+BUSES = ("virtio", "scsi", "sata", "ide")
+MODELS = ("virtio", "e1000", "rtl8139")
+LONGEST = 200
+
+Row = dict[str, str]
+
+
+@dataclass
+class VmForm:
+    """``errors``: slot (a field's id on the page) -> messages."""
+
+    actor: Actor
+    typed: Row
+    disks: list[Row]
+    nics: list[Row]
+    errors: dict[str, list[str]] = field(default_factory=dict)
+    buses: tuple[str, ...] = BUSES
+    models: tuple[str, ...] = MODELS
+    blank: list[str] = field(default_factory=list)
+    """Slots that must be filled in and are not: said as an error only after a try to create."""
+
+    def __post_init__(self) -> None:
+        self.images: list[Image] = list(selectors.images(self.actor).order_by("name"))
+        self.isos: list[Iso] = list(selectors.isos(self.actor).order_by("name"))
+        self.networks: list[Network] = list(selectors.networks(self.actor).order_by("name"))
+        self.nodes: list[Node] = list(selectors.nodes(self.actor).order_by("name"))
+        self.pools: list[Pool] = list(selectors.pools(self.actor).order_by("name"))
+        self.tenants: list[Tenant] = [] if self.actor.is_tenant_side else list(selectors.tenants(self.actor))
+
+    @classmethod
+    def new(cls, actor: Actor) -> "VmForm":
+        """Filled in so that a name is all that is missing."""
+        form = cls(actor, dict.fromkeys(PLAIN, ""), [], [])
+        first = form.images[0] if form.images else None
+        form.typed |= {"source": "image" if first else "iso" if form.isos else "blank", "start": "1"}
+        form.typed["image"] = first.pk if first else ""
+        form.typed["os"] = first.os if first and first.os in CATALOGUE else "other-linux"
+        form.disks = [{"size": "", "pool": "", "bus": ""}]
+        if form.networks:
+            form.nics = [{"network": form.networks[0].pk, "address": "", "model": "", "mac": ""}]
+        form.fill()
+        return form
+
+    @classmethod
+    def read(cls, actor: Actor, data: Mapping[str, str]) -> "VmForm":
+        typed = {name: data.get(name, "").strip()[:LONGEST] for name in PLAIN}
+        return cls(actor, typed, _rows(data, "disk", DISK, MAX_DISKS), _rows(data, "nic", NIC, MAX_NICS))
+
+    @property
+    def os(self) -> Os | None:
+        return CATALOGUE.get(self.typed["os"])
+
+    @property
+    def catalogue(self) -> list[tuple[str, list[Os]]]:
+        kinds = (("linux", "Linux"), ("windows", "Windows"), ("bsd", "BSD"), ("other", _("Other")))
+        return [(label, [o for o in CATALOGUE.values() if o.type == kind]) for kind, label in kinds]
+
+    @property
+    def slots(self) -> list[str]:
+        """Every place where an error can stand."""
+        names = ["name", "title", "tenant", "node", "os", "source", "vcpus", "memory", "disks", "nics"]
+        names += [f"disk-{i}-{part}" for i in range(len(self.disks)) for part in DISK]
+        return names + [f"nic-{i}-{part}" for i in range(len(self.nics)) for part in NIC]
+
+    @property
+    def disk_rows(self) -> list[tuple[str, Row]]:
+        """(prefix of the fields' ids, what is typed)"""
+        return [(f"disk-{i}", row) for i, row in enumerate(self.disks)]
+
+    @property
+    def nic_rows(self) -> list[tuple[str, Row]]:
+        return [(f"nic-{i}", row) for i, row in enumerate(self.nics)]
+
+    # --- what a person changed beside a value
+
+    def fill(self, by_hand: bool = False) -> None:
+        """Put in what the chosen OS recommends, where nobody typed another figure since the last time."""
+        now, before = self.os, CATALOGUE.get(self.typed["filled"])
+        if now is None:
+            return
+        was, takes = _figures(before) if before else {}, _figures(now)
+
+        def untouched(value: str, name: str) -> bool:
+            return by_hand or value in ("", was.get(name))
+
+        for name in ("vcpus", "memory"):
+            if untouched(self.typed[name], name):
+                self.typed[name] = takes[name]
+        if self.disks and untouched(self.disks[0]["size"], "size"):
+            self.disks[0]["size"] = takes["size"]
+        for disk in self.disks:
+            disk["bus"] = takes["bus"] if untouched(disk["bus"], "bus") else disk["bus"]
+        for nic in self.nics:
+            nic["model"] = takes["model"] if untouched(nic["model"], "model") else nic["model"]
+        self.typed["filled"] = now.code
+
+    def take_os_of_image(self) -> None:
+        image = next((i for i in self.images if i.pk == self.typed["image"]), None)
+        if image and image.os in CATALOGUE:
+            self.typed["os"] = image.os
+            self.fill()
+
+    def add(self, what: str) -> None:
+        takes = _figures(self.os or CATALOGUE["other"])
+        if what == "disk" and len(self.disks) < MAX_DISKS:
+            self.disks.append({"size": takes["size"], "pool": "", "bus": takes["bus"]})
+        if what == "nic" and len(self.nics) < MAX_NICS and self.networks:
+            self.nics.append({"network": self.networks[0].pk, "address": "", "model": takes["model"], "mac": ""})
+
+    def remove(self, what: str) -> None:
+        kind, _sep, index = what.partition("-")
+        rows = {"disk": self.disks, "nic": self.nics}.get(kind, [])
+        if index.isdigit() and int(index) < len(rows):
+            del rows[int(index)]
+
+    # --- what it means
+
+    def params(self, stand_in: str = "") -> dict[str, Any] | None:
+        """The operation's parameters; None when something typed has no meaning, which ``errors`` then says.
+
+        ``stand_in``: a name for a check while none is typed.
+        """
+        typed = self.typed
+        self.errors, self.blank = {}, []
+        if not typed["name"]:
+            self.blank.append("name")
+        params: dict[str, Any] = {
+            "name": typed["name"] or stand_in,
+            "title": typed["title"],
+            "vcpus": self._number("vcpus", typed["vcpus"]),
+            "memory_bytes": self._size("memory", typed["memory"]),
+            "disks": [self._disk(i, row) for i, row in enumerate(self.disks)],
+            "nics": [self._nic(i, row) for i, row in enumerate(self.nics)],
+            "start": bool(typed["start"]),
+        }
+        for name in ("tenant", "node", "os"):
+            if typed[name]:
+                params[name] = typed[name]
+        if typed["source"] in ("image", "iso"):
+            params[typed["source"]] = typed[typed["source"]]
+            if not typed[typed["source"]]:
+                self.blank.append("source")
+        missing = [slot for slot in self.blank if not (slot == "name" and stand_in)]
+        return None if self.errors or missing else params
+
+    def _disk(self, index: int, row: Row) -> dict[str, Any]:
+        disk: dict[str, Any] = {"size_bytes": self._size(f"disk-{index}-size", row["size"])}
+        return disk | {name: row[name] for name in ("pool", "bus") if row[name]}
+
+    def _nic(self, index: int, row: Row) -> dict[str, Any]:
+        if not row["network"]:
+            self.blank.append(f"nic-{index}-network")
+        nic = {name: row[name] for name in NIC if row[name]}
+        if "mac" in nic:
+            nic["mac"] = nic["mac"].lower().replace("-", ":")
+        return nic
+
+    def _number(self, slot: str, text: str) -> int:
+        if not text:
+            self.blank.append(slot)
+        elif re.fullmatch(r"-?\d{1,9}", text, re.ASCII):
+            return int(text)
+        else:
+            self.errors[slot] = [_("A whole number, for example 2.")]
+        return 0
+
+    def _size(self, slot: str, text: str) -> int:
+        if not text:
+            self.blank.append(slot)
+            return 0
+        if re.fullmatch(r"[\d.,]+", text, re.ASCII):
+            self.errors[slot] = [_("Add the unit: %(text)s GB or %(text)s MB?") % {"text": text}]
+            return 0
+        try:
+            return parse_size(text)
+        except ValueError:
+            self.errors[slot] = [_("This is not a size. Type for example 20 GB or 512 MB.")]
+            return 0
+
+    def say_blank(self) -> None:
+        """After a try to create, what is missing is an error like any other."""
+        for slot in self.blank:
+            self.errors.setdefault(slot, []).append(_("Fill this in."))
+
+    def take_refusals(self, refusals: Sequence[Mapping[str, str]]) -> None:
+        """Each refusal beside the field that it is about; all of them stand in the list as well."""
+        for refusal in refusals:
+            slot = slot_of(refusal.get("field", ""))
+            if slot in self.slots:
+                self.errors.setdefault(slot, []).append(refusal["cause"][:1].upper() + refusal["cause"][1:] + ".")
+
+    def take_bad_shape(self, errors: Mapping[str, Sequence[str]]) -> None:
+        for path in errors:
+            slot = slot_of(path)
+            self.errors.setdefault(slot if slot in self.slots else "name", []).append(shape_of(slot))
+
+
+def _rows(data: Mapping[str, str], kind: str, parts: tuple[str, ...], most: int) -> list[Row]:
+    return [
+        {part: data.get(f"{kind}-{i}-{part}", "").strip()[:LONGEST] for part in parts}
+        for i in range(most)
+        if f"{kind}-{i}-{parts[0]}" in data
+    ]
+
+
+def _figures(os: Os) -> Row:
+    """What an OS recommends, as a person would type it."""
+    language = "en" if (get_language() or "ru").startswith("en") else "ru"
+    needs = os.recommended
+    return {
+        "vcpus": str(needs.vcpus),
+        "memory": format_size(needs.memory_bytes, language),
+        "size": format_size(needs.disk_bytes, language),
+        "bus": os.bus,
+        "model": os.nic_model,
+    }
+
+
+def slot_of(path: str) -> str:
+    """``disks.0.size_bytes`` -> ``disk-0-size``: the field on the page for a parameter."""
+    head, *rest = path.split(".")
+    if head in ("disks", "nics") and rest and rest[0].isdigit():
+        last = rest[1].removesuffix("_bytes") if len(rest) > 1 else ("size" if head == "disks" else "network")
+        return f"{head[:-1]}-{rest[0]}-{last}"
+    return {"memory_bytes": "memory", "image": "source", "iso": "source"}.get(head, head)
+
+
+def shape_of(slot: str) -> str:
+    """What a value must look like, in the reader's words."""
+    last = slot.rsplit("-", 1)[-1]
+    return {
+        "name": _("1 to 63 characters: a to z, digits and hyphens, with a letter or a digit at both ends."),
+        "title": _("At most 200 characters."),
+        "vcpus": _("A whole number from 1 to 512."),
+        "memory": _("At least 16 MB."),
+        "size": _("A size greater than zero, for example 20 GB."),
+        "mac": _("Six pairs of hexadecimal digits, for example 52:54:00:12:34:56."),
+        "address": _("An IPv4 address, for example 10.0.0.10."),
+    }.get(last, _("This value is not possible here."))

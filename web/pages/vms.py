@@ -1,0 +1,84 @@
+"""The list of VMs, one row of it, and the card of one VM."""
+
+from django.db.models import Q, QuerySet
+from django.http import HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_POST
+
+from cluster import selectors, services
+from cluster.models import Nic, Vm, VmState
+from cluster.permissions import Actor
+
+from .answers import told
+from .http import PageRequest, is_fragment, page, show
+from .lines import VmLine, actions_of, job_lines, running_jobs, vm_lines
+from .paging import page_of
+
+LAST_JOBS = 8
+
+
+@page
+def vm_list(request: PageRequest) -> HttpResponse:
+    asked = {name: request.GET.get(name, "").strip()[:200] for name in ("q", "state", "node")}
+    found = _filtered(selectors.vms(request.actor), request.actor, asked)
+    page_now = page_of(found, ("name", "pk"), request.GET.get("cursor", ""))
+    context = {
+        "lines": vm_lines(request.actor, page_now.rows),
+        "page": page_now,
+        "asked": asked,
+        "filtered": any(asked.values()),
+        "states": VmState.choices,
+        "nodes": selectors.nodes(request.actor).order_by("name"),
+    }
+    return show(request, "vms/list.html", context)
+
+
+def _filtered(vms: "QuerySet[Vm]", actor: Actor, asked: dict[str, str]) -> "QuerySet[Vm]":
+    text = asked["q"]
+    if text:
+        match = Q(nics__in=Nic.objects.filter(lease__address__startswith=text)) | Q(pk=text)
+        # SQLite's LIKE folds only ASCII: Cyrillic titles are asked for in each of the ways that people type them.
+        for typed in {text, text.lower(), text.upper(), text.capitalize()}:
+            match |= Q(name__icontains=typed) | Q(title__icontains=typed)
+        vms = vms.filter(pk__in=Vm.objects.filter(match).values("pk"))
+    if asked["state"] in VmState.values:
+        vms = vms.filter(state=asked["state"])
+    if asked["node"]:
+        vms = vms.filter(node__in=selectors.nodes(actor).filter(pk=asked["node"]))
+    return vms
+
+
+@page
+def vm_row(request: PageRequest, pk: str) -> HttpResponse:
+    """One row of the list, fetched again when a frame said that it changed."""
+    vm = selectors.get(selectors.vms(request.actor), pk)
+    return render(request, "vms/_row.html", {"line": vm_lines(request.actor, [vm])[0]})
+
+
+@page
+def vm_card(request: PageRequest, pk: str) -> HttpResponse:
+    vm = selectors.get(selectors.vms(request.actor).prefetch_related("disks__pool", "disks__image"), pk)
+    jobs = job_lines(selectors.jobs(request.actor).filter(subject=f"vm:{pk}").order_by("-created", "-pk")[:LAST_JOBS])
+    line = VmLine(vm, actions_of(request.actor, vm), running_jobs(request.actor, [f"vm:{pk}"]).get(f"vm:{pk}"))
+    last = jobs[0].job if jobs else None
+    overdue = last and vm.state == VmState.RUNNING and (last.error or {}).get("code") == "guest_did_not_shut_down"
+    context = {
+        "line": line,
+        "vm": vm,
+        "jobs": jobs,
+        "stop": next((a for a in line.actions if a.code == "stop"), None) if overdue else None,
+    }
+    return show(request, "vms/card.html", context)
+
+
+@page
+@require_POST
+def vm_edit(request: PageRequest, pk: str) -> HttpResponse:
+    """Title and protection: what no node needs to hear of."""
+    vm = selectors.get(selectors.vms(request.actor), pk)
+    title = request.POST.get("title")
+    protected = {"1": True, "0": False}.get(request.POST.get("protected", ""))
+    services.vm_edit(request.actor, vm, title=None if title is None else title.strip()[:200], protected=protected)
+    if is_fragment(request):
+        return told(refresh=f"vm:{pk}")
+    return redirect("vm", pk)

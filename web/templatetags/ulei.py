@@ -1,0 +1,203 @@
+"""Words and small pictures that templates share: sizes, times, states, icons."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from django import template
+from django.templatetags.static import static
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import get_language, gettext, ngettext, pgettext
+
+from cluster.models import JobState, NodeState, Role, StepState, VmState
+from cluster.os_catalogue import CATALOGUE
+from cluster.permissions import Actor
+from nodes.contract.sizes import format_size
+
+register = template.Library()
+
+LOOKS: dict[str, tuple[str, str]] = {
+    # state -> colour and icon; the word beside them says the same
+    VmState.RUNNING: ("green", "player-play"),
+    VmState.STOPPED: ("secondary", "power"),
+    VmState.PAUSED: ("yellow", "player-pause"),
+    VmState.CREATING: ("blue", "loader-2"),
+    VmState.STARTING: ("blue", "loader-2"),
+    VmState.STOPPING: ("blue", "loader-2"),
+    VmState.MIGRATING: ("blue", "loader-2"),
+    VmState.DELETING: ("blue", "loader-2"),
+    VmState.ERROR: ("red", "alert-triangle"),
+    VmState.UNKNOWN: ("orange", "help-circle"),
+    NodeState.ONLINE: ("green", "circle-check"),
+    NodeState.OFFLINE: ("red", "plug-connected-x"),
+    NodeState.MAINTENANCE: ("yellow", "tool"),
+    JobState.WAITING: ("secondary", "clock"),
+    JobState.UNDOING: ("orange", "arrow-back-up"),
+    JobState.CANCELLING: ("orange", "arrow-back-up"),
+    JobState.SUCCEEDED: ("green", "circle-check"),
+    JobState.FAILED: ("red", "circle-x"),
+    JobState.CANCELLED: ("secondary", "ban"),
+    JobState.STUCK: ("red", "alert-triangle"),
+    StepState.PENDING: ("secondary", "circle-dashed"),
+    StepState.DONE: ("green", "circle-check"),
+    StepState.UNDONE: ("secondary", "arrow-back-up"),
+    StepState.KEPT: ("secondary", "pin"),
+    "started": ("blue", "player-play"),
+    "refused": ("orange", "hand-stop"),
+    "resolved": ("green", "circle-check"),
+    "ok": ("green", "circle-check"),
+    "warning": ("yellow", "alert-triangle"),
+    "error": ("red", "circle-x"),
+}
+JOB_RUNNING = ("blue", "loader-2")
+CHOICES = {"vm": VmState, "node": NodeState, "job": JobState, "step": StepState}
+
+
+@register.simple_tag
+def icon(name: str, extra: str = "") -> SafeString:
+    """A picture from the sprite; always beside a word, so hidden from screen readers."""
+    return format_html(
+        '<svg class="icon {}" aria-hidden="true" focusable="false"><use href="{}#{}"/></svg>',
+        extra,
+        static("vendor/icons.svg"),
+        name,
+    )
+
+
+def word_of(kind: str, state: str) -> str:
+    """A state in the reader's language."""
+    choices = CHOICES.get(kind)
+    if choices is not None and state in choices.values:
+        return str(choices(state).label)
+    return {
+        "started": pgettext("journal", "started"),
+        "refused": pgettext("journal", "refused"),
+        "succeeded": pgettext("journal", "succeeded"),
+        "failed": pgettext("journal", "failed"),
+        "cancelled": pgettext("journal", "cancelled"),
+        "stuck": pgettext("journal", "stuck"),
+        "resolved": pgettext("journal", "resolved"),
+        "done": pgettext("journal", "done"),
+        "ok": gettext("in order"),
+        "warning": gettext("warning"),
+        "error": gettext("failure"),
+    }.get(state, state)
+
+
+@register.simple_tag
+def word(value: str, kind: str = "journal") -> str:
+    return word_of(kind, value)
+
+
+@register.simple_tag
+def role_name(role: str) -> str:
+    return str(Role(role).label) if role in Role.values else role
+
+
+@register.simple_tag
+def state(value: str, kind: str = "vm") -> SafeString:
+    """Colour, picture and word of a state: never the colour alone."""
+    working = kind in ("job", "step") and value in (JobState.RUNNING, StepState.UNDOING)
+    colour, picture = JOB_RUNNING if working else LOOKS.get(value, ("secondary", "info-circle"))
+    turning = "turning" if picture == "loader-2" else ""
+    return format_html(
+        '<span class="state text-{}" data-state="{}">{}<span class="state-word">{}</span></span>',
+        colour,
+        value,
+        icon(picture, turning),
+        word_of(kind, value),
+    )
+
+
+@register.filter
+def size(value: int | None) -> str:
+    """``20 ГиБ``; a dash for nothing."""
+    if value is None:
+        return "—"
+    return format_size(value, "en" if (get_language() or "ru").startswith("en") else "ru").replace(" ", "\u00a0")
+
+
+@register.filter
+def size2(value: int) -> str:
+    """With two decimals at least, so that a rounded size can be told from the asked one: ``20,00 ГиБ``."""
+    text = str(size(value))
+    number, _, unit = text.partition("\u00a0")
+    mark = "," if "," in number or not (get_language() or "ru").startswith("en") else "."
+    whole, _, decimals = number.partition(mark)
+    return f"{whole}{mark}{decimals.ljust(2, '0')}\u00a0{unit}"
+
+
+@register.filter
+def share(part: int, whole: int) -> int:
+    """Percent, for a bar."""
+    return min(100, max(0, part * 100 // whole)) if whole else 0
+
+
+@register.simple_tag
+def moment(value: datetime | None) -> SafeString | str:
+    """A time; the browser shows it in its own zone."""
+    if value is None:
+        return "—"
+    utc = value.astimezone(timezone.get_default_timezone())
+    return format_html('<time datetime="{}" data-local>{}</time>', utc.isoformat(), utc.strftime("%d.%m.%Y %H:%M UTC"))
+
+
+@register.simple_tag
+def lasted(started: datetime | None, finished: datetime | None) -> str:
+    """How long it took, or takes by now."""
+    if started is None:
+        return ""
+    return duration((finished or timezone.now()) - started)
+
+
+def duration(span: timedelta) -> str:
+    seconds = max(0, int(span.total_seconds()))
+    if seconds < 60:
+        return ngettext("%(n)d second", "%(n)d seconds", seconds) % {"n": seconds}
+    minutes, seconds = divmod(seconds, 60)
+    if minutes < 60:
+        return gettext("%(m)d min %(s)d s") % {"m": minutes, "s": seconds}
+    hours, minutes = divmod(minutes, 60)
+    return gettext("%(h)d h %(m)d min") % {"h": hours, "m": minutes}
+
+
+@register.filter
+def os_name(code: str) -> str:
+    known = CATALOGUE.get(code)
+    return known.name(get_language() or "ru") if known else code
+
+
+@register.filter
+def may(actor: Actor | None, action: str) -> bool:
+    """For links to pages that a role does not have; the rule itself is asked again behind the link."""
+    return actor is not None and actor.may(action)
+
+
+@register.filter
+def named(label: Any, name: str) -> str:
+    """An accessible name of a button in a row: what it does and to whom."""
+    return f"{label}: {name}"
+
+
+@register.simple_tag(takes_context=True)
+def slot(context: Any, form: Any, *parts: str) -> SafeString:
+    """Where a field's errors stand. In the answer to a check each is sent again, to be put into its place."""
+    name = "-".join(parts)
+    return format_html(
+        '<p class="field-error" id="e-{}"{}>{}</p>',
+        name,
+        SafeString(' hx-swap-oob="true"') if context.get("answer") else "",
+        " ".join(form.errors.get(name, ())),
+    )
+
+
+@register.simple_tag(takes_context=True)
+def query(context: Any, **changes: Any) -> str:
+    """The query string of this page with some parameters changed; an empty one goes away."""
+    parameters = context["request"].GET.copy()
+    for name, value in changes.items():
+        parameters.pop(name, None)
+        if value not in ("", None):
+            parameters[name] = value
+    return "?" + parameters.urlencode() if parameters else context["request"].path
