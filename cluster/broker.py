@@ -26,7 +26,7 @@ from nodes.contract.wire import (
     welcome_list,
 )
 
-from .celery import app
+from .celery import sender
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ class Unreachable(Exception):
 
 class Broker:
     def __init__(self) -> None:
+        self._celery = sender()
         # redis-py types every answer as bytes | str | None at once, whatever decode_responses says.
         self._redis: Any = redis.Redis.from_url(
             settings.REDIS_CONDUCTOR_URL,
@@ -120,7 +121,7 @@ class Broker:
 
     def _send(self, node_id: str, task: str, envelope: dict[str, Any]) -> bool:
         try:
-            app.send_task(
+            self._celery.send_task(
                 task,
                 kwargs={"envelope": envelope},
                 # Of a direct exchange Celery makes the anonymous one: straight into the list. Nothing is declared,

@@ -193,7 +193,6 @@ CHANNEL_LAYERS = {
     },
 }
 
-CELERY_BROKER_URL = REDIS_CONDUCTOR_URL.replace("unix://", "redis+socket://").replace("?db=0", "?virtual_host=0")
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["web.api.authentication.ActorAuthentication"],

@@ -1,0 +1,322 @@
+"""The conductor on a real Redis: what nodes say takes effect once, and what is to be sent is sent until answered."""
+
+import base64
+import hashlib
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from django.test import override_settings
+
+from cluster import services
+from cluster.broker import Broker, Unreachable
+from cluster.conductor import Conductor
+from cluster.models import Job, Node, NodeState, StreamCursor, Vm
+from nodes.contract import messages
+from nodes.contract.errors import ErrorInfo
+from nodes.contract.messages import Envelope, Reply
+from nodes.contract.wire import OFFLINE_AFTER_S, commands_queue, events_stream, redis_user, welcome_list
+from tests.panel.engine.scenarios import Scene
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class RedisServer:
+    """A redis-server of one test, which may end it and start it again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.socket = folder, folder / "redis.sock"
+        self.start()
+
+    def start(self) -> None:
+        argv = [
+            "redis-server",
+            "--port",
+            "0",
+            "--unixsocket",
+            str(self.socket),
+            "--dir",
+            str(self.folder),
+            "--save",
+            "",
+        ]
+        self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout
+        next(line for line in self.process.stdout if "eady to accept connections" in line)
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def restart_empty(self) -> None:
+        self.stop()
+        self.start()
+
+    def client(self, **options: Any) -> Any:
+        return redis.Redis(unix_socket_path=str(self.socket), decode_responses=True, **options)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path)
+    url = f"unix://{server.socket}?db=0"
+    with override_settings(REDIS_CONDUCTOR_URL=url):
+        yield server
+    server.stop()
+
+
+@pytest.fixture
+def conductor(server: RedisServer, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Conductor:
+    monkeypatch.setattr("cluster.events._send", lambda groups, frame: None)
+    monkeypatch.setattr("cluster.wake.conductor", lambda job="": None)
+    conductor = Conductor(Broker())
+    conductor.turn(block_ms=1)
+    return conductor
+
+
+class FakeAgent:
+    """What a node says and hears, word by word."""
+
+    def __init__(self, server: RedisServer, node: Node) -> None:
+        self.redis, self.node, self.counter = server.client(), node, 0
+
+    def say(self, entry: Any) -> None:
+        self.redis.xadd(events_stream(self.node.pk), {"e": entry.model_dump_json()})
+
+    def hear(self) -> list[Envelope]:
+        heard = []
+        while raw := self.redis.rpop(commands_queue(self.node.pk)):
+            body = json.loads(base64.b64decode(json.loads(raw)["body"]))
+            heard.append(body[1]["envelope"])
+        return [Envelope.model_validate(one) for one in heard if "verb" in one]
+
+    def answer(self, envelope: Envelope, outcome: str = "done", **fields: Any) -> None:
+        self.counter += 1
+        asked = envelope.model_dump(exclude={"body"})
+        self.say(Reply(incarnation=1, counter=self.counter, outcome=outcome, **asked, **fields))  # type: ignore[arg-type]
+
+    def domains(self, states: dict[str, str], counter: int | None = None) -> None:
+        seen = tuple({"uuid": uuid, "name": "x", "state": state} for uuid, state in states.items())
+        counter = self.counter if counter is None else counter
+        self.say(messages.DomainChanged.model_validate({"incarnation": 1, "counter": counter, "domains": seen}))
+
+    def hello(self, incarnation: int = 1) -> None:
+        facts = {
+            "hostname": "n1", "cpus": 8, "memory_bytes": 16 << 30, "cpu_model": "x", "virt_type": "qemu",
+            "libvirt_version": "9.0.0", "qemu_version": "7.2.0", "host_uuid": "u", "bridges": ["br0"],
+        }  # fmt: skip
+        verbs = {verb: messages.known_fields(verb) for verb in messages.VERBS}
+        said = {"incarnation": incarnation, "counter": 0, "protocol": 1, "version": "1", "verbs": verbs, "facts": facts}
+        self.say(messages.Hello.model_validate(said))
+
+
+@pytest.fixture
+def agent(server: RedisServer, scene: Scene, conductor: Conductor) -> FakeAgent:
+    agent = FakeAgent(server, scene.node)
+    agent.hello()
+    conductor.turn(block_ms=1)
+    agent.hear()
+    return agent
+
+
+def settle(conductor: Conductor, turns: int = 3) -> None:
+    for _ in range(turns):
+        conductor.turn(block_ms=1)
+
+
+def test_a_job_goes_through_queue_and_stream_to_its_end(scene: Scene, conductor: Conductor, agent: FakeAgent) -> None:
+    job = scene.start("vm.stop").job
+    conductor.advance(job.pk)
+    [stop] = agent.hear()
+    assert (stop.verb, stop.object, stop.dispatch) == ("domain.stop", "domain:" + scene.running.pk, 1)
+    agent.answer(stop, result={"state": "shutoff", "defined": True})
+    settle(conductor)
+    assert Job.objects.get(pk=job.pk).state == "succeeded"
+    assert Vm.objects.get(pk=scene.running.pk).state == "stopped"
+
+
+def test_what_is_not_answered_is_sent_again_by_the_clock_and_at_once_to_a_new_incarnation(
+    scene: Scene, conductor: Conductor, agent: FakeAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conductor.advance(scene.start("vm.stop").job.pk)
+    [first] = agent.hear()
+    conductor.tick()
+    assert agent.hear() == []
+    agent.hello(incarnation=2)
+    settle(conductor)
+    assert agent.hear() == [first]
+    now = time.monotonic() + 25
+    monkeypatch.setattr("cluster.conductor.time.monotonic", lambda: now)
+    conductor.heard[scene.node.pk] = now
+    conductor.tick()
+    assert agent.hear() == [first]
+
+
+def test_a_hello_is_answered_past_the_queue_with_what_was_raised_and_placed(
+    scene: Scene, conductor: Conductor, agent: FakeAgent, server: RedisServer
+) -> None:
+    scene.node.raised.create(object="domain:" + scene.running.pk, number=7)
+    agent.hello(incarnation=3)
+    conductor.turn(block_ms=1)
+    welcome = messages.Welcome.model_validate_json(server.client().lindex(welcome_list(scene.node.pk), 0))
+    assert welcome.incarnation == 3
+    assert welcome.raises == {"domain:" + scene.running.pk: 7}
+    assert set(welcome.placed) == {scene.running.uuid, scene.stopped.uuid}
+
+
+def test_a_silent_node_is_offline_and_its_vms_unknown_and_both_come_back_by_themselves(
+    scene: Scene, conductor: Conductor, agent: FakeAgent
+) -> None:
+    conductor.heard[scene.node.pk] = time.monotonic() - OFFLINE_AFTER_S - 1
+    conductor.tick()
+    assert Node.objects.get(pk=scene.node.pk).state == NodeState.OFFLINE
+    assert set(Vm.objects.values_list("state", flat=True)) == {"unknown"}
+    conductor.refresh_nodes(conductor.run_id)
+    agent.domains({scene.running.uuid: "running"})
+    settle(conductor)
+    assert Node.objects.get(pk=scene.node.pk).state == NodeState.ONLINE
+    assert [e.verb for e in agent.hear()] == ["node.inspect"]
+    assert Vm.objects.get(pk=scene.running.pk).state == "running"
+    assert Vm.objects.count() == 2
+
+
+def test_two_conductors_apply_a_batch_once(scene: Scene, conductor: Conductor, agent: FakeAgent) -> None:
+    other = Conductor(Broker())
+    other.connect()
+    job = scene.start("vm.reboot").job
+    conductor.advance(job.pk)
+    [reboot] = agent.hear()
+    agent.answer(reboot, result={"state": "running", "defined": True})
+    settle(conductor)
+    settle(other)
+    assert Job.objects.get(pk=job.pk).state == "succeeded"
+    assert StreamCursor.objects.get(node=scene.node).last == other.positions[events_stream(scene.node.pk)]
+
+
+def test_an_entry_that_cannot_be_read_does_not_stop_the_ones_after_it(
+    scene: Scene, conductor: Conductor, agent: FakeAgent
+) -> None:
+    agent.redis.xadd(events_stream(scene.node.pk), {"e": '{"type": "nonsense"}'})
+    agent.redis.xadd(events_stream(scene.node.pk), {"x": "y"})
+    agent.domains({scene.running.uuid: "paused"})
+    settle(conductor)
+    assert Vm.objects.get(pk=scene.running.pk).state == "paused"
+
+
+def test_an_observation_older_than_the_last_reply_or_during_a_job_changes_nothing(
+    scene: Scene, conductor: Conductor, agent: FakeAgent
+) -> None:
+    job = scene.start("vm.stop").job
+    conductor.advance(job.pk)
+    [stop] = agent.hear()
+    agent.domains({scene.running.uuid: "paused"})
+    settle(conductor)
+    assert Vm.objects.get(pk=scene.running.pk).state == "stopping"
+    agent.answer(stop, result={"state": "shutoff", "defined": True})
+    agent.domains({scene.running.uuid: "running"}, counter=0)
+    settle(conductor)
+    assert Vm.objects.get(pk=scene.running.pk).state == "stopped"
+    agent.domains({scene.running.uuid: "running"})
+    settle(conductor)
+    assert Vm.objects.get(pk=scene.running.pk).state == "running"
+
+
+def test_a_claim_of_another_node_moves_nothing(scene: Scene, conductor: Conductor, server: RedisServer) -> None:
+    other = Node.objects.create(name="n2", address="10.99.0.12", redis_password_sha256="2" * 64, state="online")
+    conductor.refresh_nodes(conductor.run_id)
+    FakeAgent(server, other).domains({scene.running.uuid: "paused"}, counter=99)
+    settle(conductor)
+    vm = Vm.objects.get(pk=scene.running.pk)
+    assert (vm.node_id, vm.state) == (scene.node.pk, "running")
+
+
+def test_redis_restarted_empty_gets_its_users_back_and_the_message_is_sent_again(
+    scene: Scene, conductor: Conductor, agent: FakeAgent, server: RedisServer
+) -> None:
+    conductor.advance(scene.start("vm.stop").job.pk)
+    [stop] = agent.hear()
+    server.restart_empty()
+    with pytest.raises(Unreachable):
+        conductor.sweep()
+    conductor.run_id = ""
+    settle(conductor)
+    assert redis_user(scene.node.pk) in server.client().acl_users()
+    assert agent.hear() == [stop]
+    agent.answer(stop, result={"state": "shutoff", "defined": True})
+    settle(conductor)
+    assert Vm.objects.get(pk=scene.running.pk).state == "stopped"
+
+
+def test_a_certain_failure_is_shown_with_the_nodes_own_words(
+    scene: Scene, conductor: Conductor, agent: FakeAgent
+) -> None:
+    job = scene.start("vm.start").job
+    conductor.advance(job.pk)
+    [start] = agent.hear()
+    agent.answer(start, "failed", error=ErrorInfo(code="no_such_code", cause="the disk is gone", hint="look for it"))
+    settle(conductor)
+    conductor.advance(job.pk)
+    [stop] = agent.hear()
+    assert stop.phase == "undo"
+    agent.answer(stop, result={"state": "shutoff", "defined": True})
+    settle(conductor)
+    job.refresh_from_db()
+    assert (job.state, job.error["cause"]) == ("failed", "the disk is gone")
+
+
+def test_after_a_resolve_the_silent_nodes_queue_is_gone_and_its_numbers_are_raised(
+    scene: Scene, conductor: Conductor, agent: FakeAgent, server: RedisServer
+) -> None:
+    job = scene.start("vm.reset").job
+    conductor.advance(job.pk)
+    Node.objects.filter(pk=scene.node.pk).update(state="offline")
+    job.refresh_from_db()
+    services.resolve(scene.actor, job, "undone", "the machine burnt", node="n1")
+    conductor.advance(job.pk)
+    assert Job.objects.get(pk=job.pk).state == "failed"
+    assert not server.client().exists(commands_queue(scene.node.pk))
+    assert scene.node.raised.get().number == 2
+
+
+def test_one_nodes_credentials_reach_nothing_of_another_node_nor_of_the_panel(
+    scene: Scene, conductor: Conductor, server: RedisServer
+) -> None:
+    password = "a node's own"
+    digest = hashlib.sha256(password.encode()).hexdigest()
+    Node.objects.filter(pk=scene.node.pk).update(redis_password_sha256=digest)
+    other = Node.objects.create(name="n2", address="10.99.0.12", redis_password_sha256="2" * 64)
+    conductor.refresh_nodes(conductor.run_id)
+    node = server.client(username=redis_user(scene.node.pk), password=password)
+    assert node.xadd(events_stream(scene.node.pk), {"e": "mine"})
+    refused = [
+        ("XADD", events_stream(other.pk), "*", "e", "forged"),
+        ("LPUSH", commands_queue(other.pk), "forged"),
+        ("BRPOP", commands_queue(other.pk), "1"),
+        ("XADD", "panel.wake", "*", "job", "x"),
+        ("GET", "panel.epoch"),
+        ("XRANGE", events_stream(other.pk), "-", "+"),
+        ("PUBLISH", "panel.ch", "x"),
+        ("SUBSCRIBE", "panel.ch"),
+        ("KEYS", "*"),
+        ("SCAN", "0"),
+        ("FLUSHALL",),
+        ("CONFIG", "GET", "*"),
+        ("ACL", "LIST"),
+        ("CLIENT", "PAUSE", "1000"),
+        ("CLIENT", "KILL", "TYPE", "normal"),
+        ("EVAL", "return 1", "0"),
+        ("SCRIPT", "FLUSH"),
+        ("SHUTDOWN",),
+        ("SWAPDB", "0", "1"),
+    ]
+    for command in refused:
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            node.execute_command(*command)
+    Node.objects.filter(pk=scene.node.pk).update(redis_password_sha256="")
+    conductor.refresh_nodes(conductor.run_id)
+    assert redis_user(scene.node.pk) not in server.client().acl_users()
