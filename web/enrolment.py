@@ -46,12 +46,11 @@ class Limit:
         """Count an attempt; 0, or how long to wait when there were too many."""
         now = self._clock()
         recent = [at for at in self._seen.pop(address, []) if at > now - 60]
-        if len(recent) < self._attempts:
-            recent.append(now)
-        self._seen[address] = recent
+        too_many = len(recent) >= self._attempts
+        self._seen[address] = recent if too_many else [*recent, now]
         while len(self._seen) > _ADDRESSES_REMEMBERED:
             self._seen.popitem(last=False)
-        return 0 if recent[-1] == now else int(recent[0] + 60 - now) + 1
+        return int(recent[0] + 60 - now) + 1 if too_many else 0
 
 
 class Enrolment:

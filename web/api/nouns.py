@@ -31,6 +31,8 @@ class Noun:
     filters: dict[str, Filter] = field(default_factory=dict)
     ordering: tuple[str, ...] = ("id",)
     """Fields that a list may be ordered by, the default first. None of them is ever null."""
+    id_kind: str = "id"
+    """The path converter of its ids."""
 
 
 def _grants(actor: Actor) -> "QuerySet[Grant]":
@@ -211,6 +213,7 @@ NOUNS = {
                 "job": Filter("job"),
             },
             ordering=("-id",),
+            id_kind="number",
         ),
     )
 }

@@ -24,7 +24,14 @@ class IdConverter:
         return value
 
 
+class NumberConverter(IdConverter):
+    """Ids of the journal; as many digits as its column holds."""
+
+    regex = "[0-9]{1,18}"
+
+
 register_converter(IdConverter, "id")
+register_converter(NumberConverter, "number")
 
 LISTS = {"nodes": NodesView, "networks": NetworksView}
 DETAILS = {"vms": VmView, "images": ImageView}
@@ -40,7 +47,7 @@ def _nouns() -> list[URLPattern]:
             view = LISTS.get(name, ListView).as_view(noun=noun)
         patterns += [
             path(f"{name}/", view),
-            path(f"{name}/<id:pk>/", DETAILS.get(name, DetailView).as_view(noun=noun)),
+            path(f"{name}/<{noun.id_kind}:pk>/", DETAILS.get(name, DetailView).as_view(noun=noun)),
         ]
     return patterns
 
