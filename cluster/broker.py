@@ -120,13 +120,14 @@ class Broker:
         return self._send(node_id, CANCEL_TASK, cancel.model_dump(mode="json"))
 
     def _send(self, node_id: str, task: str, envelope: dict[str, Any]) -> bool:
+        # Of a direct exchange Celery makes the anonymous one: straight into the list.
+        queue: Any = Queue(commands_queue(node_id))
         try:
             self._celery.send_task(
                 task,
                 kwargs={"envelope": envelope},
-                # Of a direct exchange Celery makes the anonymous one: straight into the list. Nothing is declared,
-                # so there are no binding keys to look up.
-                queue=Queue(commands_queue(node_id)),
+                queue=queue,
+                # No binding keys: nobody looks them up.
                 declare=[],
                 retry=False,
                 ignore_result=True,
