@@ -1,9 +1,14 @@
 """The only module that knows libvirt's binding: thin calls, and libvirtError turned into NodeError.
 
-One connection carries events and short queries; each blocking call has a connection of its own (libvirtd serves
-five requests of one client at a time, and a stop must get through while starts hang).
+One connection carries events and the reports' queries; each verb has a connection of its own while it calls (libvirtd
+serves five requests of one client at a time, and a stop must get through while starts hang).
+
+Two rules keep clear of CVE-2024-4418, a use after free in libvirt's client before 10.4 that ends the process when a
+call is woken by anything but its answer: two threads never call on one connection at the same time, and a connection
+is not used again after a call so long that a keepalive may have woken it.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -97,7 +102,10 @@ class Hypervisor:
         self._answered = float("-inf")
         self._in_flight: dict[int, float] = {}
         self._next_call = 0
-        self._callback: int | None = None
+        self._events_lock = threading.Lock()
+        """Held by whoever calls on the events' connection."""
+        self._events_worn = False
+        self._callback = 0
 
     # --- connections --------------------------------------------------------------------------------------
 
@@ -114,7 +122,7 @@ class Hypervisor:
         try:
             self._events = libvirt.open(self.uri)
         except libvirt.libvirtError as error:
-            raise NodeError("libvirt_silent", f"libvirtd: {error.get_error_message()}", retryable=True) from None
+            raise _silent(error.get_error_message()) from None
         self._heard()
 
     @staticmethod
@@ -126,11 +134,14 @@ class Hypervisor:
         said = False
         while True:
             try:
-                if self._events is None or not self._events.isAlive():
-                    self._connect()
-                    said = False
-                with self._counted():
-                    self._events.getLibVersion()
+                with self._events_lock:
+                    if self._events is None or self._events_worn or not self._events.isAlive():
+                        self._connect()
+                        said = False
+                        self.on_connect()
+                    with self._counted() as began:
+                        self._events.getLibVersion()
+                    self._events_worn = _wears(began)
                 self._heard()
             except libvirt.libvirtError as error:
                 if not said:
@@ -139,12 +150,18 @@ class Hypervisor:
             time.sleep(RECONNECT_S)
 
     def _connect(self) -> None:
+        if self._events is not None:
+            with contextlib.suppress(libvirt.libvirtError):  # it may be dead already
+                self._events.domainEventDeregisterAny(self._callback)
+                self._events.close()
+        self._events = None
         events = self._open()
-        events.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
-        self._events = events
+        self._callback = events.domainEventRegisterAny(
+            None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None
+        )
+        self._events, self._events_worn = events, False
         self._heard()
         log.info("connected to libvirt", uri=self.uri)
-        self.on_connect()
 
     def _open(self) -> Any:
         connection = libvirt.open(self.uri)
@@ -172,14 +189,15 @@ class Hypervisor:
             return self.changed.wait_for(lambda: self.ok, timeout_s)
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
-        """Count a call as ours while libvirtd may work on it."""
+    def _counted(self) -> Iterator[float]:
+        """Count a call as ours while libvirtd may work on it. Gives the moment at which it began."""
+        began = time.monotonic()
         with self._lock:
             self._next_call += 1
             call = self._next_call
-            self._in_flight[call] = time.monotonic()
+            self._in_flight[call] = began
         try:
-            yield
+            yield began
         finally:
             with self._lock:
                 del self._in_flight[call]
@@ -191,54 +209,64 @@ class Hypervisor:
 
     def _require_ok(self) -> None:
         if not self.await_ok(WAIT_FOR_LIBVIRT_S):
-            raise NodeError(
-                "libvirt_silent",
-                f"libvirtd did not answer for {WAIT_FOR_LIBVIRT_S:g} s; nothing was sent to it",
-                "Look at libvirtd on this node: systemctl status libvirtd.",
-                retryable=True,
-            )
+            raise _silent(f"no answer for {WAIT_FOR_LIBVIRT_S:g} s")
 
     @contextmanager
     def _query(self) -> Iterator[Any]:
-        """The shared connection, for calls that never block for long."""
+        """The events' connection, for the reports' questions: they never block for long."""
         self._require_ok()
-        connection = self._events
-        with self._counted():
-            try:
-                yield connection
-            except libvirt.libvirtError as error:
-                raise _node_error(error, connection) from None
-
-    @contextmanager
-    def _call(self) -> Iterator[Any]:
-        """A connection of one's own, for calls that may block."""
-        self._require_ok()
-        with self._lock:
-            connection = self._idle.pop() if self._idle else None
-        try:
-            if connection is None or not connection.isAlive():
-                connection = self._open()
-        except libvirt.libvirtError as error:
-            raise NodeError("libvirt_silent", f"libvirtd: {error.get_error_message()}", retryable=True) from None
-        with self._counted():
+        with self._events_lock, self._counted() as began:
+            connection = self._events
+            if connection is None:
+                raise _silent("the connection is gone")
             try:
                 yield connection
             except libvirt.libvirtError as error:
                 raise _node_error(error, connection) from None
             finally:
-                if connection.isAlive():
+                self._events_worn = self._events_worn or _wears(began)
+
+    @contextmanager
+    def _call(self) -> Iterator[Any]:
+        """A connection of one's own while a verb calls."""
+        connection = self._own_connection()
+        with self._counted() as began:
+            try:
+                yield connection
+            except libvirt.libvirtError as error:
+                raise _node_error(error, connection) from None
+            finally:
+                if connection.isAlive() and not _wears(began):
                     with self._lock:
                         self._idle.append(connection)
+
+    def _own_connection(self) -> Any:
+        """One that is not in use, or a new one. A libvirtd that is just being restarted is waited for."""
+        self._require_ok()
+        with self._lock:
+            while self._idle:
+                connection = self._idle.pop()
+                if connection.isAlive():
+                    return connection
+        try:
+            return self._open()
+        except libvirt.libvirtError:
+            self._answered = float("-inf")
+        self._require_ok()
+        try:
+            return self._open()
+        except libvirt.libvirtError as error:
+            raise _silent(error.get_error_message()) from None
 
     # --- reading ------------------------------------------------------------------------------------------
 
     def find(self, *, uuid: str | None = None, name: str | None = None) -> Domain | None:
-        with self._query() as connection:
+        with self._call() as connection:
             domain = _lookup(connection, uuid, name)
             return _describe(domain) if domain else None
 
     def whereabouts(self, uuid: str) -> DomainWhereabouts:
-        with self._query() as connection:
+        with self._call() as connection:
             domain = _lookup(connection, uuid, None)
             if domain is None:
                 return DomainWhereabouts(state="absent")
@@ -273,7 +301,7 @@ class Hypervisor:
 
     def definitions(self) -> list[tuple[str, str]]:
         """(name, XML) of every domain: what it is now, and what it would be after its next start."""
-        with self._query() as connection:
+        with self._call() as connection:
             found = []
             for domain in connection.listAllDomains():
                 found.append((domain.name(), domain.XMLDesc()))
@@ -354,6 +382,17 @@ class Hypervisor:
             with self.changed:
                 # An event between the look above and this wait is missed: look again after a second.
                 self.changed.wait(min(left_s, 1.0))
+
+
+def _wears(began: float) -> bool:
+    """Was a call that began then so long that a keepalive may have woken it?"""
+    return time.monotonic() - began >= KEEPALIVE_INTERVAL_S - 1
+
+
+def _silent(cause: str) -> NodeError:
+    """Never certain: a verb that repeats an earlier attempt, or has called before, does not know what came of that."""
+    hint = "Look at libvirtd on this node: systemctl status libvirtd."
+    return NodeError("libvirt_silent", f"libvirtd: {cause}", hint, retryable=True, certain=False)
 
 
 def _lookup(connection: Any, uuid: str | None, name: str | None) -> Any:
