@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from django.db import DatabaseError, close_old_connections
+from django.db import DatabaseError, connections
 from pydantic import ValidationError
 
 from cluster import audit, services
@@ -92,7 +92,6 @@ enrolment = Enrolment()
 
 
 def _enrol(raw: bytes, address: str) -> Answer:
-    close_old_connections()
     try:
         return _ask(raw, address)
     except DatabaseError:
@@ -102,7 +101,8 @@ def _enrol(raw: bytes, address: str) -> Answer:
         log.exception("enrolment from %s", address)
         return _problem(500, "internal", "an error inside the panel", "its cause is in the panel's log")
     finally:
-        close_old_connections()
+        # This thread comes seldom: it keeps no connection until the next machine joins.
+        connections.close_all()
 
 
 def _ask(raw: bytes, address: str) -> Answer:

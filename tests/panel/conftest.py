@@ -3,12 +3,14 @@
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.conf import settings
+from django.db import connections
 from django.test import override_settings
 
 from cluster import ca, wake
@@ -53,6 +55,13 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         ca.init("127.0.0.1")
         yield
     ca.fingerprint.cache_clear()
+
+
+@pytest.fixture
+async def no_connection_is_left() -> AsyncIterator[None]:
+    """Asynchronous code reaches the database from a thread of its loop, whose connection nobody else closes."""
+    yield
+    await sync_to_async(connections.close_all)()
 
 
 @pytest.fixture

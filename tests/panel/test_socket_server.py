@@ -17,7 +17,7 @@ from tests.panel.engine.scenarios import Scene
 from tests.people import Person
 from web.asgi import application
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("no_connection_is_left")]
 
 LONGER_THAN_REDIS_PY_WAITS_S = 6.5
 """redis-py 8 ends a socket that was silent for 5 s, unless it is told not to."""

@@ -23,7 +23,7 @@ from tests.people import PEOPLE, Person
 from web.asgi import application
 from web.live import consumers
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("no_connection_is_left")]
 Open = Callable[..., Any]
 HOST = "127.0.0.1:8100"
 
