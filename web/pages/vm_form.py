@@ -57,7 +57,7 @@ class VmForm:
         form.typed["os"] = first.os if first and first.os in CATALOGUE else "other-linux"
         form.disks = [{"size": "", "pool": "", "bus": ""}]
         if form.networks:
-            form.nics = [{"network": form.networks[0].pk, "address": "", "model": "", "mac": ""}]
+            form.nics = [{"network": form.first_network, "address": "", "model": "", "mac": ""}]
         form.fill()
         return form
 
@@ -69,6 +69,11 @@ class VmForm:
     @property
     def os(self) -> Os | None:
         return CATALOGUE.get(self.typed["os"])
+
+    @property
+    def first_network(self) -> str:
+        """The one that a new interface is put into: rather one that gives out addresses."""
+        return next((n.pk for n in self.networks if n.ranges.all()), self.networks[0].pk if self.networks else "")
 
     @property
     def catalogue(self) -> list[tuple[str, list[Os]]]:
@@ -125,7 +130,7 @@ class VmForm:
         if what == "disk" and len(self.disks) < MAX_DISKS:
             self.disks.append({"size": takes["size"], "pool": "", "bus": takes["bus"]})
         if what == "nic" and len(self.nics) < MAX_NICS and self.networks:
-            self.nics.append({"network": self.networks[0].pk, "address": "", "model": takes["model"], "mac": ""})
+            self.nics.append({"network": self.first_network, "address": "", "model": takes["model"], "mac": ""})
 
     def remove(self, what: str) -> None:
         kind, _sep, index = what.partition("-")

@@ -67,6 +67,8 @@ def icon(name: str, extra: str = "") -> SafeString:
 
 def word_of(kind: str, state: str) -> str:
     """A state in the reader's language."""
+    if kind in ("job", "step") and state == JobState.RUNNING:
+        return pgettext("job", "running")
     choices = CHOICES.get(kind)
     if choices is not None and state in choices.values:
         return str(choices(state).label)
@@ -166,6 +168,14 @@ def duration(span: timedelta) -> str:
 def os_name(code: str) -> str:
     known = CATALOGUE.get(code)
     return known.name(get_language() or "ru") if known else code
+
+
+@register.filter
+def sentence(text: Any) -> str:
+    """With a capital letter, except where it begins with a name: ``node-1`` is not ``Node-1``."""
+    words = str(text)
+    first = words.split(" ", 1)[0]
+    return words[:1].upper() + words[1:] if first.rstrip(",.:;").isalpha() else words
 
 
 @register.filter

@@ -249,7 +249,7 @@ function lose() {
   // A short break, as of a restarting panel, is nobody's business.
   lostTimer = setTimeout(() => {
     const time = new Intl.DateTimeFormat(document.documentElement.lang, { timeStyle: "short" }).format(lostAt);
-    line.textContent = line.dataset.lost.replace("%s", time);
+    line.textContent = line.dataset.lost.replace("{time}", time);
     line.classList.add("is-lost");
   }, 1500);
 }
