@@ -14,7 +14,7 @@ from pathlib import Path
 from deploy.lab import broker, network
 from deploy.lab.demo import Demo
 from deploy.lab.node import Node
-from deploy.lab.processes import Failed, Process, wait
+from deploy.lab.processes import ROOT, Failed, Process, wait
 
 BALLAST = "ballast"
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
@@ -116,7 +116,8 @@ class Faults:
         """Starts the process anew with its wall clock moved (``-10m``); the monotonic clock stays true."""
         if not FAKETIME.exists():
             raise Failed("libfaketime is not installed", "deploy/install --tests")
-        self.restart(name, LD_PRELOAD=str(FAKETIME), FAKETIME=offset, FAKETIME_DONT_FAKE_MONOTONIC="1")
+        moved = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        self.restart(name, **moved, PYTHONPATH=f"{ROOT / 'deploy/lab/clock'}:{ROOT}")
         self._mend[f"clock {name}"] = lambda: self.restart(name)
 
     # network
@@ -180,6 +181,7 @@ class Faults:
         self.demo.panel.start()
         for node in self.demo.nodes.values():
             node.boot()
+        wait(self.demo.api.ready, 40, "the panel to be ready again", f"logs: {self.demo.state.folder / 'log'}")
 
 
 def reached(armed: Path) -> Path:

@@ -169,13 +169,13 @@ def faults(lab: Lab) -> Iterator[Faults]:
 
 @pytest.fixture
 def small_disk_lab() -> Iterator[Lab]:
-    """A lab whose state folder is a disk of 64 MiB; the nodes keep their images elsewhere."""
+    """A lab whose state folder is a disk of 160 MiB; the nodes keep their images elsewhere."""
     folder, nodes = STATE / "small", STATE / "small-nodes"
     folder.mkdir(parents=True, exist_ok=True)
     if folder.is_mount():
         subprocess.run(["umount", str(folder)], check=True)
     shutil.rmtree(nodes, ignore_errors=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,mode=700", "tmpfs", str(folder)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160m,mode=700", "tmpfs", str(folder)], check=True)
     try:
         nodes.mkdir()
         (folder / "nodes").symlink_to(nodes)
