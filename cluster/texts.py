@@ -35,6 +35,12 @@ TEXTS: dict[str, tuple[str, str]] = {
     "job_ended": (_("the job has already ended"), ""),
     "job_not_stuck": (_("the job is not stuck"), _("wait for it, or cancel it")),
     "job_waits_for_nothing": (_("the job does not wait for a click"), ""),
+    "waits_for_children": (_("waits for %(count)s jobs that it began"), ""),
+    "children_failed": (
+        _("%(failed)s of %(count)s jobs that it began failed"),
+        _("look at job %(job)s first"),
+    ),
+    "grant_gone": (_("who asked for this has lost the grant in whose name it ran"), _("ask for it again")),
     "subject_gone": (_("%(name)s was deleted while the job waited its turn"), ""),
     "job_not_waiting": (_("the job does not wait in a line any more"), ""),
     "job_undoing": (_("the job is being undone already"), _("wait until it ends")),

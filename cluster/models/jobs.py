@@ -33,8 +33,6 @@ class Job(models.Model):
     user = models.ForeignKey("User", on_delete=models.SET_NULL, null=True, related_name="jobs")
     grant = models.ForeignKey("Grant", on_delete=models.SET_NULL, null=True, related_name="+")
     parent = models.ForeignKey("Job", on_delete=models.PROTECT, null=True, related_name="children")
-    root = models.CharField(max_length=13, db_index=True)
-    """The job that owns the locks: itself, or its topmost ancestor."""
     priority = models.SmallIntegerField(default=0)
     params = models.JSONField(default=dict)
     secrets = models.TextField(blank=True)

@@ -74,12 +74,28 @@ def start(
         raise
 
 
-def _start(actor: Actor, operation: type[Operation[Any]], target: Any, parsed: Params, wait: bool) -> Started:
+def start_child(parent: Job, code: str, params: dict[str, Any], target_id: str | None = None) -> str:
+    """Begin an operation as a part of another job, in the name of who asked for that; returns the job's id."""
+    if parent.user is None or parent.grant is None:
+        raise Refused(Refusal("grant_gone"))
+    actor = Actor(parent.user, parent.grant)
+    operation, target = _asked(actor, code, target_id)
+    return _start(actor, operation, target, _parse(operation, params), wait=True, parent=parent).job.pk
+
+
+def _start(
+    actor: Actor,
+    operation: type[Operation[Any]],
+    target: Any,
+    parsed: Params,
+    wait: bool,
+    parent: Job | None = None,
+) -> Started:
     for attempt in range(MAX_PLANS):
         plan = operation.plan(actor, target, parsed)
         try:
             with transaction.atomic():
-                started = _begin(actor, operation, target, parsed, plan, wait)
+                started = _begin(actor, operation, target, parsed, plan, wait, parent)
                 point("start.before-commit", operation.code)
             point("start.after-commit", operation.code)
             return started
@@ -90,7 +106,13 @@ def _start(actor: Actor, operation: type[Operation[Any]], target: Any, parsed: P
 
 
 def _begin(
-    actor: Actor, operation: type[Operation[Any]], target: Any, parsed: Params, plan: Plan, wait: bool
+    actor: Actor,
+    operation: type[Operation[Any]],
+    target: Any,
+    parsed: Params,
+    plan: Plan,
+    wait: bool,
+    parent: Job | None,
 ) -> Started:
     locks.serialise()
     if target is not None:
@@ -99,10 +121,10 @@ def _begin(
         operation=operation.code,
         user=actor.user,
         grant=actor.grant,
-        params=parsed.model_dump(mode="json", exclude_unset=True),
         data=plan.data,
+        parent=parent,
     )
-    job.root = job.pk
+    job.params, job.secrets = split_secrets(operation, parsed)
     if target is not None:
         job.subject = f"{_kind(operation)}:{target.pk}"
         _refuse_unless_possible(operation, job, target, plan, wait)
@@ -112,7 +134,6 @@ def _begin(
     job.subject = f"{_kind(operation)}:{subject.pk}"
     job.subject_name = getattr(subject, "name", "")
     job.tenant = getattr(subject, "tenant", None)
-    job.params, job.secrets = split_secrets(operation, job.params)
     job.save(force_insert=True)
     context = context_of(job)
     steps = [(spec, key) for spec in operation.steps for key in (spec.each(context) if spec.each else [""])]
@@ -137,18 +158,13 @@ def _refuse_unless_possible(operation: type[Operation[Any]], job: Job, target: A
     same = Job.objects.filter(operation=operation.code, subject=job.subject).exclude(state__in=FINAL).first()
     if same:
         raise Refused(Refusal("already_running", {"job": same.pk}, status=409), job=same.pk)
-    ahead = locks.in_the_way(job, operation.locks(_peek(job))).first()
+    ahead = locks.in_the_way(job, operation.locks(context_of(job))).first()
     if ahead is None:
         reasons = operation.obstacles(target) + plan.refusals
         if reasons:
             raise Refused(*reasons)
     elif not wait:
         raise Refused(Refusal("locked", {"job": ahead.job_id, "lock": ahead.name}, status=409), job=ahead.job_id)
-
-
-def _peek(job: Job) -> Any:
-    """The context before the secrets are split off: enough to name locks."""
-    return context_of(job)
 
 
 def _asked(actor: Actor, code: str, target_id: str | None) -> tuple[type[Operation[Any]], Any]:

@@ -1,9 +1,11 @@
 from typing import Any
 
+from pydantic import SecretStr
+
 from cluster import crypto
 from cluster.models import Job
 
-from .steps import Context, Operation
+from .steps import Context, Operation, Params
 
 
 def context_of(job: Job) -> Context[Any]:
@@ -15,13 +17,18 @@ def context_of(job: Job) -> Context[Any]:
     return Context(job=job, params=Operation.registry[job.operation].Params.model_validate(params), data=job.data)
 
 
-def split_secrets(operation: type[Operation[Any]], params: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def split_secrets(operation: type[Operation[Any]], parsed: Params) -> tuple[dict[str, Any], str]:
     """``(params without secrets, sealed secrets)`` for the row."""
+    params = parsed.model_dump(mode="json", exclude_unset=True)
     secrets: dict[str, Any] = {}
     for path in operation.secret:
-        value = _take(params, path.split("."))
+        parts = path.split(".")
+        _take(params, parts)
+        value: Any = parsed
+        for part in parts:
+            value = getattr(value, part, None)
         if value is not None:
-            secrets[path] = value
+            secrets[path] = value.get_secret_value() if isinstance(value, SecretStr) else value
     return params, crypto.seal(secrets) if secrets else ""
 
 

@@ -15,14 +15,14 @@ from django.db import transaction
 from django.utils import timezone
 
 from cluster import audit, events
-from cluster.models import FINAL, Job, JobState, Lock, Look, Node, NodeState, Step, StepState
+from cluster.models import FINAL, Job, JobState, Look, NodeState, Step, StepState
 from cluster.refusals import Refusal, Refused
 from nodes.contract.faults import point
 from nodes.contract.messages import VERBS, Reply
 
 from . import dispatch, locks
 from .context import context_of
-from .steps import Call, Context, NoUndo, Operation, WaitForClick
+from .steps import Call, Children, Context, NoUndo, Operation, WaitForClick
 from .steps import Step as Spec
 
 log = logging.getLogger(__name__)
@@ -174,11 +174,13 @@ class _Run:
             return True
         step.state = StepState.RUNNING
         step.started = step.started or timezone.now()
-        if isinstance(outcome, WaitForClick):
-            step.waits_for_click = True
-            step.save()
-        else:
+        if isinstance(outcome, Call):
             self._issue(step, outcome, "do")
+            return False
+        step.waits_for_click = isinstance(outcome, WaitForClick)
+        step.save()
+        if isinstance(outcome, Children):
+            self.left.wake += outcome.jobs
         return False
 
     def _take_answer(self, step: Step) -> bool:
@@ -190,6 +192,8 @@ class _Run:
                 return True
             self.job.waiting_reason = {"code": "waits_for_click", "facts": {}}
             return False
+        if step.dispatch is None:
+            return self._take_children(step)
         reply = self._answer(step)
         if reply is None:
             return False
@@ -200,6 +204,31 @@ class _Run:
             self._done(step)
             return True
         return self._failed(step, _refusal_of(reply), retryable=_is_retryable(reply))
+
+    def _take_children(self, step: Step) -> bool:
+        """Wait for every child, also for those that a cancel has to undo first."""
+        children = list(self.job.children.all())
+        pending = [child for child in children if not child.is_final]
+        if pending:
+            if self.job.cancel_requested:
+                self._pass_cancel_down(pending)
+            self.job.waiting_reason = {"code": "waits_for_children", "facts": {"count": len(pending)}}
+            return False
+        failed = [child for child in children if child.state == JobState.FAILED]
+        if failed:
+            facts = {"failed": len(failed), "count": len(children), "job": failed[0].pk}
+            return self._failed(step, Refusal("children_failed", facts), retryable=False)
+        if any(child.state == JobState.CANCELLED for child in children):
+            return self._failed(step, None, retryable=False)
+        self._done(step)
+        return True
+
+    def _pass_cancel_down(self, children: list[Job]) -> None:
+        for child in children:
+            if not (child.cancel_requested or child.past_pivot or child.undoing):
+                claim(child)
+                Job.objects.filter(pk=child.pk).update(cancel_requested=True)
+                self.left.wake.append(child.pk)
 
     def _failed(self, step: Step, why: Refusal | None, *, retryable: bool) -> bool:
         """A certain failure (None: the node cancelled it)."""
@@ -433,11 +462,11 @@ class _Run:
             raise LookupError(f"{self.job.operation} has no step {step.name}")
         return spec
 
-    def _act(self, step: Step, function: Any) -> Call | WaitForClick | Refusal | None:
+    def _act(self, step: Step, function: Any) -> Call | WaitForClick | Children | Refusal | None:
         """Run a ``do`` or an ``undo``; what it wrote is taken back when it fails."""
         try:
             with transaction.atomic():
-                outcome: Call | WaitForClick | None = function(self._context, step.key)
+                outcome: Call | WaitForClick | Children | None = function(self._context, step.key)
                 return outcome
         except Refused as refused:
             return refused.refusals[0]
@@ -501,6 +530,3 @@ def open_jobs() -> list[str]:
         .order_by("-priority", "created", "id")
         .values_list("id", flat=True)
     )
-
-
-__all__ = ["Advanced", "Lock", "Node", "Stale", "advance", "claim", "open_jobs"]

@@ -41,13 +41,22 @@ def in_the_way(job: Job, names: Iterable[LockName] | None = None) -> QuerySet[Lo
     conflict = Q(pk__in=[])
     for name, exclusive in wanted:
         conflict |= Q(name=name) if exclusive else Q(name=name, exclusive=True)
-    others = Lock.objects.filter(conflict).exclude(job__root=job.root)
+    others = Lock.objects.filter(conflict).exclude(job_id__in=[job.pk, *_ancestors(job)])
     if names is None:
         earlier = Q(job__priority__gt=job.priority) | Q(job__priority=job.priority) & (
             Q(job__created__lt=job.created) | Q(job__created=job.created, job_id__lt=job.pk)
         )
         others = others.filter(Q(held=True) | earlier)
     return others.order_by("-held", "-job__priority", "job__created", "job_id")
+
+
+def _ancestors(job: Job) -> list[str]:
+    """What they hold is shared with their children; two children of one parent still wait for each other."""
+    found = []
+    while job.parent is not None:
+        job = job.parent
+        found.append(job.pk)
+    return found
 
 
 def acquire(job: Job) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from cluster.refusals import Refusal
-from nodes.contract.messages import Message, Result
+from nodes.contract.messages import Message
 
 if TYPE_CHECKING:
     from django.utils.functional import _StrPromise
@@ -40,6 +40,16 @@ class WaitForClick:
 
 
 @dataclass(frozen=True)
+class Children:
+    """The step ends when these jobs have ended (``cluster.operations.start_child`` makes them).
+
+    Each child keeps its own undo and shares its ancestors' locks; a cancel of the parent passes down.
+    """
+
+    jobs: Sequence[str]
+
+
+@dataclass(frozen=True)
 class NoUndo:
     """Instead of an undo: the written reason why none is needed."""
 
@@ -67,14 +77,15 @@ class Settle:
     verdict: "Callable[[Sequence[Any]], Verdict]"
 
 
-Do = Callable[["Context[Any]", str], "Call | WaitForClick | None"]
+Do = Callable[["Context[Any]", str], "Call | WaitForClick | Children | None"]
 
 
 @dataclass(frozen=True)
 class Step:
     """One line of the table.
 
-    ``do`` and ``undo`` get the context and the key; they act in the panel's transaction or return a :class:`Call`.
+    ``do`` and ``undo`` get the context and the key; they act in the panel's transaction or return a :class:`Call`
+    (``do`` also a :class:`WaitForClick` or :class:`Children`).
     Both may be run again at any time and must not mind. ``after`` stores a reply's result in the same transaction.
     An undo is run for the failed step too, which may have half happened.
     """
@@ -189,9 +200,3 @@ class Operation(Generic[P]):
 
 def done(context: Context[Any], key: str) -> None:
     """A ``do`` whose work was done by ``begin``, in the transaction that made the job."""
-
-
-__all__ = [
-    "Call", "Context", "LockName", "Lost", "NoUndo", "Operation", "Params", "Plan", "Result", "Settle", "Step",
-    "Verdict", "WaitForClick", "done",
-]  # fmt: skip

@@ -1,13 +1,20 @@
 """Jobs in line, jobs that are stuck, jobs that meet a world that has changed."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
+from pydantic import SecretStr
 
 from cluster import services
-from cluster.models import Job, Node, Step
-from cluster.operations import start
+from cluster.models import AuditEvent, Job, Node, Vm
+from cluster.models import Step as StepRow
+from cluster.operations import start, start_child
 from cluster.refusals import Refused
 from cluster.saga import dispatch, engine, locks
+from cluster.saga.context import context_of
 from cluster.saga.locks import waits_for
+from cluster.saga.steps import Children, NoUndo, Operation, Params, Step
 from tests.panel.engine.scenarios import Scene
 from tests.panel.engine.world import Executor
 
@@ -64,7 +71,7 @@ def test_shared_locks_do_not_wait_for_each_other_and_an_exclusive_one_waits_for_
     demo, inspect = scene.start("demo.wait").job, scene.start("node.inspect").job
     assert locks.acquire(demo)
     assert locks.acquire(inspect)
-    remove = Job.objects.create(operation="node.remove", subject="node:" + scene.node.pk, root="x")
+    remove = Job.objects.create(operation="node.remove", subject="node:" + scene.node.pk)
     locks.ask(remove, [locks.LockName("node:" + scene.node.pk)])
     assert not locks.acquire(remove)
 
@@ -117,9 +124,9 @@ def test_an_agent_that_is_too_old_is_asked_nothing_that_it_cannot_know(scene: Sc
 
 
 def test_beside_sixteen_long_verbs_a_stop_still_starts_at_once_and_a_long_one_waits(scene: Scene) -> None:
-    waiting = Job.objects.create(operation="vm.shutdown", subject="vm:other", root="x")
-    Step.objects.bulk_create(
-        Step(job=waiting, position=n, name="shut_down", state="running", node=scene.node, dispatch=1, long=True)
+    waiting = Job.objects.create(operation="vm.shutdown", subject="vm:other")
+    StepRow.objects.bulk_create(
+        StepRow(job=waiting, position=n, name="shut_down", state="running", node=scene.node, dispatch=1, long=True)
         for n in range(dispatch.MAX_LONG_VERBS)
     )
     shutdown = scene.start("vm.shutdown").job
@@ -130,7 +137,87 @@ def test_beside_sixteen_long_verbs_a_stop_still_starts_at_once_and_a_long_one_wa
     engine.advance(shutdown.pk)
     stop = scene.start("vm.stop").job
     assert len(engine.advance(stop.pk).send) == 1
-    Step.objects.filter(job=waiting).delete()
+    StepRow.objects.filter(job=waiting).delete()
+
+
+@pytest.fixture
+def everybody_stops(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Operation[Any]]]:
+    """An operation that exists for these tests only: it stops VMs by jobs of its own, and knows a secret."""
+
+    class Asked(Params):
+        vms: list[str]
+        word: SecretStr | None = None
+
+    class StopMany(Operation[Asked]):
+        code = "demo.stop_many"
+        noun = "nodes"
+        label = "Stop many"
+        Params = Asked
+        secret = ("word",)
+        steps = (
+            Step(
+                "stop",
+                "Stop each",
+                do=lambda context, key: Children(
+                    [start_child(context.job, "vm.stop", {}, pk) for pk in context.params.vms]
+                ),
+                undo=NoUndo("each has its own"),
+            ),
+        )
+
+        @classmethod
+        def locks(cls, context: Any) -> list[locks.LockName]:
+            return [locks.LockName("node:" + context.subject_id, exclusive=False)]
+
+        @classmethod
+        def recheck(cls, context: Any) -> list[Any]:
+            return []
+
+    yield StopMany
+    del Operation.registry["demo.stop_many"]
+
+
+def test_a_parent_waits_for_its_children_and_fails_with_the_first_that_failed(
+    scene: Scene, everybody_stops: type[Operation[Any]]
+) -> None:
+    executor = Executor(world=scene.world)
+    parent = executor.run(start(scene.actor, "demo.stop_many", {"vms": [scene.running.pk]}, scene.node.pk).job)
+    assert parent.state == "succeeded"
+    assert [(c.operation, c.state) for c in parent.children.all()] == [("vm.stop", "succeeded")]
+    Vm.objects.filter(pk=scene.running.pk).update(state="running")
+    executor = Executor(world=scene.world, fault=lambda n, envelope: "refused")
+    parent = executor.run(start(scene.actor, "demo.stop_many", {"vms": [scene.running.pk]}, scene.node.pk).job)
+    assert (parent.state, parent.error["code"]) == ("failed", "children_failed")
+    assert parent.error["facts"]["job"] == parent.children.get().pk
+
+
+def test_a_cancel_passes_down_to_the_children(scene: Scene, everybody_stops: type[Operation[Any]]) -> None:
+    reboot = scene.start("vm.reboot").job
+    engine.advance(reboot.pk)
+    parent = start(scene.actor, "demo.stop_many", {"vms": [scene.running.pk]}, scene.node.pk).job
+    for job in (parent, *Job.objects.exclude(pk__in=[parent.pk, reboot.pk])):
+        engine.advance(job.pk)
+    parent.refresh_from_db()
+    assert parent.children.get().state == "waiting"
+    services.cancel(scene.actor, parent)
+    parent = Executor(world=scene.world).run(parent)
+    assert parent.state == "cancelled"
+    assert parent.children.get().state == "cancelled"
+    assert Job.objects.get(pk=reboot.pk).state == "succeeded"
+
+
+def test_a_secret_is_sealed_in_its_row_given_to_the_steps_and_wiped_at_the_end(
+    scene: Scene, everybody_stops: type[Operation[Any]]
+) -> None:
+    asked = {"vms": [], "word": "open sesame"}
+    job = start(scene.actor, "demo.stop_many", asked, scene.node.pk).job
+    assert "word" not in job.params
+    assert job.secrets
+    assert "sesame" not in job.secrets
+    assert context_of(job).params.word.get_secret_value() == "open sesame"
+    job = Executor(world=scene.world).run(job)
+    assert (job.state, job.secrets) == ("succeeded", "")
+    assert "sesame" not in str(list(AuditEvent.objects.values()))
 
 
 def test_an_old_message_after_a_kill_is_superseded_on_the_node(scene: Scene) -> None:
