@@ -8,6 +8,7 @@ import pytest
 from cluster.models import Vm
 from tests.panel.client import Api, vm_like
 from tests.panel.engine.scenarios import Scene
+from web.api.nouns import NOUNS
 
 pytestmark = pytest.mark.django_db
 People = Callable[[str], Api]
@@ -142,3 +143,15 @@ def test_a_cursor_of_one_order_is_refused_for_another(many: list[str], api: Peop
 def test_a_bad_address_is_no_filter(many: list[str], api: People) -> None:
     assert api("owner").get("addresses/?address=10.99.0.150").json()["results"]
     assert api("owner").get("addresses/?address=10.99.0.999").json()["errors"].keys() == {"address"}
+
+
+@pytest.mark.parametrize("name", NOUNS)
+def test_every_filter_every_order_and_the_search_of_every_list_work(scene: Scene, api: People, name: str) -> None:
+    administrator, noun = api("administrator"), NOUNS[name]
+    for one, restriction in noun.filters.items():
+        value = restriction.choices[0] if restriction.choices else "10.99.0.150"
+        assert administrator.get(f"{name}/?{one}={value}").status_code == 200, one
+    for one in noun.ordering:
+        for order in (one.lstrip("-"), "-" + one.lstrip("-")):
+            walk(administrator, f"{name}/?ordering={order}&page_size=1")
+    assert administrator.get(f"{name}/?search=10").status_code == (200 if noun.search else 400)
