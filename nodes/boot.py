@@ -51,7 +51,9 @@ def _waits_for_panel(ledger: Ledger, wanted: Wanted) -> bool:
 def _start(ledger: Ledger, hypervisor: Hypervisor, wanted: Wanted) -> None:
     try:
         domain = hypervisor.find(uuid=wanted.uuid)
-        if domain is not None and domain.vm == wanted.vm and not domain.active:
+        if domain is None or domain.vm != wanted.vm:
+            log.error("a guest that should run has no domain", vm=wanted.vm, name=wanted.name)
+        elif not domain.active:
             power_on(hypervisor, wanted.uuid)
             log.info("started after the boot", vm=wanted.vm, name=wanted.name)
     except NodeError as error:

@@ -117,7 +117,7 @@ class Hypervisor:
         threading.Thread(target=self._keep_connected, name="libvirt-connection", daemon=True).start()
 
     def open_for_queries(self) -> None:
-        """Connect once, without events: for a command that asks and ends. Raises ``libvirt_silent``."""
+        """Connect once, without events: for a command that asks and ends. Raises ``libvirt_unreachable``."""
         libvirt.registerErrorHandler(lambda context, error: None, None)
         try:
             self._events = libvirt.open(self.uri)
@@ -392,7 +392,7 @@ def _wears(began: float) -> bool:
 def _silent(cause: str) -> NodeError:
     """Never certain: a verb that repeats an earlier attempt, or has called before, does not know what came of that."""
     hint = "Look at libvirtd on this node: systemctl status libvirtd."
-    return NodeError("libvirt_silent", f"libvirtd: {cause}", hint, retryable=True, certain=False)
+    return NodeError("libvirt_unreachable", f"libvirtd: {cause}", hint, retryable=True, certain=False)
 
 
 def _lookup(connection: Any, uuid: str | None, name: str | None) -> Any:

@@ -93,7 +93,7 @@ class Reporter:
             log.warning("no inventory", cause=error.info.cause)
 
     def inventory(self) -> None:
-        """Send everything that this node has. Raises ``libvirt_silent``."""
+        """Send everything that this node has. Raises ``libvirt_unreachable``."""
         with self._one_at_a_time:
             counter = self._ledger.counter
             domains = self._hypervisor.domains()

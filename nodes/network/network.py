@@ -39,7 +39,11 @@ class Network:
         with self._lock:
             taken = [other for other in self.plugged() if other.id != nic.id and _clash(nic, other)]
             if taken:
-                raise NodeError("address_taken", f"NIC {taken[0].id} of this node has the same MAC or address")
+                raise NodeError(
+                    "address_taken",
+                    f"NIC {taken[0].id} of this node has the same MAC or address",
+                    address=nic.address or nic.mac,
+                )
             write_atomically(self._folder / f"{nic.id}.json", nic.model_dump_json())
             self.filters.add(nic, self._uplink_ports())
             self.leases.ensure(self.plugged())

@@ -8,6 +8,7 @@ repetition could mistake.
 
 import errno
 import os
+import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -175,11 +176,16 @@ class DirectoryDriver(Driver):
 
     def _no_room(self, needed_bytes: int) -> NodeError:
         room = os.statvfs(self.folder)
+        free_bytes = room.f_bavail * room.f_frsize
         return NodeError(
             "no_room",
-            f"the pool {self.folder} has {room.f_bavail * room.f_frsize} bytes free of"
-            f" {room.f_blocks * room.f_frsize}; needed: {needed_bytes}",
+            f"the pool {self.folder} has {free_bytes} bytes free of {room.f_blocks * room.f_frsize};"
+            f" needed: {needed_bytes}",
             "Choose another pool or a smaller disk.",
+            pool=str(self.folder),
+            node=socket.gethostname(),
+            free=free_bytes,
+            needed=needed_bytes,
         )
 
     # --- delete and look ----------------------------------------------------------------------------------
@@ -191,7 +197,10 @@ class DirectoryDriver(Driver):
                 raise _not_ours(final)
             found = self._users(final, users)
             if found:
-                raise NodeError("disk_in_use", f"{final} is used by {', '.join(found)}", "Detach or delete that first.")
+                used_by = ", ".join(found)
+                raise NodeError(
+                    "disk_in_use", f"{final} is used by {used_by}", "Detach or delete that first.", used_by=used_by
+                )
             final.unlink()
             point("disk.unlinked", disk_id)
         self._remove_part(self._part(disk_id), disk_id)

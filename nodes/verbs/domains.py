@@ -107,6 +107,7 @@ def shutdown(node: Node, message: DomainShutdown, run: Run) -> DomainWhereabouts
                 "guest_did_not_shut_down",
                 f"the guest of {domain.name} still runs {message.timeout_s:g} s after the power button was pressed",
                 "Shut it down from inside, or stop it by force.",
+                timeout_s=message.timeout_s,
             )
     run.wanted = WantedChange(message.vm, running=False)
     return node.hypervisor.whereabouts(message.uuid)
