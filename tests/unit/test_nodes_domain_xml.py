@@ -1,0 +1,104 @@
+"""The domain's XML against golden files, and what no text may do to it. ``ULEI_GOLDEN=write`` writes them anew."""
+
+import os
+from pathlib import Path
+
+import pytest
+from lxml import etree
+
+from nodes.contract.specs import DomainDisk, DomainSpec, NicSpec, PoolSpec
+from nodes.domain_xml import DiskSource, build
+
+GOLDEN = Path(__file__).parent / "golden" / "domain"
+POOL = PoolSpec(id="p" * 13, kind="directory", identity="x", path="/pool")
+LOGS = Path("/var/log/libvirt/qemu")
+
+
+def spec(**changes):
+    values = {"id": "v" * 13, "uuid": "11111111-2222-3333-4444-555555555555", "name": "web", "vcpus": 1}
+    return DomainSpec(**{**values, "memory_bytes": 1 << 30, **changes})
+
+
+def disk(letter, **changes):
+    values = {"id": letter * 13, "bus": "virtio", "pool": POOL, "format": "qcow2"}
+    return DomainDisk(**{**values, **changes})
+
+
+def nic(letter, **changes):
+    return NicSpec(**{"id": letter * 13, "bridge": "br0", "mac": "52:54:00:00:00:01", **changes})
+
+
+SOURCES = {letter * 13: DiskSource(f"/pool/{letter * 13}.qcow2") for letter in "abcdef"}
+
+CASES = {
+    "least": (spec(), "qemu", {}),
+    "typical-kvm": (
+        spec(title="Веб-сервер", vcpus=2, disks=(disk("a", boot_order=1),), nics=(nic("n"),)),
+        "kvm",
+        SOURCES,
+    ),
+    "iso-boots-first": (
+        spec(
+            disks=(
+                disk("a", boot_order=2),
+                DomainDisk(id="c" * 13, device="cdrom", bus="ide", iso="install.iso", boot_order=1),
+                DomainDisk(id="d" * 13, device="cdrom", bus="sata"),
+            )
+        ),
+        "qemu",
+        {"a" * 13: SOURCES["a" * 13], "c" * 13: DiskSource("/isos/install.iso")},
+    ),
+    "every-bus-and-model": (
+        spec(
+            memory_bytes=(1 << 30) + 1,
+            disks=(
+                disk("a", bus="virtio"),
+                disk("b", bus="scsi"),
+                disk("c", bus="sata"),
+                disk("d", bus="ide", format="raw"),
+                disk("e", bus="virtio"),
+            ),
+            nics=(nic("n"), nic("o", model="rtl8139"), nic("q", model="e1000")),
+        ),
+        "qemu",
+        {**SOURCES, "b" * 13: DiskSource("/tmpfs/b.qcow2", direct_io=False)},
+    ),
+    "hostile-title": (spec(title="</title><x a='\"'>&amp;;$(reboot) " + "я" * 200), "qemu", {}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_golden(name):
+    domain, virt_type, sources = CASES[name]
+    xml = build(domain, virt_type, sources, LOGS)
+    file = GOLDEN / f"{name}.xml"
+    if os.environ.get("ULEI_GOLDEN") == "write":
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(xml)
+    assert xml == file.read_text()
+
+
+def test_a_title_is_text_and_nothing_else():
+    title = CASES["hostile-title"][0].title
+    tree = etree.fromstring(build(spec(title=title), "qemu", {}, LOGS))
+    assert tree.findtext("title") == title
+    assert tree.find("x") is None
+
+
+def test_many_disks_are_named_as_linux_counts_them():
+    disks = tuple(
+        DomainDisk(id=f"{index:013b}".replace("0", "a").replace("1", "b"), bus="virtio") for index in range(28)
+    )
+    tree = etree.fromstring(build(spec(disks=disks), "qemu", {}, LOGS))
+    names = [target.get("dev") for target in tree.findall("devices/disk/target")]
+    assert names[:2] + names[25:] == ["vda", "vdb", "vdz", "vdaa", "vdab"]
+
+
+def test_memory_is_rounded_up_to_whole_kibibytes():
+    tree = etree.fromstring(build(spec(memory_bytes=(1 << 30) + 1), "qemu", {}, LOGS))
+    assert tree.findtext("memory") == str((1 << 20) + 1)
+
+
+def test_the_vm_id_stands_in_the_metadata():
+    tree = etree.fromstring(build(spec(), "qemu", {}, LOGS))
+    assert tree.find("metadata/{*}vm").get("id") == "v" * 13

@@ -1,0 +1,181 @@
+"""Messages only grow: what an earlier version wrote, as a golden JSON of each, is read back by every later one.
+
+A new message, or a new optional field, gets a new golden file; an old file is never edited.
+``ULEI_GOLDEN=write`` writes the missing ones.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from nodes.contract import messages as m
+from nodes.contract.errors import ErrorInfo
+from nodes.contract.specs import (
+    Check,
+    DiskSpec,
+    DomainDisk,
+    DomainFacts,
+    DomainSpec,
+    FileFacts,
+    NicSpec,
+    NodeFacts,
+    PoolFacts,
+    PoolSpec,
+)
+
+GOLDEN = Path(__file__).parent / "golden" / "messages"
+VM, UUID = "v" * 13, "11111111-2222-3333-4444-555555555555"
+POOL = PoolSpec(id="p" * 13, kind="directory", identity="6f0c", path="/var/lib/libvirt/images")
+NIC = NicSpec(
+    id="n" * 13,
+    bridge="br0",
+    mac="52:54:00:00:00:01",
+    address="10.0.0.2",
+    prefix_length=24,
+    gateway="10.0.0.1",
+    nameservers=("10.0.0.1",),
+)
+DISK = DiskSpec(
+    id="d" * 13, pool=POOL, format="qcow2", size_bytes=1 << 30, backing=POOL.path + "/a.qcow2", backing_format="qcow2"
+)
+DOMAIN = DomainSpec(
+    id=VM,
+    uuid=UUID,
+    name="web",
+    title="Веб",
+    vcpus=2,
+    memory_bytes=1 << 30,
+    disks=(
+        DomainDisk(id="d" * 13, bus="virtio", pool=POOL, format="qcow2", boot_order=2),
+        DomainDisk(id="c" * 13, device="cdrom", bus="ide", iso="install.iso", boot_order=1),
+    ),
+    nics=(NIC,),
+)
+ONE_DOMAIN = {"vm": VM, "uuid": UUID}
+
+BODIES: dict[str, m.Message] = {
+    "disk.create": m.DiskCreate(disk=DISK),
+    "disk.delete": m.DiskDelete(id="d" * 13, pool=POOL, format="qcow2"),
+    "disk.look": m.DiskLook(id="d" * 13, pool=POOL, format="qcow2"),
+    "nic.plug": m.NicPlug(nic=NIC),
+    "nic.unplug": m.NicUnplug(id="n" * 13, bridge="br0"),
+    "domain.define": m.DomainDefine(domain=DOMAIN),
+    "domain.undefine": m.DomainUndefine(**ONE_DOMAIN),
+    "domain.start": m.DomainStart(**ONE_DOMAIN, paused=True),
+    "domain.shutdown": m.DomainShutdown(**ONE_DOMAIN, timeout_s=30),
+    "domain.stop": m.DomainStop(**ONE_DOMAIN),
+    "domain.suspend": m.DomainSuspend(**ONE_DOMAIN),
+    "domain.resume": m.DomainResume(**ONE_DOMAIN),
+    "domain.reboot": m.DomainReboot(**ONE_DOMAIN),
+    "domain.reset": m.DomainReset(**ONE_DOMAIN),
+    "domain.look": m.DomainLook(**ONE_DOMAIN),
+    "node.inspect": m.NodeInspect(),
+    "demo.mark": m.DemoMark(id="m" * 13),
+    "demo.unmark": m.DemoUnmark(id="m" * 13),
+}
+
+SEEN = {"incarnation": 3, "counter": 7}
+NODE = NodeFacts(
+    hostname="n1",
+    cpus=2,
+    memory_bytes=1 << 34,
+    cpu_model="EPYC",
+    virt_type="qemu",
+    virt_reason="no /dev/kvm",
+    libvirt_version="9.0.0",
+    qemu_version="7.2.22",
+    host_uuid=UUID,
+    bridges=("br0",),
+)
+SEEN_DOMAIN = DomainFacts(uuid=UUID, name="web." + VM, state="running", vm=VM, cpu_time_ns=1, memory_bytes=1 << 30)
+FILE = FileFacts(name="a.qcow2", format="qcow2", size_bytes=1, virtual_size_bytes=2, modified=3.5)
+FAILURE = ErrorInfo(code="no_room", cause="full", hint="another pool", facts={"free": 1})
+PLACE = {"object": "disk:" + "d" * 13, "dispatch": 4, "job": "j", "step": "s"}
+FACTS = PoolFacts(
+    kind="directory", identity="6f0c", path=POOL.path, capacity_bytes=9, free_bytes=8, granules={"qcow2": 65536}
+)
+
+OTHERS = {
+    "envelope": m.Envelope(**PLACE, verb="demo.mark", phase="do", attempt=1, body={"id": "m" * 13}),
+    "cancel": m.Cancel(**PLACE),
+    "welcome": m.Welcome(incarnation=3, raises={"domain:" + VM: 5}, placed=(UUID,), pools=(POOL,)),
+    "entry.reply": m.Reply(
+        **SEEN, **PLACE, verb="disk.create", phase="undo", attempt=2, outcome="failed", result={}, error=FAILURE
+    ),
+    "entry.progress": m.Progress(**SEEN, **PLACE, percent=40),
+    "entry.hello": m.Hello(**SEEN, protocol=1, version="0.1.0", verbs={"demo.mark": ("id",)}, facts=NODE),
+    "entry.heartbeat": m.Heartbeat(**SEEN, load_1m=0.5, memory_available_bytes=1, wall_clock=2.5, libvirt_ok=False),
+    "entry.inventory": m.Inventory(
+        **SEEN,
+        facts=NODE,
+        checks=(Check(code="kvm", level="warning", facts={"type": "qemu"}),),
+        domains=(SEEN_DOMAIN,),
+        pools=(FACTS,),
+        images=(FILE,),
+        isos=(),
+    ),
+    "entry.domains": m.DomainChanged(**SEEN, domains=(SEEN_DOMAIN,)),
+    "enrol.request": m.EnrolRequest(
+        token="t", certificate_request_pem="c", redis_password_sha256="s", version="0.1.0", hostname="h", host_uuid=UUID
+    ),
+    "enrol.answer": m.EnrolAnswer(
+        node="a" * 13,
+        name="n1",
+        certificate_pem="c",
+        ca_pem="a",
+        redis_host="10.0.0.1",
+        redis_port=6379,
+        peers={"n1": "10.0.0.2"},
+    ),
+}
+
+
+def golden(name, value):
+    file = GOLDEN / f"{name}.json"
+    if not file.exists() and os.environ.get("ULEI_GOLDEN") == "write":
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(value.model_dump(mode="json"), ensure_ascii=False, indent=1) + "\n")
+    return file.read_text()
+
+
+def test_every_verb_has_its_golden_file():
+    assert BODIES.keys() == m.VERBS.keys()
+
+
+@pytest.mark.parametrize("verb", BODIES)
+def test_a_verb_is_read_back(verb):
+    assert m.VERBS[verb].model_validate_json(golden(verb, BODIES[verb])) == BODIES[verb]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_else_travels_is_read_back(name):
+    raw = golden(name, OTHERS[name])
+    read = m.read_entry(raw) if name.startswith("entry.") else type(OTHERS[name]).model_validate_json(raw)
+    assert read == OTHERS[name]
+
+
+@pytest.mark.parametrize("verb", BODIES)
+def test_a_field_that_an_agent_does_not_know_is_refused_by_it(verb):
+    body = {**m.body_of(BODIES[verb]), "invented_later": 1}
+    with pytest.raises(ValidationError):
+        m.VERBS[verb].model_validate(body)
+
+
+def test_a_field_that_a_panel_does_not_know_is_ignored_by_it():
+    assert m.DomainWhereabouts.model_validate({"state": "running", "invented_later": 1}).state == "running"
+
+
+@pytest.mark.parametrize("verb", BODIES)
+def test_what_was_not_said_does_not_travel(verb):
+    """An older agent is not asked what it cannot know."""
+    told = m.body_of(BODIES[verb])
+    assert told.keys() == BODIES[verb].model_fields_set
+
+
+def test_a_message_names_one_object():
+    assert {verb: body.object.partition(":")[0] for verb, body in BODIES.items()} == {
+        verb: verb.partition(".")[0] for verb in BODIES
+    }
