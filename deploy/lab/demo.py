@@ -180,7 +180,9 @@ class Demo:
     def forget(self) -> None:
         for pattern in MEMORY:
             for path in self.state.folder.glob(pattern):
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                if path.is_symlink():  # a folder that somebody keeps elsewhere
+                    continue
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     # look
 

@@ -51,6 +51,10 @@ class Lab:
         }
         return body | changes
 
+    def may_create_on(self, name: str) -> bool:
+        answer = self.api.request("POST", "vms/?dry_run=true", self.vm_body("dry-run", node=self.node_id(name)))
+        return answer.status == 200 and not answer.body["refusals"]
+
     def node_id(self, name: str) -> str:
         return next(row["id"] for row in self.api.all("nodes/") if row["name"] == name)
 
@@ -125,6 +129,9 @@ def start_lab(folder: Path) -> Demo:
     demo = Demo(State(folder, free_port(), faults=True), quiet=True)
     try:
         demo.start(first_vm=False)
+        lab = Lab(demo)
+        for name in demo.nodes:
+            wait(lambda node=name: lab.may_create_on(node), 30, f"{name} to show its images")
     except BaseException:
         demo.stop()
         raise

