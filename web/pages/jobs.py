@@ -8,9 +8,11 @@ from django.urls import NoReverseMatch, reverse
 from django.views.decorators.http import require_POST
 
 from cluster import selectors, services
+from cluster.job_views import job_view
 from cluster.models import FINAL, Job, JobState
 from cluster.refusals import BadShape, NotKnown, Refused
 from cluster.saga.steps import Operation
+from web.templatetags.ulei import word_of
 
 from .answers import reasons_of, told
 from .http import PageRequest, is_fragment, page, show
@@ -30,7 +32,7 @@ def job_list(request: PageRequest) -> HttpResponse:
         "page": page_now,
         "asked": asked,
         "filtered": any(asked.values()),
-        "states": JobState.choices,
+        "states": [(state, word_of("job", state)) for state in JobState.values],
         "operations": operations,
     }
     return show(request, "jobs/list.html", context)
@@ -56,7 +58,7 @@ def job_page(request: PageRequest, pk: str) -> HttpResponse:
 
 
 def job_context(request: PageRequest, job: Job) -> dict[str, object]:
-    view = selectors.job_view(request.actor, job)
+    view = job_view(request.actor, job)
     return {
         "job": view,
         "can": {action["code"]: action for action in view["actions"]},

@@ -1,6 +1,9 @@
-"""Words for what is no operation of its own: the journal's small actions."""
+"""Words for what comes as a code or as plain English: the journal's small actions, a node's own remarks."""
+
+import re
 
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 
 def word_of_action(action: str) -> str:
@@ -18,3 +21,44 @@ def word_of_action(action: str) -> str:
         "job.resolve": _("Resolve a job"),
         "job.priority": _("Change a job's priority"),
     }.get(action, action)
+
+
+REMARKS = frozenset(
+    {
+        # nodes/probe.py
+        gettext_noop("/dev/kvm is missing: no KVM in this kernel, or switched off in the firmware"),
+        gettext_noop("no kernel in /boot, or no QEMU, to try KVM with"),
+        # why a step needs no undo
+        gettext_noop("a pressed power button cannot be taken back; the guest's state is shown as it is"),
+        gettext_noop("a pulled plug cannot be put back; the VM can be started again"),
+        gettext_noop("a reboot cannot be taken back"),
+        gettext_noop("a reset cannot be taken back"),
+        gettext_noop("waiting leaves nothing behind"),
+        gettext_noop("a deleted disk is gone"),
+        gettext_noop("nothing can fail after it"),
+        gettext_noop("it is one transaction"),
+        gettext_noop("the VM's row goes with its reservation"),
+        gettext_noop("it only reads"),
+    }
+)
+
+
+def said_in_english(text: str) -> str:
+    """A remark that a node or an operation keeps in English, in the reader's language where it is a known one."""
+    booted = re.fullmatch(r"a probe guest booted in ([\d.]+) s", text)
+    if booted:
+        return _("a probe guest booted in %(seconds)s s") % {"seconds": booted[1]}
+    return _(text) if text in REMARKS else text
+
+
+def lock_name(lock: str, job_subject: str, name: str) -> str:
+    """What a job waits for, as people call it: ``vm:<id>`` is the VM's name where the job is about it."""
+    kind, _colon, pk = lock.partition(":")
+    kinds = {
+        "vm": _("VM %(name)s"),
+        "node": _("node %(name)s"),
+        "disk": _("disk %(name)s"),
+        "demo": _("the demo on %(name)s"),
+    }
+    known = name if lock == job_subject or pk == job_subject.partition(":")[2] else pk
+    return kinds[kind] % {"name": known} if kind in kinds else lock

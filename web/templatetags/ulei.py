@@ -8,12 +8,13 @@ from django.templatetags.static import static
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from django.utils.translation import get_language, gettext, ngettext, pgettext
+from django.utils.translation import get_language, gettext, pgettext
 
 from cluster.models import JobState, NodeState, Role, StepState, VmState
 from cluster.os_catalogue import CATALOGUE
 from cluster.permissions import Actor
 from nodes.contract.sizes import format_size
+from web.pages.words import lock_name, said_in_english
 
 register = template.Library()
 
@@ -93,6 +94,16 @@ def word(value: str, kind: str = "journal") -> str:
 
 
 @register.simple_tag
+def remark(text: str) -> str:
+    return said_in_english(text)
+
+
+@register.simple_tag
+def lock(wait: dict[str, Any], job: dict[str, Any]) -> str:
+    return lock_name(wait["lock"], job["subject"], job["subject_name"])
+
+
+@register.simple_tag
 def role_name(role: str) -> str:
     return str(Role(role).label) if role in Role.values else role
 
@@ -156,7 +167,7 @@ def lasted(started: datetime | None, finished: datetime | None) -> str:
 def duration(span: timedelta) -> str:
     seconds = max(0, int(span.total_seconds()))
     if seconds < 60:
-        return ngettext("%(n)d second", "%(n)d seconds", seconds) % {"n": seconds}
+        return gettext("%(s)d s") % {"s": seconds}
     minutes, seconds = divmod(seconds, 60)
     if minutes < 60:
         return gettext("%(m)d min %(s)d s") % {"m": minutes, "s": seconds}
