@@ -87,7 +87,10 @@ class Api:
         """The job once it is in a final state."""
 
         def settled() -> dict[str, Any] | None:
-            job = self.job(job_id)
+            try:
+                job = self.job(job_id)
+            except OSError:  # the web server is being restarted; the job does not need it
+                return None
             if seen is not None:
                 seen(job)
             return job if job["state"] in FINAL else None

@@ -175,6 +175,14 @@ def faults(lab: Lab) -> Iterator[Faults]:
 
 
 @pytest.fixture
+def own_lab() -> Iterator[Lab]:
+    """A lab for one test that leaves things behind on purpose."""
+    demo = start_lab(STATE / "own")
+    yield Lab(demo)
+    demo.stop()
+
+
+@pytest.fixture
 def small_disk_lab() -> Iterator[Lab]:
     """A lab whose state folder is a disk of 160 MiB; the nodes keep their images elsewhere."""
     folder, nodes = STATE / "small", STATE / "small-nodes"

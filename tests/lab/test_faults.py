@@ -22,7 +22,7 @@ from tests.lab.conftest import Lab
 
 FULL = bool(os.environ.get("ULEI_TEST_FULL"))
 SEED = int(os.environ.get("ULEI_TEST_SEED") or 1)
-SAMPLE = 8
+SAMPLE = int(os.environ.get("ULEI_TEST_SAMPLE") or 8)
 
 VERBS = {
     "vm.create": ["disk.create", "nic.plug", "domain.define", "domain.start"],
@@ -92,6 +92,7 @@ def test_a_killed_part_leaves_nothing_behind(lab: Lab, faults: Faults, table: li
     body = lab.vm_body(node=lab.node_id("n2")) if vm is None else {"disks": True}
     answer = strike.around(path, body)
     job = lab.api.follow(answer["job"]["id"], 120)
+    wait(lab.api.ready, 30, "the panel to be ready")
     vm = vm or answer["vm"]["id"]
     left = lab.api.request("GET", f"vms/{vm}/").status
     table.append(
