@@ -19,7 +19,7 @@ from nodes.contract.faults import point
 from nodes.contract.messages import Envelope, Heartbeat, Hello, Inventory, NodeInspect, Progress, Reply, Welcome
 from nodes.contract.wire import OFFLINE_AFTER_S, PANEL_WAKE, events_stream, node_of_stream
 
-from . import events, reconcile
+from . import events, reconcile, services
 from .broker import Broker, Entries, Unreachable, stream_order
 from .domain_specs import pool_spec
 from .models import Job, Look, Node, NodeState, Step, StreamCursor, Vm
@@ -328,6 +328,7 @@ class Conductor:
             raise Unreachable("it was restarted")
         self.refresh_nodes(self.run_id)
         self.broker.alive(self.epoch)
+        services.forget_old_answers()
         self._wake_all(engine.open_jobs())
         self.advance_woken()
 

@@ -22,13 +22,18 @@ _REDIS_TIMEOUT_S = 2.0
 
 
 def group(kind: str, scope: str = "all") -> str:
-    """Name of a channel group: ``vms.all``, ``vms.tenant-<id>``, ``vms.user-<id>``, ``vm.<id>``."""
+    """Name of a channel group: ``vms.all``, ``vms.tenant-<id>``, ``vms.user-<id>-<tenant>``, ``vm.<id>``."""
     return f"{kind}.{scope}"
+
+
+def person(user_id: str, tenant_id: str | None) -> str:
+    """Scope of a self-service user: in one tenant, for a person may have grants in several."""
+    return f"user-{user_id}-{tenant_id}"
 
 
 def vm_changed(vm: Vm, kind: str = "changed", **fields: Any) -> None:
     frame = {"type": kind, "id": vm.pk, "version": vm.version, "state": vm.state, **fields}
-    groups = ["all", f"tenant-{vm.tenant_id}", f"user-{vm.owner_id}"]
+    groups = ["all", f"tenant-{vm.tenant_id}", person(vm.owner_id, vm.tenant_id)]
     publish([group("vms", g) for g in groups] + [group("vm", vm.pk)], frame)
 
 
@@ -58,8 +63,13 @@ def job_progress(job: Job, steps: Iterable[Step]) -> None:
 
 
 def _job_groups(job: Job) -> list[str]:
-    scopes = ["all"] + [f"tenant-{job.tenant_id}"] * bool(job.tenant_id) + [f"user-{job.user_id}"] * bool(job.user_id)
-    return [group("jobs", s) for s in scopes] + [group("job", job.pk)]
+    """A tenant's people see its jobs; a self-service user their own, and those about their VMs."""
+    scopes = {"all"}
+    if job.tenant_id:
+        owner = Vm.objects.filter(pk=job.subject.removeprefix("vm:")).values_list("owner_id", flat=True).first()
+        scopes |= {f"tenant-{job.tenant_id}"}
+        scopes |= {person(user, job.tenant_id) for user in (job.user_id, owner) if user}
+    return [group("jobs", scope) for scope in sorted(scopes)] + [group("job", job.pk)]
 
 
 def progress_of(job: Job, steps: Iterable[Step]) -> int:
@@ -107,6 +117,7 @@ async def _send_all(groups: list[str], frame: dict[str, Any]) -> None:
     try:
         async with asyncio.timeout(_REDIS_TIMEOUT_S):
             for name in groups:
-                await layer.group_send(name, {"type": "frame", "frame": frame})
+                # The layer does not tell a socket through which of its groups a message came.
+                await layer.group_send(name, {"type": "frame", "group": name, "frame": frame})
     except Exception as error:  # noqa: BLE001 an event is never worth a failed transaction
         log.warning("event %s of %s was not published: %r", frame.get("type"), frame.get("id"), error)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from django.db.models import Model, Q, QuerySet
+from django.db.models import CharField, Model, Q, QuerySet, Value
+from django.db.models.functions import Concat
 
 from .models import Address, Grant, Image, Iso, Job, Network, Nic, Node, Pool, Role, Tenant, User, Vm
 from .models.vm import Disk
@@ -108,7 +109,8 @@ def visible(queryset: "QuerySet[M]", actor: Actor) -> "QuerySet[M]":
         return queryset.filter(nic__vm__in=vms)
     if model is Job:
         jobs = Q(tenant=actor.tenant) if actor.role == T else Q(tenant=actor.tenant, user=actor.user)
-        return queryset.filter(jobs | Q(subject__in=["vm:" + pk for pk in vms.values_list("pk", flat=True)]))
+        subjects = vms.annotate(subject=Concat(Value("vm:"), "pk", output_field=CharField())).values("subject")
+        return queryset.filter(jobs | Q(subject__in=subjects))
     if model is Tenant:
         return queryset.filter(pk=actor.grant.tenant_id)
     if model in (Network, Image, Iso):

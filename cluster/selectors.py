@@ -19,10 +19,9 @@ from .models import (
     User,
     Vm,
 )
-from .permissions import Actor, may_drive, visible
-from .refusals import NotKnown, Refusal, Refused
-from .saga.locks import waits_for
-from .saga.steps import NoUndo, Operation
+from .permissions import Actor, action_of, visible
+from .refusals import NotKnown, Refusal
+from .saga.steps import Operation
 
 M = TypeVar("M", bound=Model)
 
@@ -101,8 +100,6 @@ def allowed_actions(actor: Actor, target: Any, noun: str = "vms") -> list[dict[s
 
     The page, the CLI, the API and the tests read this one list. ``code`` is the name in the URL.
     """
-    from .permissions import action_of
-
     rows = []
     for operation in Operation.registry.values():
         if operation.noun != noun or operation.creates:
@@ -118,100 +115,3 @@ def possible(actor: Actor, operation: type[Operation[Any]], target: Any, action:
     """Why not, as a whole list; empty when the operation could be started now."""
     reasons = [] if actor.may(action) else [actor.refusal(action)]
     return reasons + operation.obstacles(target)
-
-
-def job_view(actor: Actor, job: Job) -> dict[str, Any]:
-    """A job as design 8 has it; what a tenant may not know is left out."""
-    from .events import progress_of
-
-    operation = Operation.registry.get(job.operation)
-    steps = list(job.steps.all())
-    hide = actor.is_tenant_side
-
-    def error_of(kept: dict[str, Any] | None) -> dict[str, str] | None:
-        return Refusal.from_kept(kept).said() if kept else None
-
-    def label_of(name: str) -> str:
-        spec = operation.step(name) if operation else None
-        return str(spec.label) if spec else name
-
-    def undone() -> list[dict[str, Any]]:
-        rows = []
-        for step in reversed(steps):
-            if step.state == "undone":
-                rows.append({"step": step.name, "label": label_of(step.name), "reason": None})
-            if step.state == "kept":
-                spec = operation.step(step.name) if operation else None
-                undo = spec.undo if spec else None
-                rows.append(
-                    {
-                        "step": step.name,
-                        "label": label_of(step.name),
-                        "reason": str(undo.reason) if isinstance(undo, NoUndo) else None,
-                    }
-                )
-        return rows
-
-    waits = waits_for(job)
-    if hide:
-        mine = set(visible(Job.objects.filter(pk__in=[w["job"] for w in waits]), actor).values_list("pk", flat=True))
-        waits = [{**w, "job": w["job"] if w["job"] in mine else None} for w in waits]
-    return {
-        "id": job.pk,
-        "operation": job.operation,
-        "label": str(operation.label) if operation else job.operation,
-        "subject": job.subject,
-        "subject_name": job.subject_name,
-        "state": job.state,
-        "version": job.version,
-        "progress": progress_of(job, steps),
-        "user": job.user.username if job.user else None,
-        "steps": [
-            {
-                "name": s.name,
-                "label": label_of(s.name),
-                "key": s.key,
-                "state": s.state,
-                "progress": s.progress,
-                "node": None if hide or s.node is None else {"id": s.node_id, "name": s.node.name},
-                "error": error_of(s.error),
-                "waits_for_click": s.waits_for_click,
-                "started": s.started,
-                "finished": s.finished,
-            }
-            for s in steps
-        ],
-        "waits_for": waits,
-        "waiting_reason": error_of(job.waiting_reason),
-        "error": error_of(job.error),
-        "undone": undone(),
-        "leftovers": [] if hide else job.leftovers,
-        "resolution": None if hide else job.resolution,
-        "cancel_requested": job.cancel_requested,
-        "past_pivot": job.past_pivot,
-        "priority": job.priority,
-        "parent": job.parent_id,
-        "created": job.created,
-        "started": job.started,
-        "finished": job.finished,
-        "actions": job_actions(actor, job),
-    }
-
-
-def job_actions(actor: Actor, job: Job) -> list[dict[str, Any]]:
-    """cancel, proceed, retry, resolve, priority: each with its reasons when it is not possible."""
-    from . import services
-
-    rows = []
-    for code, check in services.JOB_CHECKS.items():
-        try:
-            check(actor, job)
-            reasons: list[Refusal] = []
-        except Refused as refused:
-            reasons = list(refused.refusals)
-        rows.append({"code": code, "allowed": not reasons, "reasons": [r.said() for r in reasons]})
-    return rows
-
-
-def may_drive_job(actor: Actor, job: Job) -> bool:
-    return may_drive(actor, job, Operation.registry.get(job.operation))

@@ -16,9 +16,23 @@ from nodes.contract.messages import EnrolAnswer, EnrolRequest
 from nodes.contract.specs import Name
 
 from . import audit, ca, events, wake
-from .models import AddressRange, Image, Job, JobState, JoinToken, Look, Network, Node, NodeState, StepState, Token, Vm
+from .models import (
+    AddressRange,
+    IdempotencyKey,
+    Image,
+    Job,
+    JobState,
+    JoinToken,
+    Look,
+    Network,
+    Node,
+    NodeState,
+    StepState,
+    Token,
+    Vm,
+)
 from .os_catalogue import CATALOGUE
-from .permissions import Actor, may_drive
+from .permissions import Actor, action_of, may_drive
 from .refusals import BadShape, Forbidden, Refusal, Refused
 from .saga import dispatch
 from .saga.context import context_of
@@ -26,6 +40,7 @@ from .saga.engine import claim
 from .saga.steps import Operation
 
 JOIN_TOKEN_LIFETIME = timedelta(hours=1)
+IDEMPOTENCY_LIFETIME = timedelta(hours=24)
 
 
 # --- nodes ------------------------------------------------------------------------------------------------
@@ -192,6 +207,11 @@ def vm_edit(
     return vm
 
 
+def forget_old_answers() -> None:
+    """An ``Idempotency-Key`` is remembered for 24 hours."""
+    IdempotencyKey.objects.filter(created__lt=timezone.now() - IDEMPOTENCY_LIFETIME).delete()
+
+
 # --- words to a job -------------------------------------------------------------------------------------------
 
 
@@ -297,7 +317,7 @@ def _tell(actor: Actor, job: Job, word: str, detail: dict[str, Any], change: Cal
 def _may_drive(actor: Actor, job: Job) -> None:
     operation = Operation.registry.get(job.operation)
     if not may_drive(actor, job, operation):
-        raise Refused(actor.refusal(operation.code if operation else "job.resolve"))
+        raise Forbidden(actor.refusal(action_of(operation.code) if operation else "job.resolve"))
 
 
 def check_cancel(actor: Actor, job: Job) -> None:
@@ -331,12 +351,17 @@ def check_retry(actor: Actor, job: Job) -> None:
 
 def check_resolve(actor: Actor, job: Job) -> None:
     """Stuck, or waiting for the answer of a node that is away."""
-    if not actor.may("job.resolve"):
-        raise Refused(actor.refusal("job.resolve"))
+    actor.require("job.resolve")
     if job.resolution and job.resolution["state"] == "asked":
         raise Refused(Refusal("being_resolved", status=409))
-    away = job.steps.filter(node__state=NodeState.OFFLINE)
-    silent = (dispatch.outbox() & away).exists() or away.filter(phase="settle", state=StepState.RUNNING).exists()
+    # In Python: the steps are at hand, and a list of jobs asks this of each.
+    silent = any(
+        step.state in (StepState.RUNNING, StepState.UNDOING)
+        and step.answer is None
+        and step.node is not None
+        and step.node.state == NodeState.OFFLINE
+        for step in job.steps.all()
+    )
     if job.is_final:
         raise Refused(Refusal("job_ended", status=409))
     if job.state != JobState.STUCK and not silent:
@@ -344,8 +369,7 @@ def check_resolve(actor: Actor, job: Job) -> None:
 
 
 def check_priority(actor: Actor, job: Job) -> None:
-    if not actor.may("job.priority"):
-        raise Refused(actor.refusal("job.priority"))
+    actor.require("job.priority")
     if job.state != JobState.WAITING:
         raise Refused(Refusal("job_not_waiting", status=409))
 
@@ -357,7 +381,7 @@ JOB_CHECKS: dict[str, Callable[[Actor, Job], None]] = {
     "resolve": check_resolve,
     "priority": check_priority,
 }
-"""Each raises :class:`Refused` with the reason; the buttons of the job page read the same list."""
+"""Each raises :class:`Forbidden` or :class:`Refused` with the reason; the job page's buttons read this list too."""
 
 
 def _must_be(kind: Any, value: Any, path: str) -> Any:

@@ -166,10 +166,7 @@ class _Planning:
         disks = self._disks(node or (rows[0].node if rows else None), image)
         return Plan(
             refusals=self.refusals,
-            quote={
-                "disks": [{k: d[k] for k in ("pool", "asked_bytes", "size_bytes", "granule_bytes")} for d in disks],
-                "price": None,
-            },
+            quote={"disks": [self._quoted(disk) for disk in disks], "price": None},
             placement=None if self.actor.is_tenant_side else placement.explain(rows),
             data={
                 "tenant": tenant.pk if tenant else None,
@@ -179,6 +176,11 @@ class _Planning:
                 "networks": [n.pk if n else None for n in networks],
             },
         )
+
+    def _quoted(self, disk: dict[str, Any]) -> dict[str, Any]:
+        """Sizes for everybody; a tenant knows of no pools."""
+        row = {key: disk[key] for key in ("pool", "asked_bytes", "size_bytes", "granule_bytes")}
+        return {**row, "pool": None} if self.actor.is_tenant_side else row
 
     def _tenant(self) -> Tenant | None:
         if self.actor.is_tenant_side:

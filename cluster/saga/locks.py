@@ -80,13 +80,33 @@ def release(job: Job) -> list[str]:
     )
 
 
-def waits_for(job: Job) -> list[dict[str, Any]]:
-    """For each lock that is missing: whose job is in the way and this job's place in the line (1 = next)."""
-    if job.state != JobState.WAITING:
-        return []
-    rows: dict[str, dict[str, Any]] = {}
-    for lock in in_the_way(job).select_related("job"):
-        row = rows.setdefault(lock.name, {"lock": lock.name, "job": lock.job_id, "place": 1})
-        if not lock.held:
-            row["place"] += 1
-    return list(rows.values())
+def waits_for(jobs: Iterable[Job]) -> dict[str, list[dict[str, Any]]]:
+    """Job's id -> for each lock that it misses: whose job is in the way, and its place in the line (1 = next).
+
+    Two queries for any number of jobs.
+    """
+    waiting = [job for job in jobs if job.state == JobState.WAITING]
+    asked = list(Lock.objects.filter(job__in=waiting)) if waiting else []
+    others = list(Lock.objects.filter(name__in={lock.name for lock in asked}).select_related("job")) if asked else []
+    others.sort(key=lambda lock: (not lock.held, *_turn(lock.job)))
+    found: dict[str, list[dict[str, Any]]] = {job.pk: [] for job in waiting}
+    for job in waiting:
+        related = {job.pk, *_ancestors(job)}
+        for mine in (lock for lock in asked if lock.job_id == job.pk):
+            ahead = [
+                lock
+                for lock in others
+                if lock.name == mine.name
+                and lock.job_id not in related
+                and (lock.exclusive or mine.exclusive)
+                and (lock.held or _turn(lock.job) < _turn(job))
+            ]
+            if ahead:
+                place = 1 + sum(not lock.held for lock in ahead)
+                found[job.pk].append({"lock": mine.name, "job": ahead[0].job_id, "place": place})
+    return found
+
+
+def _turn(job: Job) -> tuple[Any, ...]:
+    """Jobs in the order in which they get what they wait for."""
+    return -job.priority, job.created, job.pk

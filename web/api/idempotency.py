@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from django.db import IntegrityError, transaction
@@ -13,9 +12,9 @@ from django.utils.crypto import salted_hmac
 from cluster.models import IdempotencyKey
 from cluster.permissions import Actor
 from cluster.refusals import BadShape, Forbidden, NotKnown, Refusal, Refused
+from cluster.services import IDEMPOTENCY_LIFETIME
 
 HEADER = "Idempotency-Key"
-LIFETIME = timedelta(hours=24)
 _LONGEST_KEY = 200
 
 
@@ -52,7 +51,7 @@ def once(actor: Actor, endpoint: str, key: str, body: Any, work: Callable[[], An
 
 def _first(row: dict[str, Any], digest: str, work: Callable[[], Answer]) -> Answer:
     with transaction.atomic():
-        IdempotencyKey.objects.filter(**row, created__lt=timezone.now() - LIFETIME).delete()
+        IdempotencyKey.objects.filter(**row, created__lt=timezone.now() - IDEMPOTENCY_LIFETIME).delete()
         # Before the work: a second request waits here until the first has committed, and then finds its answer.
         claim = IdempotencyKey.objects.create(**row, body_sha256=digest, status=0, answer={})
         try:

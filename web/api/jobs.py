@@ -10,6 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from cluster import selectors, services
+from cluster.job_views import job_view
 from cluster.models import Job
 from cluster.permissions import Actor
 from cluster.refusals import BadShape, Refused
@@ -77,7 +78,7 @@ class JobWordView(ApiView):
             raise
         told = self.word.say(self.actor, job, said)
         told = selectors.get(selectors.jobs(self.actor), told.pk)
-        return Response(selectors.job_view(self.actor, told), 202, headers={"Location": JOB_ADDRESS.format(told.pk)})
+        return Response(job_view(self.actor, told), 202, headers={"Location": JOB_ADDRESS.format(told.pk)})
 
     def _require_right(self, job: Job) -> None:
         """403 comes before 400, but what else is in the way comes after it."""

@@ -7,7 +7,8 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from cluster import operations, selectors
+from cluster import operations
+from cluster.job_views import job_view
 from cluster.permissions import Actor
 from cluster.refusals import BadShape
 from cluster.saga.steps import Operation, Plan
@@ -76,7 +77,7 @@ def start(actor: Actor, request: Request, operation: type[Operation[Any]], pk: s
 
     def work() -> Answer:
         started = operations.start(actor, operation.code, params, pk, wait=wait)
-        answer = {"job": selectors.job_view(actor, started.job)}
+        answer = {"job": job_view(actor, started.job)}
         if operation.creates:
             answer[operation.noun.removesuffix("s")] = {"id": started.subject.pk}
         return Answer(202, json.loads(JSONRenderer().render(answer)))

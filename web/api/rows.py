@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster import checks, selectors
+from cluster.job_views import job_views
 from cluster.models import (
     FINAL,
     Address,
@@ -187,7 +188,7 @@ def nics(actor: Actor, rows: Sequence[Nic]) -> list[Row]:
 
 
 def jobs(actor: Actor, rows: Sequence[Job]) -> list[Row]:
-    return [selectors.job_view(actor, job) for job in rows]
+    return job_views(actor, rows)
 
 
 def tenants(actor: Actor, rows: Sequence[Tenant]) -> list[Row]:

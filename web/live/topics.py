@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 from cluster import selectors
-from cluster.events import group
+from cluster.events import group, person
 from cluster.models import Role
 from cluster.permissions import Actor
 
@@ -40,4 +40,4 @@ def _list_group(actor: Actor, topic: str) -> str | None:
         return group(topic)
     if actor.role == Role.TENANT_ADMINISTRATOR:
         return group(topic, f"tenant-{actor.grant.tenant_id}")
-    return group(topic, f"user-{actor.user.pk}")
+    return group(topic, person(actor.user.pk, actor.grant.tenant_id))

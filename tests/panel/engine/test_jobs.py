@@ -35,11 +35,11 @@ def test_a_job_waits_for_the_lock_of_another_and_says_for_what_and_its_place(sce
     engine.advance(second.pk)
     engine.advance(third.pk)
     lock = "vm:" + scene.running.pk
-    assert waits_for(second) == [{"lock": lock, "job": first.pk, "place": 1}]
-    assert waits_for(third) == [{"lock": lock, "job": first.pk, "place": 2}]
+    assert waits_for([second])[second.pk] == [{"lock": lock, "job": first.pk, "place": 1}]
+    assert waits_for([third])[third.pk] == [{"lock": lock, "job": first.pk, "place": 2}]
     services.set_priority(scene.actor, third, 5)
     third.refresh_from_db()
-    assert waits_for(third) == [{"lock": lock, "job": first.pk, "place": 1}]
+    assert waits_for([third])[third.pk] == [{"lock": lock, "job": first.pk, "place": 1}]
     executor = Executor(world=scene.world)
     assert executor.run(third).state == "succeeded"
     second.refresh_from_db()
