@@ -1,13 +1,14 @@
 """A private lab for the tests: its own state folder, port and namespaces, with named points armed by ``faults``."""
 
 import os
+import random
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -19,7 +20,10 @@ from deploy.lab.node import Node
 from deploy.lab.processes import ROOT, wait
 from deploy.lab.state import State
 
+T = TypeVar("T")
 MIB = 2**20
+FULL = bool(os.environ.get("ULEI_TEST_FULL"))
+SEED = int(os.environ.get("ULEI_TEST_SEED") or 1)
 STATE = Path(os.environ.get("ULEI_STATE") or ROOT / "var/test").absolute()
 
 
@@ -107,6 +111,12 @@ class Lab:
         jobs = [self.api.post(f"vms/{vm}/delete/", {"disks": True})["job"]["id"] for vm in ids]
         for job in jobs:
             self.api.follow(job)
+
+
+def sample(cases: Iterable[T], count: int) -> list[T]:
+    """All of them in a full run, else so many, chosen by the seed."""
+    every = list(cases)
+    return every if FULL or count >= len(every) else random.Random(SEED).sample(every, count)
 
 
 def console(node: Node, vm: str) -> str:

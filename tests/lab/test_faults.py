@@ -6,7 +6,6 @@ twice meanwhile (the ``faults`` fixture watches), and the audit is clean. The bu
 """
 
 import os
-import random
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,10 +17,8 @@ import pytest
 
 from deploy.lab.faults import Faults
 from deploy.lab.processes import ROOT, Failed, wait
-from tests.lab.conftest import Lab
+from tests.lab.conftest import Lab, sample
 
-FULL = bool(os.environ.get("ULEI_TEST_FULL"))
-SEED = int(os.environ.get("ULEI_TEST_SEED") or 1)
 SAMPLE = int(os.environ.get("ULEI_TEST_SAMPLE") or 8)
 
 VERBS = {
@@ -70,11 +67,6 @@ def cases() -> Iterator[Case]:
                 yield Case(operation, victim, "web", point, operation)
 
 
-def chosen() -> list[Case]:
-    every = list(cases())
-    return every if FULL else random.Random(SEED).sample(every, SAMPLE)
-
-
 @pytest.fixture(scope="module")
 def table() -> Iterator[list[str]]:
     """The fault table, kept beside the test's other results."""
@@ -84,7 +76,7 @@ def table() -> Iterator[list[str]]:
     (folder / "faults.md").write_text("\n".join([*rows, ""]))
 
 
-@pytest.mark.parametrize("case", chosen(), ids=str)
+@pytest.mark.parametrize("case", sample(cases(), SAMPLE), ids=str)
 def test_a_killed_part_leaves_nothing_behind(lab: Lab, faults: Faults, table: list[str], case: Case):
     vm = None if case.operation == "vm.create" else lab.create(node=lab.node_id("n2"))["id"]
     strike = Strike(lab, faults, case)
