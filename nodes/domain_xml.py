@@ -57,7 +57,8 @@ def build(
         _devices(spec, sources, console_log_dir),
         type=virt_type,
     )
-    return etree.tostring(domain, pretty_print=True, encoding="unicode")
+    etree.indent(domain)
+    return etree.tostring(domain, encoding="unicode") + "\n"
 
 
 def _devices(spec: DomainSpec, sources: Mapping[str, DiskSource], console_log_dir: Path) -> etree._Element:

@@ -12,7 +12,8 @@ from nodes.shell import Shell
 
 log = Log("ulei.images")
 
-IMAGE_SUFFIXES = (".qcow2", ".raw", ".img")
+FORMATS = {".qcow2": ["-f", "qcow2"], ".raw": ["-f", "raw"], ".img": []}
+"""What a name promises must be true; only ``.img`` may be either, and QEMU looks."""
 ISO_SUFFIXES = (".iso",)
 INFO_TIMEOUT_S = 10.0
 
@@ -29,7 +30,7 @@ class Scanner:
     def scan(self, images_dir: Path, isos_dir: Path) -> tuple[tuple[FileFacts, ...], tuple[FileFacts, ...]]:
         """(images, ISOs), sorted by name."""
         seen: set[_Key] = set()
-        images = [file for file in self._folder(images_dir, IMAGE_SUFFIXES, seen) if not is_volume(file.name)]
+        images = [file for file in self._folder(images_dir, tuple(FORMATS), seen) if not is_volume(file.name)]
         isos = self._folder(isos_dir, ISO_SUFFIXES, seen)
         self._known = {key: facts for key, facts in self._known.items() if key in seen}
         return tuple(images), tuple(isos)

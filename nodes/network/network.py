@@ -27,6 +27,8 @@ class Network:
 
     def restore(self) -> None:
         """After a boot of the node, or of the agent: chains and DHCP servers as they were."""
+        if not self._folder.exists():
+            return  # no guest of ours was ever plugged in here: leave the machine's network alone
         with self._lock:
             nics = self.plugged()
             self.filters.load(nics, self._uplink_ports())
