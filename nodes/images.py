@@ -66,9 +66,8 @@ class Scanner:
                 modified=stat.st_mtime,
             )
         try:
-            info = json.loads(
-                self._shell.run(["qemu-img", "info", "-U", "--output=json", str(path)], timeout_s=INFO_TIMEOUT_S).stdout
-            )
+            argv = ["qemu-img", "info", "-U", "--output=json", *FORMATS[path.suffix.lower()], str(path)]
+            info = json.loads(self._shell.run(argv, timeout_s=INFO_TIMEOUT_S).stdout)
         except NodeError as error:
             log.warning("an image cannot be read", path=path, cause=error.info.cause)
             return None
