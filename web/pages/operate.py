@@ -23,7 +23,7 @@ HOME = {"vms": "vm", "nodes": "node"}
 def operate(request: PageRequest, noun: str, pk: str, name: str) -> HttpResponse:
     """GET asks for confirmation, naming what is lost; POST starts the job."""
     operation = operations.operation_of(noun, name)
-    target = selectors.get(selectors.TARGETS[noun](request.actor), pk)
+    target: Any = selectors.get(selectors.TARGETS[noun](request.actor), pk)
     kind = noun.removesuffix("s")
     params = PARAMS.get(operation.code, {})
     home = reverse(HOME[noun], args=[pk])

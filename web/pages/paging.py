@@ -24,7 +24,7 @@ class Page(Generic[M]):
 def page_of(queryset: "QuerySet[M]", order: tuple[str, ...], cursor: str, size: int = SIZE) -> Page[M]:
     """One page in ``order`` (``-name`` is descending; the last field is unique). A spoiled cursor is the first page."""
     at = _read(cursor, len(order))
-    backwards = bool(at) and at["back"]
+    backwards = at is not None and at["back"]
     whole, order_now = queryset, tuple(_turn(field) for field in order) if backwards else order
     try:
         if at:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from django.utils.translation import get_language
 from django.utils.translation import gettext as _
@@ -230,7 +230,7 @@ def _rows(data: Mapping[str, str], kind: str, parts: tuple[str, ...], most: int)
 
 def _figures(os: Os) -> Row:
     """What an OS recommends, as a person would type it."""
-    language = "en" if (get_language() or "ru").startswith("en") else "ru"
+    language: Literal["ru", "en"] = "en" if (get_language() or "ru").startswith("en") else "ru"
     needs = os.recommended
     return {
         "vcpus": str(needs.vcpus),

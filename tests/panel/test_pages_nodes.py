@@ -1,0 +1,62 @@
+"""Nodes: the command that adds one, its checks in words, and why one is not removed."""
+
+import pytest
+
+from cluster.models import Node
+from tests.panel.browser import Browser, text_of
+from tests.panel.engine.scenarios import Scene
+from tests.people import Person
+
+
+@pytest.fixture
+def browser(scene: Scene, people: dict[str, Person]) -> Browser:
+    return Browser(people["administrator"])
+
+
+@pytest.mark.usefixtures("authority")
+def test_a_node_is_added_by_one_command_and_the_page_watches_for_it(browser: Browser) -> None:
+    page = browser.post("/nodes/new/", {"name": "n2", "address": "10.99.0.12"})
+    node = Node.objects.get(name="n2")
+    assert page.status_code == 201
+    assert "ulei-node join --panel" in text_of(page)
+    assert f'data-src="/nodes/{node.pk}/state/"' in page.content.decode()
+    assert "waiting for the machine" in text_of(browser.fragment(f"/nodes/{node.pk}/state/"))
+    Node.objects.filter(pk=node.pk).update(state="online", joined="2026-01-01T00:00:00Z")
+    assert "n2 is here." in text_of(browser.fragment(f"/nodes/{node.pk}/state/"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ({"name": "Узел", "address": "10.99.0.12"}, "a to z, digits and hyphens"),
+        ({"name": "n2", "address": "somewhere"}, "An IPv4 address"),
+        ({"name": "n1", "address": "10.99.0.12"}, "already a node named n1"),
+        ({"name": "n2", "address": "10.99.0.11"}, "already a node with the address"),
+    ],
+)
+def test_a_wrong_name_or_address_is_said_beside_what_was_typed(
+    typed: dict[str, str], words: str, browser: Browser
+) -> None:
+    page = browser.post("/nodes/new/", typed)
+    assert page.status_code in (409, 422)
+    assert words in text_of(page)
+    assert f'value="{typed["name"]}"' in page.content.decode()
+
+
+def test_checks_are_said_with_their_level_in_words_and_what_to_do(browser: Browser, scene: Scene) -> None:
+    scene.node.checks = [
+        {"code": "kvm", "level": "warning", "facts": {"type": "qemu", "reason": "no /dev/kvm"}},
+        {"code": "memory", "level": "ok", "facts": {"bytes": 16 << 30, "least_bytes": 2 << 30}},
+        {"code": "from-the-future", "level": "error", "facts": {"a": 1}},
+    ]
+    scene.node.save()
+    words = text_of(browser.get(f"/nodes/{scene.node.pk}/"))
+    assert "1 failure, 1 warning" in words
+    assert "warning KVM guests run under software emulation (TCG): no /dev/kvm Load the modules kvm" in words
+    assert "failure from-the-future a: 1" in words
+
+
+def test_a_node_with_vms_is_not_removed_and_says_why(browser: Browser, scene: Scene) -> None:
+    page = browser.get(f"/nodes/{scene.node.pk}/").content.decode()
+    assert "still has 2 VMs" in page
+    assert "still has 2 VMs" in text_of(browser.get(f"/nodes/{scene.node.pk}/do/remove/"))
