@@ -24,6 +24,8 @@ class Refusal:
     def said(self) -> dict[str, str]:
         """``{"code", "cause", "hint", "field"?}`` in the active language."""
         cause, hint = texts.say(self.code, self.facts)
+        if cause and self.cause and not self.facts:
+            cause = f"{cause} ({self.cause})"
         words = {"code": self.code, "cause": cause or self.cause or self.code, "hint": hint or self.hint}
         if self.field:
             words["field"] = self.field

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from nodes.contract.messages import EnrolAnswer, EnrolRequest
 from nodes.contract.specs import Name
 
-from . import audit, ca, events, wake
+from . import audit, ca, events, shapes, wake
 from .models import (
     AddressRange,
     IdempotencyKey,
@@ -388,4 +388,4 @@ def _must_be(kind: Any, value: Any, path: str) -> Any:
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
-        raise BadShape({path: [one["msg"] for one in error.errors()]}) from None
+        raise BadShape({path: shapes.errors_of(error)[shapes.WHOLE]}) from None

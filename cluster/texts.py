@@ -159,7 +159,12 @@ TEXTS: dict[str, tuple[str, str]] = {
     "tenant_unknown": (_("there is no such tenant"), _("choose one from the list")),
     "os_unknown": (_("the OS catalogue has no “%(os)s”"), _("choose one from the list, or leave it out")),
     "cloud_init_unsupported": (_("cloud-init is not available yet"), _("leave cloud_init out")),
-    # What a node says
+    # Requests
+    "idempotency_mismatch": (
+        _("this Idempotency-Key was used for another request"),
+        _("use a key of its own for each request"),
+    ),
+    # What a node says. Where a text names no fact, the node's own English words follow it in brackets.
     "guest_did_not_shut_down": (
         _("the guest did not shut down within %(timeout_s)s s of the ACPI signal"),
         _("give it more time, or stop it by force"),
@@ -168,7 +173,45 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("on the node there is already something of that name that is not ours; it was not touched"),
         _("look at it on the node, and move it away or choose another name"),
     ),
+    "exists_other_size": (
+        _("the volume is there already with another size"),
+        _("look at it on the node before you try again"),
+    ),
+    "disk_absent": (_("the volume is not there"), _("look into the pool's folder on the node")),
+    "disk_damaged": (_("the volume cannot be read"), _("look at it on the node with qemu-img")),
+    "backing_invalid": (_("the image cannot be used"), _("look at the image on the node with qemu-img")),
+    "pool_identity": (
+        _("the pool on the node is not the one that the panel knows"),
+        _("is the right storage mounted there?"),
+    ),
+    "pool_unfit": (
+        _("the folder cannot be a pool"),
+        _("it needs a file system with user extended attributes, such as ext4 or XFS"),
+    ),
+    "pool_kind": (_("the node's agent does not know this kind of pool"), _("update the agent on that node")),
+    "iso_absent": (_("the ISO is not on the node"), _("put it into the node's ISO folder")),
+    "iso_outside_folder": (
+        _("the ISO does not lie in the node's ISO folder itself"),
+        _("put the file there; links out of the folder are not followed"),
+    ),
+    "bridge_absent": (_("the node does not have the bridge"), _("make it there, or choose another network")),
+    "domain_active": (_("the domain runs"), _("stop it first")),
+    "domain_not_active": (_("the domain does not run"), _("start it first")),
+    "domain_absent": (_("the node does not know the domain"), _("look at the history of the VM")),
+    "domain_migrating": (_("the domain is being moved"), _("wait until the move has ended")),
+    "start_failed": (_("libvirt could not start the guest"), _("look at the domain's log on the node")),
+    "libvirt_error": (_("libvirt refused"), _("look at libvirtd's log on the node")),
     "libvirt_unreachable": (_("libvirt on the node does not answer"), _("look at libvirtd on that node")),
+    "libvirt_lost": (
+        _("the connection to libvirt broke before it answered"),
+        _("the node waits until libvirt holds no call any more, and is asked again by itself"),
+    ),
+    "command_timeout": (_("a command on the node took too long"), _("look at the agent's log on that node")),
+    "command_failed": (_("a command on the node failed"), _("look at the agent's log on that node")),
+    "no_program": (_("a program that the agent needs is missing on the node"), _("install it there")),
+    "bad_message": (_("the node could not read the message"), _("do the versions of panel and agent fit?")),
+    "too_old": (_("the node's agent is too old for this"), _("update the agent on that node")),
+    "agent_error": (_("an internal error of the node's agent"), _("look at the agent's log on that node")),
 }
 
 _SIZES = frozenset({"free", "needed", "asked"})

@@ -8,7 +8,7 @@ from typing import Any
 from django.db import transaction
 from pydantic import ValidationError
 
-from cluster import audit, events, selectors, wake
+from cluster import audit, events, selectors, shapes, wake
 from cluster.models import FINAL, Job, Step, StepState
 from cluster.permissions import Actor, action_of
 from cluster.refusals import BadShape, Forbidden, NotKnown, Refusal, Refused
@@ -185,11 +185,7 @@ def _parse(operation: type[Operation[Any]], params: dict[str, Any]) -> Params:
     try:
         return operation.Params.model_validate(params)
     except ValidationError as error:
-        fields: dict[str, list[str]] = {}
-        for one in error.errors(include_url=False, include_input=False):
-            path = ".".join(str(part) for part in one["loc"]) or "__all__"
-            fields.setdefault(path, []).append(one["msg"])
-        raise BadShape(fields) from None
+        raise BadShape(shapes.errors_of(error)) from None
 
 
 def _kind(operation: type[Operation[Any]]) -> str:

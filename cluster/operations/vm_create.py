@@ -225,15 +225,14 @@ class _Planning:
             if not nodes:
                 raise NotKnown(f"node {asked}")
         rows = placement.candidates(need, list(nodes))
-        pools = {d.pool for d in self.params.disks if d.pool}
-        if pools:
-            for row in rows:
-                here = {place.pool_id for place in row.node.pool_places.all()}
-                row.reasons += [
-                    Refusal("pool_elsewhere", {"pool": p, "node": row.node.name}, field="disks")
-                    for p in sorted(pools - here)
-                ]
-            rows.sort(key=lambda c: (bool(c.reasons), -c.score, c.node.name))
+        pools = Pool.objects.filter(pk__in={d.pool for d in self.params.disks if d.pool})
+        for row in rows:
+            here = {place.pool_id for place in row.node.pool_places.all()}
+            row.reasons += [
+                Refusal("pool_elsewhere", {"pool": pool.name, "node": row.node.name}, field="disks")
+                for pool in pools
+                if pool.pk not in here
+            ]
         for row in rows:
             if not row.reasons:
                 row.reasons += self._no_room(row.node)

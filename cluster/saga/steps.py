@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class Params(BaseModel):
-    """Parameters of an operation. Unknown ones are refused."""
+    """Parameters of an operation. Unknown ones are refused, and so is text where a number belongs."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 P = TypeVar("P", bound=Params)

@@ -8,13 +8,12 @@ from rest_framework.exceptions import UnsupportedMediaType
 from rest_framework.request import Request
 
 from cluster.refusals import BadShape
+from cluster.shapes import WHOLE, errors_of
 
 from .errors import TooLarge
 
 MAX_BODY_BYTES = 1 << 20
 MAX_INT = (1 << 63) - 1
-WHOLE = "__all__"
-"""The key of an error that belongs to no single field."""
 
 
 class Shape(BaseModel):
@@ -52,14 +51,6 @@ def parse(shape: type[S], value: Any) -> S:
         return shape.model_validate(value)
     except ValidationError as error:
         raise BadShape(errors_of(error)) from None
-
-
-def errors_of(error: ValidationError) -> dict[str, list[str]]:
-    """field -> messages; a field inside another is named by its path with dots."""
-    fields: dict[str, list[str]] = {}
-    for one in error.errors(include_url=False, include_input=False):
-        fields.setdefault(_dotted(one["loc"]), []).append(one["msg"])
-    return fields
 
 
 def _bytes_of(request: Request) -> bytes:

@@ -100,9 +100,10 @@ def _refuse(
 ) -> None:
     """A malformed request is told so only to those who might have made it well: 404 and 403 come first."""
     try:
-        operations.dry_run(actor, operation.code, params, pk)
+        operations.dry_run(actor, operation.code, params if isinstance(params, dict) else {}, pk)
     except BadShape as bad:
-        raise BadShape(bad.errors | faults) from None
+        # A body that could not be read at all has no parameters to complain of.
+        raise BadShape((bad.errors if isinstance(params, dict) else {}) | faults) from None
     raise BadShape(faults)
 
 
