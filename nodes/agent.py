@@ -46,6 +46,8 @@ class Agent:
         verbs.load()
         self.config = config
         self.ledger = Ledger(config.ledger_file)
+        # dnsmasq reads its part of this folder without our rights; what is secret there is so by its own mode.
+        config.state_dir.chmod(0o755)
         self.incarnation = self.ledger.new_incarnation()
         log.info("agent starts", version=__version__, node=config.id, name=config.name, incarnation=self.incarnation)
         family = end_children(self.ledger, config.state_dir / "children.lock")
