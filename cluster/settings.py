@@ -41,14 +41,15 @@ def _database(url: str) -> dict[str, Any]:
     """A ``DATABASES`` entry from ``DATABASE_URL``; without one, SQLite in the state folder."""
     if not url:
         # IMMEDIATE: a transaction that will write takes the write lock at its beginning, so two of them never
-        # deadlock on the upgrade of a read lock (https://www.sqlite.org/lang_transaction.html).
+        # deadlock on the upgrade of a read lock (https://www.sqlite.org/lang_transaction.html). FULL: a dispatch
+        # number that reached a node must not be forgotten by a power loss and given out again.
         return {
             "ENGINE": "django.db.backends.sqlite3",
             "NAME": STATE_DIR / "panel.sqlite3",
             "OPTIONS": {
                 "transaction_mode": "IMMEDIATE",
                 "timeout": 20,
-                "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA busy_timeout=20000;",
+                "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=20000;",
             },
             "TEST": {"NAME": STATE_DIR / "test.sqlite3"},
         }
