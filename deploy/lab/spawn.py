@@ -24,7 +24,17 @@ def start_time(pid: int, proc: int | None = None) -> int | None:
             state, *fields = stat.read().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if state in "ZX" else int(fields[18])
+    if state in "ZX" and not _threads_left(pid):
+        return None
+    return int(fields[18])
+
+
+def _threads_left(pid: int) -> bool:
+    """Whether other threads of a dead first one still end: until then its ports and files are taken."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/task")) > 1
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def enter(pid: int) -> None:
