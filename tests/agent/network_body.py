@@ -4,6 +4,8 @@ A guest is a namespace whose end of a cable carries a tap's name on the bridge.
 """
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 from nodes.contract.errors import NodeError
 from nodes.contract.specs import NicSpec
 from nodes.network import Network
-from nodes.shell import Shell
+from nodes.shell import Shell, await_end
 
 FOLDER = Path(sys.argv[1])
 SCRIPT = FOLDER / "lease.sh"
@@ -83,10 +85,11 @@ seen = {"lease before plug": lease("ga")}
 network.plug(A)
 network.plug(A)
 seen["lease"] = lease("ga")
-first = servers()
 network.plug(B)
 seen["another lease without a gateway"] = lease("gb")
-seen["one server for both"] = servers() == first and len(first) == 1
+first = servers()
+network.plug(B)
+seen["one server for both, and left alone"] = servers() == first and len(first) == 1
 seen["answered across the uplink"] = lease("wire")
 seen["own address"] = reaches_node("gb", "10.50.0.11")
 seen["stolen address"] = reaches_node("gb", "10.50.0.10")
@@ -104,7 +107,9 @@ network.unplug(A.id)
 
 # The node boots: rules and servers are gone, the files are not.
 sh("nft", "flush", "ruleset")
-sh("kill", "-9", *servers())
+for pid in map(int, servers()):
+    os.kill(pid, signal.SIGKILL)
+    await_end(pid)
 again = Network(FOLDER / "state", FOLDER / "run", ("up0",), Shell())
 again.restore()
 seen["after a boot"] = {

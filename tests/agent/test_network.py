@@ -34,8 +34,8 @@ def test_a_guest_without_a_gateway_is_told_none(seen):
     assert seen["another lease without a gateway"] == "10.50.0.11"
 
 
-def test_one_server_serves_a_bridge(seen):
-    assert seen["one server for both"]
+def test_one_server_serves_a_bridge_and_a_repeated_plug_leaves_it_alone(seen):
+    assert seen["one server for both, and left alone"]
 
 
 def test_nobody_beyond_the_uplink_is_answered(seen):
