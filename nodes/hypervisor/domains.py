@@ -1,0 +1,222 @@
+"""Thin calls about domains."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import libvirt
+
+from nodes.contract.messages import DomainWhereabouts
+from nodes.contract.specs import DomainFacts, DomainState
+from nodes.hypervisor.connections import Connections, LifecycleEvent
+from nodes.names import vm_of
+from nodes.shell import Cancellation
+
+STATES: dict[int, DomainState] = {
+    libvirt.VIR_DOMAIN_NOSTATE: "running",
+    libvirt.VIR_DOMAIN_RUNNING: "running",
+    libvirt.VIR_DOMAIN_BLOCKED: "running",
+    libvirt.VIR_DOMAIN_PAUSED: "paused",
+    libvirt.VIR_DOMAIN_SHUTDOWN: "running",
+    libvirt.VIR_DOMAIN_SHUTOFF: "shutoff",
+    libvirt.VIR_DOMAIN_CRASHED: "crashed",
+    libvirt.VIR_DOMAIN_PMSUSPENDED: "paused",
+}
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A domain as libvirt shows it: what we need of it before we touch it."""
+
+    uuid: str
+    name: str
+    state: DomainState
+    active: bool
+    defined: bool
+    shut_itself_down: bool
+    """Off because the guest wanted it, says libvirtd; it forgets the reason when it restarts."""
+
+    @property
+    def vm(self) -> str | None:
+        """The VM's id; None: the domain is not ours."""
+        return vm_of(self.name)
+
+
+class Hypervisor(Connections):
+    """What the node's libvirtd is asked, and asked to do."""
+
+    # --- reading ------------------------------------------------------------------------------------------
+
+    def find(self, *, uuid: str | None = None, name: str | None = None) -> Domain | None:
+        with self._call() as connection:
+            domain = _lookup(connection, uuid, name)
+            return _describe(domain) if domain else None
+
+    def whereabouts(self, uuid: str) -> DomainWhereabouts:
+        with self._call() as connection:
+            domain = _lookup(connection, uuid, None)
+            if domain is None:
+                return DomainWhereabouts(state="absent")
+            code, reason = domain.state()
+            active = bool(domain.isActive())
+            job, incoming = _job(domain) if active else (False, False)
+            paused_by_migration = code == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_MIGRATION
+            return DomainWhereabouts(
+                state="incoming" if incoming else STATES[code],
+                job_active=job,
+                paused_by_migration=paused_by_migration and not incoming,
+                defined=bool(domain.isPersistent()),
+            )
+
+    def domains(self) -> list[DomainFacts]:
+        """Every domain of this node, ours or not."""
+        wanted = libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_CPU_TOTAL | libvirt.VIR_DOMAIN_STATS_BALLOON
+        with self._query() as connection:
+            return [_facts(domain, stats) for domain, stats in connection.getAllDomainStats(wanted)]
+
+    def facts_of(self, events: list[LifecycleEvent]) -> list[DomainFacts]:
+        """The present state of the domains that events named."""
+        found = {domain.uuid: domain for domain in self.domains()}
+        return [
+            found.get(event.uuid) or DomainFacts(uuid=event.uuid, name=event.name, state="absent", vm=vm_of(event.name))
+            for event in events
+        ]
+
+    def all_domains(self) -> list[Domain]:
+        with self._query() as connection:
+            return [_describe(domain) for domain in connection.listAllDomains()]
+
+    def definitions(self) -> list[tuple[str, str]]:
+        """(name, XML) of every domain: what it is now, and what it would be after its next start."""
+        with self._call() as connection:
+            found = []
+            for domain in connection.listAllDomains():
+                found.append((domain.name(), domain.XMLDesc()))
+                if domain.isActive() and domain.isPersistent():
+                    found.append((domain.name(), domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)))
+            return found
+
+    def capabilities(self) -> str:
+        with self._query() as connection:
+            return str(connection.getCapabilities())
+
+    def versions(self) -> tuple[str, str]:
+        """(libvirt, hypervisor) as ``9.0.0``."""
+        with self._query() as connection:
+            return _version(connection.getLibVersion()), _version(connection.getVersion())
+
+    # --- changing -----------------------------------------------------------------------------------------
+
+    def define(self, xml: str) -> None:
+        with self._call() as connection:
+            connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE if not self.simulated else 0)
+
+    def undefine(self, uuid: str) -> None:
+        # Whatever hangs on a definition goes with it, or libvirt would refuse; firmware variables only where there
+        # are any, because the test driver does not know that flag.
+        flags = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+        with self._on(uuid) as domain:
+            if "<nvram" in domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE):
+                flags |= libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+            domain.undefineFlags(flags)
+
+    def create(self, uuid: str, *, paused: bool) -> None:
+        """Start a domain that is off. On a failure that is no refusal, its state says what is true."""
+        with self._on(uuid) as domain:
+            domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED if paused else 0)
+
+    def press_power_button(self, uuid: str) -> None:
+        with self._on(uuid) as domain:
+            domain.shutdownFlags(0 if self.simulated else libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+
+    def destroy(self, uuid: str) -> None:
+        with self._on(uuid) as domain:
+            domain.destroy()
+
+    def suspend(self, uuid: str) -> None:
+        with self._on(uuid) as domain:
+            domain.suspend()
+
+    def resume(self, uuid: str) -> None:
+        with self._on(uuid) as domain:
+            domain.resume()
+
+    def reboot(self, uuid: str) -> None:
+        with self._on(uuid) as domain:
+            domain.reboot()
+
+    def reset(self, uuid: str) -> None:
+        with self._on(uuid) as domain:
+            domain.reset()
+
+    @contextmanager
+    def _on(self, uuid: str) -> Iterator[Any]:
+        with self._call() as connection:
+            yield connection.lookupByUUIDString(uuid)
+
+    def wait_until_off(self, uuid: str, timeout_s: float, cancellation: Cancellation) -> bool:
+        """Wait by lifecycle events. Returns whether the domain is off or gone. Raises Cancelled."""
+        cancellation.wake(self.changed)
+        deadline = time.monotonic() + timeout_s
+        while True:
+            cancellation.check()
+            domain = self.find(uuid=uuid)
+            if domain is None or not domain.active:
+                return True
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return False
+            with self.changed:
+                # An event between the look above and this wait is missed: look again after a second.
+                self.changed.wait(min(left_s, 1.0))
+
+
+def _lookup(connection: Any, uuid: str | None, name: str | None) -> Any:
+    try:
+        return connection.lookupByUUIDString(uuid) if uuid is not None else connection.lookupByName(name)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise
+
+
+def _describe(domain: Any) -> Domain:
+    code, reason = domain.state()
+    return Domain(
+        uuid=domain.UUIDString(),
+        name=domain.name(),
+        state=STATES[code],
+        active=bool(domain.isActive()),
+        defined=bool(domain.isPersistent()),
+        shut_itself_down=code == libvirt.VIR_DOMAIN_SHUTOFF and reason == libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN,
+    )
+
+
+def _job(domain: Any) -> tuple[bool, bool]:
+    """Is a background job active, and is it a migration that comes in?"""
+    try:
+        stats = domain.jobStats()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in (libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_OPERATION_INVALID):
+            return False, False
+        raise
+    active = stats.get("type", libvirt.VIR_DOMAIN_JOB_NONE) != libvirt.VIR_DOMAIN_JOB_NONE
+    return active, active and stats.get("operation") == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN
+
+
+def _facts(domain: Any, stats: dict[str, Any]) -> DomainFacts:
+    memory_kib = stats.get("balloon.current")
+    return DomainFacts(
+        uuid=domain.UUIDString(),
+        name=domain.name(),
+        state=STATES[stats.get("state.state", libvirt.VIR_DOMAIN_NOSTATE)],
+        vm=vm_of(domain.name()),
+        cpu_time_ns=stats.get("cpu.time"),
+        memory_bytes=memory_kib * 1024 if memory_kib is not None else None,
+    )
+
+
+def _version(number: int) -> str:
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
