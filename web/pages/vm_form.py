@@ -71,6 +71,11 @@ class VmForm:
         return CATALOGUE.get(self.typed["os"])
 
     @property
+    def has_tenants(self) -> bool:
+        """Whether there is a choice of them."""
+        return len(self.tenants) > 1
+
+    @property
     def first_network(self) -> str:
         """The one that a new interface is put into: rather one that gives out addresses."""
         return next((n.pk for n in self.networks if n.ranges.all()), self.networks[0].pk if self.networks else "")
@@ -82,9 +87,11 @@ class VmForm:
 
     @property
     def slots(self) -> list[str]:
-        """Every place where an error can stand."""
-        names = ["name", "title", "tenant", "node", "os", "source", "vcpus", "memory", "disks", "nics"]
-        names += [f"disk-{i}-{part}" for i in range(len(self.disks)) for part in DISK]
+        """Every place on the page where an error can stand."""
+        names = ["name", "title", "node", "os", "source", "vcpus", "memory", "disks", "nics"]
+        names += ["tenant"] if self.has_tenants else []
+        parts = DISK if self.pools else ("size", "bus")
+        names += [f"disk-{i}-{part}" for i in range(len(self.disks)) for part in parts]
         return names + [f"nic-{i}-{part}" for i in range(len(self.nics)) for part in NIC]
 
     @property
