@@ -21,7 +21,7 @@ from nodes.contract.wire import OFFLINE_AFTER_S, PANEL_WAKE, events_stream, node
 
 from . import events, reconcile, services
 from .broker import Broker, Entries, Unreachable, stream_order
-from .domain_specs import pool_spec
+from .domain_specs import inspection, pool_spec
 from .models import Job, Look, Node, NodeState, Step, StreamCursor, Vm
 from .saga import dispatch, engine
 
@@ -108,10 +108,15 @@ class Conductor:
         self.broker.forget(gone)
         for node_id in gone:
             self.positions.pop(events_stream(node_id), None)
-        for node_id in set(nodes) - set(self.nodes):
+        new = set(nodes) - set(self.nodes)
+        for node_id in new:
             self.positions[events_stream(node_id)] = self._cursor(node_id, run_id)
             self.heard[node_id] = time.monotonic()
-        self.nodes = nodes
+        known, self.nodes = self.nodes, nodes
+        if known and new:
+            for node in nodes.values():
+                if node.state == NodeState.ONLINE:
+                    self._inspect(node)  # the names of the new ones must resolve there
 
     def _cursor(self, node_id: str, run_id: str) -> str:
         """Where to go on reading. Another run of Redis, or a stream that ends below the cursor, begins anew."""
@@ -206,6 +211,11 @@ class Conductor:
 
     def _came_back(self, node: Node) -> None:
         """What it reported before its silence is old: ask for everything."""
+        self._inspect(node)
+        self.timers = {key: due for key, due in self.timers.items() if key[1] != node.pk}
+        self._sweep_at = self._tick_at = 0.0
+
+    def _inspect(self, node: Node) -> None:
         look = Envelope(
             verb=NodeInspect.verb,
             object="node",
@@ -214,11 +224,9 @@ class Conductor:
             step="",
             phase="settle",
             attempt=1,
-            body=messages.body_of(NodeInspect()),
+            body=messages.body_of(inspection(node)),
         )
         self.broker.send(node.pk, look)
-        self.timers = {key: due for key, due in self.timers.items() if key[1] != node.pk}
-        self._sweep_at = self._tick_at = 0.0
 
     def _progress(self, node: Node, said: Progress) -> None:
         current = Step.objects.filter(

@@ -1,8 +1,16 @@
 """Rows -> the values that travel to a node."""
 
+from nodes.contract.messages import NodeInspect
 from nodes.contract.specs import DomainDisk, DomainSpec, NicSpec, PoolSpec
 
-from .models import Disk, Nic, Pool, Vm
+from .models import Disk, Nic, Node, Pool, Vm
+
+
+def inspection(node: Node) -> NodeInspect:
+    """The question with every node's name in it, as far as the agent knows of such a field."""
+    if "peers" not in node.verbs.get(NodeInspect.verb, ()):
+        return NodeInspect()
+    return NodeInspect(peers=dict(Node.objects.values_list("name", "address")))
 
 
 def pool_spec(pool: Pool) -> PoolSpec:

@@ -5,10 +5,10 @@ from typing import Any
 
 from django.utils.translation import gettext_lazy as _
 
+from cluster.domain_specs import inspection
 from cluster.models import Node, NodeState
 from cluster.refusals import Refusal
 from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Step
-from nodes.contract.messages import NodeInspect as Inspect
 
 
 class NoParams(Params):
@@ -24,7 +24,7 @@ def node_must_answer(node: Node) -> list[Refusal]:
 
 
 def inspect(context: Context[Any], key: str) -> Call:
-    return Call(context.subject_id, Inspect())
+    return Call(context.subject_id, inspection(Node.objects.get(pk=context.subject_id)))
 
 
 class NodeInspect(Operation[NoParams]):

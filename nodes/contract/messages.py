@@ -229,6 +229,8 @@ class NodeInspect(Message):
     verb = "node.inspect"
     changes = False
     long = True
+    peers: dict[str, str] | None = None
+    """name -> address of every node of the cluster: each must resolve the others. None: as the node knows them."""
 
     @property
     def object(self) -> str:
@@ -297,7 +299,13 @@ class Envelope(Spec):
     body: dict[str, Any]
 
 
-class Cancel(Spec):
+class Control(BaseModel):
+    """Not a verb. Unknown fields are ignored: an older agent must hear a newer panel at least this far."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Cancel(Control):
     """Names the number; early, it is remembered; for a finished verb it changes nothing and the reply says so."""
 
     object: str
@@ -306,7 +314,7 @@ class Cancel(Spec):
     step: str
 
 
-class Welcome(Spec):
+class Welcome(Control):
     """The panel's answer to a hello, on the welcome list: nothing runs on the node before it.
 
     ``raises``: object -> lowest number that may still run here. ``placed``: uuids of the guests that the panel
@@ -415,7 +423,7 @@ def body_of(message: Message) -> dict[str, Any]:
 # --- enrolment: POST https://<panel>:8101/api/v1/enrol/ ------------------------------------------------------
 
 
-class EnrolRequest(Spec):
+class EnrolRequest(Control):
     token: str
     certificate_request_pem: str
     redis_password_sha256: str
@@ -424,7 +432,7 @@ class EnrolRequest(Spec):
     host_uuid: str
 
 
-class EnrolAnswer(Spec):
+class EnrolAnswer(Control):
     node: Id
     name: str
     certificate_pem: str
