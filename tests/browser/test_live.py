@@ -103,3 +103,31 @@ def test_what_is_typed_in_a_form_survives_live_changes(visit: Open, vm: dict[str
     site.api.do(f"vms/{vm['id']}/resume/")
     expect(page.locator("[data-search]")).to_have_value("browser-li")
     expect(page).to_have_url(re.compile(r"\?.*q=browser-li"))
+
+
+def test_what_is_typed_beside_a_live_part_is_not_taken_away(visit: Open, vm: dict[str, Any], site: Site) -> None:
+    """The note of a resolve stands inside the part that is fetched again."""
+    one = visit().sign_in()
+    page = one.go(f"/vms/{vm['id']}/")
+    expect(page.locator(".strip-state")).to_contain_text("работает")
+    page.evaluate(
+        """() => {
+          const note = document.createElement("textarea");
+          note.id = "disks-note";
+          document.querySelector("#vm-card").append(note);
+        }"""
+    )
+    page.route(
+        re.compile(f"/vms/{vm['id']}/$"),
+        lambda route: route.fulfill(
+            status=200,
+            content_type="text/html",
+            body=re.sub(r"</div>\s*$", '<textarea id="disks-note"></textarea></div>', route.fetch().text()),
+        ),
+    )
+    page.locator("#disks-note").fill("начато")
+    page.locator("body").click(position={"x": 700, "y": 5})
+    site.api.do(f"vms/{vm['id']}/suspend/")
+    expect(page.locator(".strip-state")).to_contain_text("приостановлена")
+    expect(page.locator("#disks-note")).to_have_value("начато")
+    site.api.do(f"vms/{vm['id']}/resume/")

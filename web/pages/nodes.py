@@ -77,7 +77,7 @@ def node_add(request: PageRequest) -> HttpResponse:
     try:
         node, join = services.node_add(request.actor, typed["name"], typed["address"])
     except BadShape as bad:
-        errors = {name: [shape_of(name)] for name in bad.errors}
+        errors = {name: [shape_of(name) or words[0]] for name, words in bad.errors.items()}
         return render(request, "nodes/add.html", {"typed": typed, "errors": errors}, status=422)
     except Refused as refused:
         refusals = [r.said() for r in refused.refusals]

@@ -222,9 +222,10 @@ class VmForm:
                 self.errors.setdefault(slot, []).append(refusal["cause"][:1].upper() + refusal["cause"][1:] + ".")
 
     def take_bad_shape(self, errors: Mapping[str, Sequence[str]]) -> None:
-        for path in errors:
+        for path, messages in errors.items():
             slot = slot_of(path)
-            self.errors.setdefault(slot if slot in self.slots else "name", []).append(shape_of(slot))
+            words = shape_of(slot) or " ".join(f"{path}: {message}" for message in messages)
+            self.errors.setdefault(slot if slot in self.slots else "name", []).append(words)
 
 
 def _rows(data: Mapping[str, str], kind: str, parts: tuple[str, ...], most: int) -> list[Row]:
@@ -258,7 +259,7 @@ def slot_of(path: str) -> str:
 
 
 def shape_of(slot: str) -> str:
-    """What a value must look like, in the reader's words."""
+    """What a value must look like, in the reader's words; empty where a field has no words of its own."""
     last = slot.rsplit("-", 1)[-1]
     return {
         "name": _("1 to 63 characters: a to z, digits and hyphens, with a letter or a digit at both ends."),
@@ -268,4 +269,4 @@ def shape_of(slot: str) -> str:
         "size": _("A size greater than zero, for example 20 GB."),
         "mac": _("Six pairs of hexadecimal digits, for example 52:54:00:12:34:56."),
         "address": _("An IPv4 address, for example 10.0.0.10."),
-    }.get(last, _("This value is not possible here."))
+    }.get(last, "")

@@ -183,7 +183,7 @@ document.addEventListener("click", async (event) => {
 
 // --- times in the reader's own zone
 
-const formats = new Intl.DateTimeFormat(language, { dateStyle: "short", timeStyle: "medium" });
+const formats = new Intl.DateTimeFormat(language === "en" ? "en-GB" : language, { dateStyle: "short", timeStyle: "medium" });
 
 export function localise(root = document) {
   for (const time of root.querySelectorAll("time[data-local]")) {

@@ -159,12 +159,18 @@ async function fetchPart(part, state) {
   }
   state.tries = 0;
   versionsIn(fresh).forEach(([thing, version]) => remember(thing, version));
-  window.Idiomorph.morph(part, fresh, { morphStyle: "outerHTML" });
+  window.Idiomorph.morph(part, fresh, { morphStyle: "outerHTML", callbacks: { beforeNodeMorphed: isUntouched } });
   const swapped = document.getElementById(fresh.id) || part;
   window.htmx.process(swapped);
   document.dispatchEvent(new CustomEvent("ulei:morphed"));
   subscribe();
   return undefined;
+}
+
+// What somebody has begun to type or choose stays as it is.
+function isUntouched(element) {
+  if (element.matches?.("input[type=radio], input[type=checkbox]")) return element.checked === element.defaultChecked;
+  return !element.matches?.("input:not([type=hidden]), textarea") || element.value === element.defaultValue;
 }
 
 function vanish(part) {
@@ -248,7 +254,7 @@ function lose() {
   lostAt = new Date();
   // A short break, as of a restarting panel, is nobody's business.
   lostTimer = setTimeout(() => {
-    const time = new Intl.DateTimeFormat(document.documentElement.lang, { timeStyle: "short" }).format(lostAt);
+    const time = new Intl.DateTimeFormat(document.documentElement.lang === "en" ? "en-GB" : "ru", { timeStyle: "short" }).format(lostAt);
     line.textContent = line.dataset.lost.replace("{time}", time);
     line.classList.add("is-lost");
   }, 1500);
