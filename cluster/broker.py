@@ -114,18 +114,18 @@ class Broker:
 
     def send(self, node_id: str, envelope: Envelope) -> bool:
         """Put a verb into the node's queue. False when Redis did not take it: the sweep sends it again."""
-        return self._send(node_id, CELERY_TASK_PREFIX + envelope.verb, envelope.model_dump(mode="json"))
+        return self._send(node_id, CELERY_TASK_PREFIX + envelope.verb, {"envelope": envelope.model_dump(mode="json")})
 
     def cancel(self, node_id: str, cancel: Cancel) -> bool:
-        return self._send(node_id, CANCEL_TASK, cancel.model_dump(mode="json"))
+        return self._send(node_id, CANCEL_TASK, {"cancel": cancel.model_dump(mode="json")})
 
-    def _send(self, node_id: str, task: str, envelope: dict[str, Any]) -> bool:
+    def _send(self, node_id: str, task: str, arguments: dict[str, Any]) -> bool:
         # Of a direct exchange Celery makes the anonymous one: straight into the list.
         queue: Any = Queue(commands_queue(node_id))
         try:
             self._celery.send_task(
                 task,
-                kwargs={"envelope": envelope},
+                kwargs=arguments,
                 queue=queue,
                 # No binding keys: nobody looks them up.
                 declare=[],

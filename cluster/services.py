@@ -71,7 +71,8 @@ def node_add(actor: Actor, name: str, address: str) -> tuple[Node, dict[str, Any
 def node_token(actor: Actor, node: Node) -> dict[str, Any]:
     """A fresh one-time token; earlier ones of this node stop working."""
     actor.require("node.add")
-    secret = secrets.token_urlsafe(24)
+    # Hexadecimal: on a command line nothing may begin with a hyphen or need quotes.
+    secret = secrets.token_hex(24)
     expires = timezone.now() + JOIN_TOKEN_LIFETIME
     with transaction.atomic():
         node.join_tokens.filter(used=None).delete()

@@ -19,7 +19,7 @@ from cluster.conductor import Conductor
 from cluster.models import Job, Node, NodeState, StreamCursor, Vm
 from nodes.contract import messages
 from nodes.contract.errors import ErrorInfo
-from nodes.contract.messages import Envelope, Reply
+from nodes.contract.messages import Cancel, Envelope, Reply
 from nodes.contract.wire import OFFLINE_AFTER_S, commands_queue, events_stream, redis_user, welcome_list
 from tests.panel.engine.scenarios import Scene
 
@@ -84,16 +84,18 @@ class FakeAgent:
 
     def __init__(self, server: RedisServer, node: Node) -> None:
         self.redis, self.node, self.counter = server.client(), node, 0
+        self.cancels: list[Cancel] = []
 
     def say(self, entry: Any) -> None:
         self.redis.xadd(events_stream(self.node.pk), {"e": entry.model_dump_json()})
 
     def hear(self) -> list[Envelope]:
-        heard = []
+        heard: list[Envelope] = []
         while raw := self.redis.rpop(commands_queue(self.node.pk)):
-            body = json.loads(base64.b64decode(json.loads(raw)["body"]))
-            heard.append(body[1]["envelope"])
-        return [Envelope.model_validate(one) for one in heard if "verb" in one]
+            arguments = json.loads(base64.b64decode(json.loads(raw)["body"]))[1]
+            self.cancels += [Cancel.model_validate(arguments["cancel"])] if "cancel" in arguments else []
+            heard += [Envelope.model_validate(arguments["envelope"])] if "envelope" in arguments else []
+        return heard
 
     def answer(self, envelope: Envelope, outcome: str = "done", **fields: Any) -> None:
         self.counter += 1
@@ -155,6 +157,22 @@ def test_what_is_not_answered_is_sent_again_by_the_clock_and_at_once_to_a_new_in
     conductor.heard[scene.node.pk] = now
     conductor.tick()
     assert agent.hear() == [first]
+
+
+def test_a_cancel_names_the_number_that_runs_and_its_answer_turns_the_job_round(
+    scene: Scene, conductor: Conductor, agent: FakeAgent
+) -> None:
+    job = scene.start("vm.shutdown").job
+    conductor.advance(job.pk)
+    [shutdown] = agent.hear()
+    services.cancel(scene.actor, job)
+    conductor.advance(job.pk)
+    agent.hear()
+    assert [(c.object, c.dispatch) for c in agent.cancels] == [(shutdown.object, shutdown.dispatch)]
+    agent.answer(shutdown, "cancelled")
+    settle(conductor)
+    assert Job.objects.get(pk=job.pk).state == "cancelled"
+    assert Vm.objects.get(pk=scene.running.pk).state == "running"
 
 
 def test_a_hello_is_answered_past_the_queue_with_what_was_raised_and_placed(
