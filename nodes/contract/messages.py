@@ -306,7 +306,10 @@ class Control(BaseModel):
 
 
 class Cancel(Control):
-    """The keyword argument ``cancel`` of the control message. Names the number; early, it is remembered; for a finished verb it changes nothing and the reply says so."""
+    """The keyword argument ``cancel`` of the control message; names the number.
+
+    Early, it is remembered; for a finished verb it changes nothing and the reply says so.
+    """
 
     object: str
     dispatch: int
