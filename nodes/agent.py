@@ -12,7 +12,8 @@ from typing import Any
 from urllib.parse import quote
 
 from celery import Celery, signals
-from kombu import Queue
+from celery.app.amqp import AMQP
+from kombu import Connection, Queue
 
 from nodes import __version__, boot, probe, verbs
 from nodes.config import Config
@@ -111,6 +112,19 @@ class Agent:
         threading.Thread(target=start, name="boot", daemon=True).start()
 
 
+class _Connection(Connection):
+    """Tries again after a few seconds; Celery's consumer would wait up to 30."""
+
+    def ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
+        return super().ensure_connection(
+            *args, **{"interval_start": 1, "interval_step": 1, "interval_max": RECONNECT_AT_MOST_S, **kwargs}
+        )
+
+
+class _Amqp(AMQP):
+    Connection = _Connection
+
+
 def known_virt_type(config: Config, hypervisor: Hypervisor, shell: Shell) -> VirtType:
     if hypervisor.simulated:
         return VirtType("test", "the test driver has no guests")
@@ -124,7 +138,8 @@ def celery_app(config: Config, dispatcher: Dispatcher) -> Celery:
     scheme = "rediss" if config.redis_tls else "redis"
     user = f"{wire.redis_user(config.id)}:{quote(config.redis_password(), safe='')}"
     broker = f"{scheme}://{user}@{config.redis_host}:{config.redis_port}/0"
-    app = Celery("ulei-node", broker=broker, set_as_current=False)
+    # No fixups: a DJANGO_SETTINGS_MODULE in the environment is not for us.
+    app = Celery("ulei-node", broker=broker, amqp=_Amqp, fixups=(), set_as_current=False)
     app.conf.update(
         accept_content=["json"],
         broker_connection_retry_on_startup=True,
@@ -135,7 +150,6 @@ def celery_app(config: Config, dispatcher: Dispatcher) -> Celery:
             # would only bring old messages back an hour later.
             "ack_emulation": False,
             "socket_keepalive": True,
-            "interval_max": RECONNECT_AT_MOST_S,
         },
         task_create_missing_queues=False,
         task_default_queue=wire.COMMANDS,

@@ -5,6 +5,7 @@ message here was a move, may run on another node by now: it waits until the pane
 """
 
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from nodes.contract.errors import NodeError
@@ -63,16 +64,18 @@ def _start(ledger: Ledger, hypervisor: Hypervisor, wanted: Wanted) -> None:
     ledger.started_at_boot(wanted.vm)
 
 
-def notice_shutdowns(ledger: Ledger, hypervisor: Hypervisor) -> None:
+def notice_shutdowns(ledger: Ledger, hypervisor: Hypervisor, among: Collection[str] | None = None) -> None:
     """A guest that shut itself down is not wanted running any more (law 5).
 
     Only libvirtd's own word "the guest wanted it" counts, at the moment of the event or, for what happened while no
     agent looked, afterwards. A guest that crashed, that somebody destroyed by hand, or of which a restarted libvirtd
     has forgotten the reason, stays wanted: it is not started now, but with the next boot of the node. That is the
     safe side of the doubt, because its disks are here and nobody but this node's agent starts it by itself.
+
+    :param among: uuids of the domains to look at; None: all.
     """
     for wanted in ledger.wanted():
-        while wanted.running and not wanted.boot:
+        while wanted.running and not wanted.boot and (among is None or wanted.uuid in among):
             counter = ledger.counter
             domain = hypervisor.find(uuid=wanted.uuid)
             if domain is None or domain.active or not domain.shut_itself_down:

@@ -76,8 +76,6 @@ class Config(Paths):
     redis_host: str
     redis_port: int = 6379
     redis_tls: bool = True
-    peers: dict[str, str] = {}
-    """Name -> address of every node of the cluster, as known when this node joined."""
     virt_type: Literal["auto", "kvm", "qemu"] = "auto"
     uplinks: tuple[str, ...] = ()
     """Bridge ports that lead to other machines; empty: every port that is not a guest's tap."""

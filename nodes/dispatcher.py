@@ -28,7 +28,6 @@ log = Log("ulei.dispatcher")
 
 Waiting = Envelope | Cancel
 CANCELLED = Answer("cancelled", {})
-SUPERSEDED = Answer("superseded", {})
 
 
 class Dispatcher:
@@ -111,9 +110,10 @@ class Dispatcher:
         else:
             self._take_change(item, item.dispatch)
 
-    def _known(self, name: str) -> Known:
+    def _known(self, name: str, envelope: Envelope | None = None) -> Known:
         row, run = self.ledger.get(name), self._running.get(name)
         return Known(
+            same=row is None or row.number != (envelope and envelope.dispatch) or _is_again(row.envelope, envelope),
             number=row.number if row else None,
             outcome=row.answer.outcome if row and row.answer else None,
             running=run.number if run else None,
@@ -142,13 +142,14 @@ class Dispatcher:
     def _take_change(self, envelope: Envelope, dispatch: int) -> None:
         answer = None
         with self._lock:
-            decision = on_message(dispatch, self._known(envelope.object))
+            decision = on_message(dispatch, self._known(envelope.object, envelope))
             log.debug("message", decision=decision.name, **_fields(envelope))
             match decision:
                 case Decision.HOLD | Decision.PARK:
                     self._park(envelope)
                 case Decision.ANSWER_SUPERSEDED:
-                    answer = SUPERSEDED
+                    # With the number that was here, so that a panel that has forgotten it can go on above it.
+                    answer = Answer("superseded", {"number": self.ledger.number_of(envelope.object)})
                 case Decision.ANSWER_AGAIN:
                     answer = self._stored(envelope.object)
                 case Decision.RUN | Decision.RUN_LOOK_FIRST:
@@ -285,6 +286,13 @@ def _read(envelope: Envelope) -> Message:
     if message.object != envelope.object:
         raise NodeError("bad_message", f"{envelope.verb} is about {message.object}, not {envelope.object}")
     return message
+
+
+def _is_again(stored: Mapping[str, Any] | None, envelope: Envelope | None) -> bool:
+    """Whether a message is the one that the ledger has; of a number that was only raised or cancelled it has none."""
+    if stored is None or envelope is None:
+        return True
+    return all(stored[part] == getattr(envelope, part) for part in ("job", "step", "phase", "verb"))
 
 
 def _shapes(error: ValidationError) -> str:

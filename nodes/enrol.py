@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from pydantic import ValidationError
 
-from nodes import __version__
+from nodes import __version__, peers
 from nodes.config import Paths, config_file
 from nodes.contract.errors import NodeError
 from nodes.contract.messages import EnrolAnswer, EnrolRequest
@@ -38,8 +38,6 @@ PATH = "/api/v1/enrol/"
 TIMEOUT_S = 20.0
 PUBLIC, SECRET = 0o644, 0o600
 QEMU_USERS = ("libvirt-qemu", "qemu")
-HOSTS = Path("/etc/hosts")
-HOSTS_BEGIN, HOSTS_END = "# ulei: nodes of the cluster", "# ulei: end"
 
 
 def join(paths: Paths, panel: str, token: str, ca_fingerprint: str) -> EnrolAnswer:
@@ -63,7 +61,7 @@ def join(paths: Paths, panel: str, token: str, ca_fingerprint: str) -> EnrolAnsw
     _check(answer, key, fingerprint)
     _lay_out(paths, answer, key)
     write_atomically(paths.redis_password_file, password, mode=SECRET)
-    _name_peers(answer.peers)
+    peers.learn(paths.state_dir, answer.peers)
     # Last: with this file the machine is a node.
     write_atomically(config_file(), _configuration(answer), mode=PUBLIC)
     return answer
@@ -142,14 +140,16 @@ def _trusted(host: str, port: int, fingerprint: str) -> ssl.SSLSocket:
 
 
 def _refusal(status: int, body: bytes) -> NodeError:
+    """What the panel said, in its own words where they can be read: ``{"code", "cause", "hint"}``."""
     try:
-        problem = json.loads(body)
-        cause = str(problem.get("detail") or problem.get("title") or problem.get("code"))
-    except (ValueError, AttributeError):
-        cause = body[:200].decode(errors="replace")
-    if status in (401, 403, 404):
-        return NodeError("token_refused", cause, "A token works once and expires: let the panel make a new command.")
-    return NodeError("enrol_refused", f"status {status}: {cause}", "Add the node in the panel once more.")
+        problem = dict(json.loads(body))
+    except (ValueError, TypeError):
+        problem = {}
+    cause = str(problem.get("cause") or body[:200].decode(errors="replace"))
+    hint = str(problem.get("hint") or "")
+    if problem.get("code") == "token_unknown":
+        return NodeError("token_refused", cause, hint or "Let the panel make a new command.")
+    return NodeError("enrol_refused", f"status {status}: {cause}", hint or "Add the node in the panel once more.")
 
 
 def _check(answer: EnrolAnswer, key: ec.EllipticCurvePrivateKey, fingerprint: str) -> None:
@@ -200,19 +200,6 @@ def _give_to_qemu(keys: Iterable[Path]) -> None:
         return
 
 
-def _name_peers(peers: dict[str, str]) -> None:
-    """A migration resolves the other node's name, and hangs for minutes where nobody knows it."""
-    text = HOSTS.read_text() if HOSTS.exists() else ""
-    without = re.sub(rf"{HOSTS_BEGIN}\n.*?{HOSTS_END}\n", "", text, flags=re.DOTALL)
-    known = {(name, fields[0]) for fields in map(str.split, without.splitlines()) for name in fields[1:]}
-    missing = [(name, address) for name, address in sorted(peers.items()) if (name, address) not in known]
-    block = [HOSTS_BEGIN, *(f"{address}\t{name}" for name, address in missing), HOSTS_END] if missing else []
-    wanted = without.rstrip("\n") + "\n" + "".join(f"{line}\n" for line in block)
-    if wanted != text:
-        # In place: in a container this file is a mount and cannot be replaced.
-        HOSTS.write_text(wanted)
-
-
 def _configuration(answer: EnrolAnswer) -> str:
     """JSON's strings and numbers are TOML's as well."""
     lines = [
@@ -221,8 +208,5 @@ def _configuration(answer: EnrolAnswer) -> str:
         f"name = {json.dumps(answer.name)}",
         f"redis_host = {json.dumps(answer.redis_host)}",
         f"redis_port = {answer.redis_port}",
-        "",
-        "[peers]",
-        *(f"{json.dumps(name)} = {json.dumps(address)}" for name, address in sorted(answer.peers.items())),
     ]
     return "\n".join(lines) + "\n"

@@ -162,6 +162,11 @@ class Ledger:
             found = self._db.execute("SELECT * FROM objects WHERE object = ?", (name,)).fetchone()
         return _row(found) if found else None
 
+    def number_of(self, name: str) -> int:
+        """Of the last message about an object; 0 for one never heard of."""
+        row = self.get(name)
+        return row.number if row else 0
+
     def rows(self) -> list[Row]:
         with self._lock:
             return [_row(found) for found in self._db.execute("SELECT * FROM objects ORDER BY object")]

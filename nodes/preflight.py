@@ -4,7 +4,7 @@ import os
 import socket
 from pathlib import Path
 
-from nodes import facts
+from nodes import facts, peers
 from nodes.config import Config
 from nodes.contract.errors import NodeError
 from nodes.contract.specs import Check, NodeFacts
@@ -41,7 +41,7 @@ def run(config: Config, node: NodeFacts) -> tuple[Check, ...]:
         _version("qemu_version", node.qemu_version, OLDEST_QEMU),
         _bridges(),
         _host_uuid(node),
-        _names_resolve(config.peers),
+        _names_resolve(peers.known(config.state_dir)),
         _migration_ports(),
     )
 
@@ -103,10 +103,10 @@ def _host_uuid(node: NodeFacts) -> Check:
     )
 
 
-def _names_resolve(peers: dict[str, str]) -> Check:
+def _names_resolve(names: dict[str, str]) -> Check:
     """A migration hangs for minutes on a name that no resolver knows."""
     wrong = []
-    for name, address in sorted(peers.items()):
+    for name, address in sorted(names.items()):
         try:
             found = {info[4][0] for info in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)}
         except OSError:

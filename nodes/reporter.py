@@ -136,7 +136,7 @@ class Reporter:
         try:
             counter = self._ledger.counter
             self._send_changes(self._hypervisor.facts_of(events), counter)
-            notice_shutdowns(self._ledger, self._hypervisor)
+            notice_shutdowns(self._ledger, self._hypervisor, {event.uuid for event in events})
         except NodeError as error:
             # The inventory after the next connection says it all.
             log.warning("changes of domains were not told", cause=error.info.cause)

@@ -33,6 +33,8 @@ class Known:
     """Of that message; None while it has no reply."""
     running: int | None = None
     """The number that a thread of this process works on now; 0: the agent itself does, at a boot of the node."""
+    same: bool = True
+    """The last message was this very one. Two messages of one number: the panel has forgotten that it gave it out."""
     repeats: bool = False
     """That thread repeats what a dead incarnation or a doubt began."""
     held: bool = False
@@ -49,7 +51,7 @@ def on_message(dispatch: int, known: Known) -> Decision:
         return Decision.HOLD
     if known.number is None or dispatch > known.number:
         return Decision.RUN if known.running is None else Decision.PARK
-    if dispatch < known.number:
+    if dispatch < known.number or not known.same:
         return Decision.ANSWER_SUPERSEDED
     if known.running is not None:
         return Decision.IGNORE if known.running == dispatch else Decision.PARK

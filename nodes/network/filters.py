@@ -25,7 +25,7 @@ class Filters:
         lines = ["table bridge ulei", "delete table bridge ulei", *_base(uplinks)]
         for nic in nics:
             lines += _chain(nic)
-        self._nft(lines)
+        self._nft([*lines, *_CLOSED_PORTS])
 
     def add(self, nic: NicSpec, uplinks: Iterable[str]) -> None:
         self._nft([*_base(uplinks), *_chain(nic)])
@@ -52,6 +52,16 @@ class Filters:
     def _nft(self, lines: Iterable[str]) -> None:
         self._shell.run(["nft", "-f", "-"], timeout_s=NFT_TIMEOUT_S, stdin="\n".join(lines) + "\n")
 
+
+# libvirtd's TLS port gives whoever has a node's certificate the whole of this node, and QEMU's ports take a guest's
+# memory: both are closed but for this machine itself.
+_CLOSED_PORTS = (
+    "table inet ulei",
+    "delete table inet ulei",
+    "add table inet ulei",
+    "add chain inet ulei input { type filter hook input priority 0; policy accept; }",
+    'add rule inet ulei input iifname != "lo" tcp dport { 16514, 49152-49215 } drop',
+)
 
 _TABLE = ("add table bridge ulei", "add map bridge ulei taps { type ifname : verdict; }")
 

@@ -1,5 +1,6 @@
 """The node itself."""
 
+from nodes import peers
 from nodes.contract.messages import NodeInspect, Nothing
 from nodes.node import Node
 from nodes.verbs import handles
@@ -9,5 +10,7 @@ from nodes.verbs.run import Run
 @handles(NodeInspect)
 def inspect(node: Node, message: NodeInspect, run: Run) -> Nothing:
     """The inventory is on the stream before the reply."""
+    if message.peers is not None:
+        peers.learn(node.paths.state_dir, message.peers)
     node.inspect()
     return Nothing()

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from nodes import config, enrol
+from nodes import config, enrol, peers
 from nodes.contract.errors import NodeError
 from nodes.contract.messages import EnrolRequest
 
@@ -110,7 +110,7 @@ def server(authority):
 @pytest.fixture
 def paths(tmp_path, monkeypatch):
     monkeypatch.setenv("ULEI_NODE_CONFIG", str(tmp_path / "node.toml"))
-    monkeypatch.setattr(enrol, "HOSTS", tmp_path / "hosts")
+    monkeypatch.setattr(peers, "HOSTS", tmp_path / "hosts")
     (tmp_path / "hosts").write_text("127.0.0.1 localhost\n10.0.0.2 n1\n")
     return config.Paths(
         state_dir=tmp_path / "state", pki_dir=tmp_path / "pki", libvirt_uri="test:///default", run_dir=tmp_path
@@ -129,7 +129,7 @@ def test_a_machine_that_joins_has_all_that_its_agent_needs(paths, server, author
     enrol.join(paths, server.url, "the-token", authority.fingerprint)
     loaded = config.load()
     assert (loaded.id, loaded.name, loaded.redis_host, loaded.redis_port) == ("a" * 13, "n1", "10.0.0.1", 6400)
-    assert loaded.peers == {"n1": "10.0.0.2", "n2": "10.0.0.3"}
+    assert peers.known(paths.state_dir) == {"n1": "10.0.0.2", "n2": "10.0.0.3"}
     (request,) = server.received
     assert request.token == "the-token"
     password = paths.redis_password_file.read_bytes()
@@ -168,12 +168,12 @@ def test_the_certificate_lies_where_libvirt_and_qemu_look(paths, server, authori
 def test_peers_that_nobody_named_are_named_and_a_rejoin_names_them_once(paths, server, authority):
     for _ in range(2):
         enrol.join(paths, server.url, "token", authority.fingerprint)
-    assert enrol.HOSTS.read_text().splitlines() == [
+    assert peers.HOSTS.read_text().splitlines() == [
         "127.0.0.1 localhost",
         "10.0.0.2 n1",
-        enrol.HOSTS_BEGIN,
+        peers.HOSTS_BEGIN,
         "10.0.0.3\tn2",
-        enrol.HOSTS_END,
+        peers.HOSTS_END,
     ]
 
 
