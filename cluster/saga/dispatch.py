@@ -12,6 +12,9 @@ from nodes.contract.messages import Cancel, Envelope, Message, Reply
 from .. import crypto
 from .steps import Call
 
+MOST_NUMBERS = 1 << 53
+"""A node's word about numbers is not taken beyond this: they must go on growing for ever."""
+
 MAX_LONG_VERBS = 16
 """Of the agent's 24 threads: a ``stop`` must find a free one beside the longest migrations."""
 
@@ -114,11 +117,20 @@ def record(node_id: str, reply: Reply) -> str | None:
     )
     if not current.update(answer=answer):
         return None
+    if reply.outcome == "superseded":
+        _go_on_above(node_id, reply)
     if reply.object.startswith("domain:"):
         Vm.objects.filter(pk=reply.object.removeprefix("domain:"), node_id=node_id).update(
             observed_counter=reply.counter
         )
     return reply.job
+
+
+def _go_on_above(node_id: str, reply: Reply) -> None:
+    """The node has seen a later number: this database is older than its ledger (it was put back from a backup)."""
+    seen = reply.result.get("number")
+    if isinstance(seen, int) and seen < MOST_NUMBERS:
+        ObjectNumber.objects.filter(node_id=node_id, object=reply.object, number__lt=seen).update(number=seen)
 
 
 def forget_silent(job: Job, steps: list[Step]) -> list[dict[str, Any]]:

@@ -25,6 +25,12 @@ def test_a_lower_number_is_superseded():
     assert on_message(1, Known(number=2, outcome="done")) is Decision.ANSWER_SUPERSEDED
 
 
+def test_an_equal_number_of_another_message_is_superseded():
+    """The panel's database lost a commit, or was put back from a backup: the old answer is not the new one's."""
+    assert on_message(2, Known(number=2, outcome="done", same=False)) is Decision.ANSWER_SUPERSEDED
+    assert on_message(2, Known(number=2, running=2, same=False)) is Decision.ANSWER_SUPERSEDED
+
+
 def test_a_lower_number_is_superseded_while_the_higher_one_runs():
     assert on_message(1, Known(number=2, running=2)) is Decision.ANSWER_SUPERSEDED
 

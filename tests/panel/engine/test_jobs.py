@@ -229,3 +229,13 @@ def test_an_old_message_after_a_kill_is_superseded_on_the_node(scene: Scene) -> 
     assert executor.replies[-1][1].outcome == "superseded"
     assert scene.world.objects[scene.node.pk, "domain:" + scene.running.pk] == "running"
     assert Job.objects.get(pk=job.pk).state == "succeeded"
+
+
+def test_a_panel_put_back_from_a_backup_goes_on_above_the_numbers_that_the_node_has_seen(scene: Scene) -> None:
+    domain = (scene.node.pk, "domain:" + scene.running.pk)
+    scene.world.ledger[domain] = 41
+    job = Executor(world=scene.world).run(scene.start("vm.stop").job)
+    assert (job.state, job.error["code"]) == ("failed", "superseded")
+    job = Executor(world=scene.world).run(scene.start("vm.stop").job)
+    assert job.state == "succeeded"
+    assert scene.world.ledger[domain] == 42

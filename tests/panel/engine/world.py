@@ -126,7 +126,7 @@ class Executor:
         """One delivery: the ledger's rule, the fault, the effect, the answer."""
         name = (node, envelope.object)
         if envelope.dispatch is not None and envelope.dispatch < self.world.ledger.get(name, 0):
-            self.answer(node, envelope, "superseded")
+            self.answer(node, envelope, "superseded", {"number": self.world.ledger[name]})
             return
         if envelope.dispatch is not None:
             self.world.ledger[name] = envelope.dispatch
