@@ -24,12 +24,13 @@ def complaints_of_axe(one: Visit) -> list[str]:
     return [f"{v['id']}: {n['html'][:120]}" for v in found.response["violations"] for n in v["nodes"]]
 
 
-def readable(one: Visit, path: str) -> None:
+def readable(one: Visit, path: str, *, rules: bool) -> None:
     one.go(path)
-    one.page.wait_for_load_state("networkidle")
+    one.page.wait_for_load_state("networkidle" if rules else "load")
     width, inner = one.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert width <= inner, f"{path} is {width} px wide on a screen of {inner}"
-    assert complaints_of_axe(one) == [], path
+    if rules:
+        assert complaints_of_axe(one) == [], path
 
 
 @pytest.mark.parametrize(
@@ -42,10 +43,12 @@ def test_every_page_is_readable(
 ) -> None:
     one = visit(viewport=viewport, color_scheme=theme, reduced_motion="reduce")
     one.allow("404")
-    readable(one, "/sign-in/")
+    # The rules are slow: once on light and once on dark, once wide and once narrow.
+    rules = language == "ru"
+    readable(one, "/sign-in/", rules=rules)
     one.sign_in(language)
     for page in PAGES:
-        readable(one, page.format(**ids))
+        readable(one, page.format(**ids), rules=rules)
         assert one.page.locator("html").get_attribute("lang") == language
         assert one.page.locator("html").get_attribute("data-bs-theme") == theme
 

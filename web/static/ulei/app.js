@@ -148,6 +148,10 @@ document.addEventListener("submit", (event) => {
   if (form.dataset.sent) event.preventDefault();
   form.dataset.sent = "1";
 });
+// A form that is on its way needs no more checks; the browser would only break them off.
+document.addEventListener("htmx:beforeRequest", (event) => {
+  if (document.querySelector("form[data-sent]")) event.preventDefault();
+});
 addEventListener("pageshow", () => {
   for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
 });
