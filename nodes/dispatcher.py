@@ -60,6 +60,7 @@ class Dispatcher:
             log.error("a cancel that this agent cannot read", cause=_shapes(error))
             return
         self._guarded(cancel)
+        point("agent.cancel-taken")
 
     def release(self, name: str) -> None:
         """libvirtd holds no call of ours on this object any more: take what waited for that."""

@@ -5,6 +5,7 @@ whole machine. ``Faults.undo`` mends everything that was broken and is still bro
 """
 
 import errno
+import os
 import signal
 import threading
 from collections import Counter
@@ -218,18 +219,26 @@ class GuestWatch:
 def running_guests(nodes: dict[str, Node]) -> list[str]:
     """The uuid of every guest process on every node; one that stands twice runs twice."""
     found = []
-    for node in nodes.values():
-        if not node.on:
+    spaces = {space for node in nodes.values() if (space := _pid_space(node))}
+    # Looked at twenty times a second: one pass for all nodes, by bare system calls.
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
             continue
         try:
-            pids = node.guests()
-        except (Failed, FileNotFoundError):  # it lost its power while we looked
-            continue
-        for pid in pids:
-            try:
-                argv = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-            except (FileNotFoundError, ProcessLookupError):
+            with open(f"/proc/{name}/cmdline", "rb") as cmdline:
+                argv = cmdline.read().split(b"\0")
+            if b"qemu-system" not in argv[0] or os.readlink(f"/proc/{name}/ns/pid") not in spaces:
                 continue
-            if "-incoming" not in argv and "-uuid" in argv:
-                found.append(argv[argv.index("-uuid") + 1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if b"-incoming" not in argv and b"-uuid" in argv:
+            found.append(argv[argv.index(b"-uuid") + 1].decode())
     return found
+
+
+def _pid_space(node: Node) -> str:
+    """The node's PID namespace; nothing while it has no power."""
+    try:
+        return os.readlink(f"/proc/{node.pid}/ns/pid")
+    except (Failed, FileNotFoundError, ProcessLookupError):
+        return ""
