@@ -66,7 +66,7 @@ def compare(panel: Row, nodes: dict[str, NodeView | None], broker: BrokerView) -
         loose = {disk["id"] for disk in panel["unattached_disks"]}
         found += [f"{where}: {text}" for text in volumes(vms, others, view, loose)]
         found += [f"{where}: {text}" for text in network(vms, others, view)]
-        found += [f"{where}: {text}" for text in ledger(panel["numbers"].get(node, {}), view)]
+        found += [f"{where}: {text}" for text in ledger(panel["numbers"].get(node, {}), panel["raised"].get(node, {}), view)]
         found += [f"{where}: certificate: {view.certificate}"] * bool(view.certificate)
     return found + redis(panel, broker)
 
@@ -173,13 +173,19 @@ def network(vms: list[Row], busy: list[Row], view: NodeView) -> list[str]:
     return found + [f"address {address} is given to two NICs" for address in twice]
 
 
-def ledger(numbers: dict[str, int], view: NodeView) -> list[str]:
-    """The node must have answered exactly the last number that the panel gave for each object."""
+def ledger(numbers: dict[str, int], raised: dict[str, int], view: NodeView) -> list[str]:
+    """The node must have answered exactly the last number that the panel gave for each object.
+
+    :param raised: numbers that a resolve made higher without a message; the node hears of them at its next hello.
+    """
     found = []
     rows = {row["object"]: row for row in view.ledger}
     for name, number in numbers.items():
         row = rows.get(name)
-        if row is None:
+        if raised.get(name) == number:
+            if row is not None and row["dispatch"] > number:
+                found.append(f"ledger has {name} at {row['dispatch']}, the panel raised it to {number}")
+        elif row is None:
             found.append(f"ledger has no row of {name}, whose number is {number}")
         elif row["dispatch"] != number:
             found.append(f"ledger has {name} at {row['dispatch']}, the panel at {number}")

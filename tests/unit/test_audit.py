@@ -29,6 +29,7 @@ PANEL: dict[str, Any] = {
     "outbox": [],
     "locks": [],
     "numbers": {"node1": {"vm1": 4, "disk1": 1, "nic1": 2}, "node2": {}},
+    "raised": {},
     "redis_users": ["nnode1", "nnode2"],
 }
 USERS = {"default", "web", "conductor", "channels", "nnode1", "nnode2"}
@@ -127,6 +128,15 @@ def test_a_disk_that_outlived_its_vm_by_choice_is_known():
     volume = {"name": "disk2.qcow2", "owner": "disk2", "part": False}
     assert differences(panel=kept, two=lambda node: node.volumes.append(volume)) == []
     assert differences(two=lambda node: node.volumes.append(volume)) != []
+
+
+def test_a_number_that_a_resolve_raised_may_be_unknown_to_the_node():
+    def resolved(panel: dict[str, Any]) -> None:
+        panel["numbers"]["node1"]["disk1"] = 2
+        panel["raised"] = {"node1": {"disk1": 2}}
+
+    assert differences(panel=resolved) == []
+    assert differences(panel=resolved, one=lambda node: node.ledger[1].update(dispatch=3)) != []
 
 
 def test_a_silent_node_is_said_and_not_compared():

@@ -3,7 +3,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from cluster.models import FINAL, Disk, Job, Lock, Node, ObjectNumber, Vm
+from cluster.models import FINAL, Disk, Job, Lock, Node, ObjectNumber, RaisedNumber, Vm
 from cluster.saga import dispatch
 from nodes.contract.wire import redis_user
 
@@ -15,6 +15,9 @@ class Command(BaseCommand):
         numbers: dict[str, dict[str, int]] = {}
         for row in ObjectNumber.objects.all():
             numbers.setdefault(row.node_id, {})[row.object] = row.number
+        raised: dict[str, dict[str, int]] = {}
+        for raise_ in RaisedNumber.objects.all():
+            raised.setdefault(raise_.node_id, {})[raise_.object] = raise_.number
         nodes = Node.objects.all()
         answer = {
             "nodes": [
@@ -40,6 +43,7 @@ class Command(BaseCommand):
             "outbox": list(dispatch.outbox().values_list("pk", flat=True)),
             "locks": [{"name": lock.name, "job": lock.job_id, "held": lock.held} for lock in Lock.objects.all()],
             "numbers": numbers,
+            "raised": raised,
             "redis_users": [redis_user(n.pk) for n in nodes if n.redis_password_sha256],
         }
         self.stdout.write(json.dumps(answer, indent=1))
