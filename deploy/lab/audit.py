@@ -66,7 +66,8 @@ def compare(panel: Row, nodes: dict[str, NodeView | None], broker: BrokerView) -
         loose = {disk["id"] for disk in panel["unattached_disks"]}
         found += [f"{where}: {text}" for text in volumes(vms, others, view, loose)]
         found += [f"{where}: {text}" for text in network(vms, others, view)]
-        found += [f"{where}: {text}" for text in ledger(panel["numbers"].get(node, {}), panel["raised"].get(node, {}), view)]
+        numbers, raised = panel["numbers"].get(node, {}), panel["raised"].get(node, {})
+        found += [f"{where}: {text}" for text in ledger(numbers, raised, view)]
         found += [f"{where}: certificate: {view.certificate}"] * bool(view.certificate)
     return found + redis(panel, broker)
 
