@@ -139,7 +139,7 @@ def celery_app(config: Config, dispatcher: Dispatcher) -> Celery:
     user = f"{wire.redis_user(config.id)}:{quote(config.redis_password(), safe='')}"
     broker = f"{scheme}://{user}@{config.redis_host}:{config.redis_port}/0"
     # No fixups: a DJANGO_SETTINGS_MODULE in the environment is not for us.
-    app = Celery("ulei-node", broker=broker, amqp=_Amqp, fixups=(), set_as_current=False)
+    app = Celery("ulei-node", broker=broker, amqp=_Amqp, fixups=[], set_as_current=False)
     app.conf.update(
         accept_content=["json"],
         broker_connection_retry_on_startup=True,

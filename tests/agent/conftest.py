@@ -16,7 +16,7 @@ import pytest
 
 from nodes.contract import messages as m
 from nodes.contract.specs import PoolSpec
-from tests.agent.panel import NODE, PASSWORD, Panel
+from tests.agent.panel import NODE, PASSWORD, PATIENCE_S, Panel
 
 ROOT = Path(__file__).parents[2]
 PORTS = range(16410, 16500)
@@ -143,15 +143,28 @@ class Agent:
     def terminate(self) -> int:
         assert self._process
         self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(timeout=20)
+        return self._process.wait(timeout=PATIENCE_S)
 
     def arm(self, point: str, action: str = "kill") -> None:
         (self.faults / point).write_text(action)
 
+    def await_point(self, point: str) -> None:
+        """It holds at an armed point."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not self._reached(point).exists():
+            assert time.monotonic() < deadline, f"{point} was not reached"
+            time.sleep(0.005)
+
+    def let_go(self, point: str) -> None:
+        self._reached(point).unlink()
+
+    def _reached(self, point: str) -> Path:
+        return self.faults / f"{point}.reached"
+
     def await_death(self) -> None:
         """It has killed itself at an armed point."""
         assert self._process
-        assert self._process.wait(timeout=20) == -signal.SIGKILL
+        assert self._process.wait(timeout=PATIENCE_S) == -signal.SIGKILL
 
     def run(self, *arguments: str) -> str:
         """Another command of ulei-node on the same node."""

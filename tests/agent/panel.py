@@ -14,7 +14,7 @@ from nodes.contract import wire
 
 NODE = "aaaaaaaaaaaaa"
 PASSWORD = "a-node-made-this"
-PATIENCE_S = 20.0
+PATIENCE_S = 30.0
 
 
 class Panel:

@@ -46,8 +46,9 @@ def test_a_doubled_message_runs_once(agent, panel):
     panel.send(MARK, 1)
     panel.send(MARK, 1)
     # Another object's answer shows that both have been taken: one thread waits at the point, the other is done.
-    panel.done(m.DemoMark(id="o" * 13))
-    (agent.faults / "agent.started-written:demo.mark.reached").unlink()
+    panel.done(m.DemoUnmark(id="o" * 13))
+    agent.await_point("agent.started-written:demo.mark")
+    agent.let_go("agent.started-written:demo.mark")
     assert panel.reply(MARK, 1).outcome == "done"
     panel.done(m.DemoMark(id="q" * 13))
     assert panel.replies_so_far(MARK) == []
@@ -58,8 +59,9 @@ def test_a_higher_number_waits_for_the_running_one(agent, panel):
     panel.send(MARK, 1)
     panel.send(UNMARK, 2)
     panel.done(m.DemoUnmark(id="o" * 13))
+    agent.await_point("agent.effect-done:demo.mark")
     assert marked(agent)
-    (agent.faults / "agent.effect-done:demo.mark.reached").unlink()
+    agent.let_go("agent.effect-done:demo.mark")
     assert panel.reply(MARK, 1).outcome == "done"
     assert panel.reply(UNMARK, 2).outcome == "done"
     assert not marked(agent)
@@ -198,10 +200,9 @@ def test_redis_restarted_empty_is_no_reason_to_forget(agent, panel, redis_server
 def test_a_reply_waits_for_redis(agent, panel, redis_server):
     agent.arm("agent.reply-written:demo.mark", "hold")
     panel.send(MARK, 1)
-    while not (agent.faults / "agent.reply-written:demo.mark.reached").exists():
-        panel.next(m.Heartbeat)
+    agent.await_point("agent.reply-written:demo.mark")
     redis_server.stop()
-    (agent.faults / "agent.reply-written:demo.mark.reached").unlink()
+    agent.let_go("agent.reply-written:demo.mark")
     redis_server.start()
     panel.begin_anew()
     assert panel.reply(MARK, 1).outcome == "done"
@@ -250,6 +251,7 @@ def test_sixteen_long_verbs_leave_a_thread_for_a_short_one(agent, panel):
         panel.send(m.DiskCreate(disk=spec), 1)
     panel.done(MARK)
     for disk in disks:
-        (agent.faults / f"disk.marked:{disk}.reached").unlink()
+        agent.await_point(f"disk.marked:{disk}")
+        agent.let_go(f"disk.marked:{disk}")
     for disk in disks:
         assert panel.next(m.Reply, lambda reply, disk=disk: reply.object == f"disk:{disk}").outcome == "done"
