@@ -7,6 +7,7 @@ panel's welcome, and only then read the queue.
 import os
 import signal
 import threading
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -18,6 +19,7 @@ from kombu import Connection, Queue
 from nodes import __version__, boot, probe, verbs
 from nodes.config import Config
 from nodes.contract import wire
+from nodes.contract.errors import NodeError
 from nodes.contract.messages import VERBS
 from nodes.dispatcher import Dispatcher
 from nodes.drain import Drain, Sampler
@@ -54,7 +56,7 @@ class Agent:
         family = end_children(self.ledger, config.state_dir / "children.lock")
         self.shell = Shell(self.ledger, family)
         self.booted = boot.notice_boot(self.ledger, config.run_dir)
-        directory.make_pool(config.images_dir)
+        _or_say(lambda: directory.make_pool(config.images_dir), "no pool")
         self.hypervisor = Hypervisor(config.libvirt_uri)
         self.virt = known_virt_type(config, self.hypervisor, self.shell)
         self.client = connect(config)
@@ -74,7 +76,7 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, frame: self.stopping.set())
         self._hold_orphans()
-        self.node.network.restore()
+        _or_say(self.node.network.restore, "leases and filters were not restored")
         self.hypervisor.start()
         self._start_guests(welcomed=False)
         # The facts of a hello are better with libvirt's part in them, but a silent libvirtd must not hide the node.
@@ -103,13 +105,21 @@ class Agent:
         if self.booted or self.hypervisor.simulated:
             return
         for row in self.ledger.rows():
-            if row.answer is None and row.object.startswith("domain:"):
+            if row.in_doubt and row.object.startswith("domain:"):
                 log.info("may still be in libvirtd", object=row.object, dispatch=row.number, verb=row.verb)
                 self.sampler.hold(row.object, row.libvirtd)
 
     def _start_guests(self, *, welcomed: bool) -> None:
         start = partial(boot.start_guests, self.ledger, self.dispatcher, self.hypervisor, welcomed=welcomed)
         threading.Thread(target=start, name="boot", daemon=True).start()
+
+
+def _or_say(work: Callable[[], object], what: str) -> None:
+    """What fails on this node must not hide the node: the preflight and the verbs say it again."""
+    try:
+        work()
+    except NodeError as error:
+        log.error(what, code=error.info.code, cause=error.info.cause)
 
 
 class _Connection(Connection):

@@ -3,14 +3,11 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from nodes import config as settings
 from nodes import log
 from nodes.contract.errors import NodeError
-
-Print = Callable[[str], None]
 
 
 def main() -> int:

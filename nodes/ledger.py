@@ -75,6 +75,11 @@ class Row:
     cancelled: bool
 
     @property
+    def in_doubt(self) -> bool:
+        """Nobody knows what came of it: it was started and never answered, or answered so."""
+        return self.answer is None or self.answer.outcome == "uncertain"
+
+    @property
     def move(self) -> bool:
         return self.verb in VERBS and VERBS[self.verb].move
 

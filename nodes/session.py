@@ -3,6 +3,7 @@
 import threading
 
 import redis
+from pydantic import ValidationError
 
 from nodes import __version__
 from nodes.config import Config
@@ -67,4 +68,10 @@ def _listen(client: redis.Redis, node_id: str) -> Welcome | None:
         log.warning("redis cannot be asked for a welcome", cause=error)
         threading.Event().wait(RETRY_S)
         return None
-    return Welcome.model_validate_json(answer[1]) if answer else None
+    if not answer:
+        return None
+    try:
+        return Welcome.model_validate_json(answer[1])
+    except ValidationError as error:
+        log.error("a welcome that this agent cannot read", cause=error)
+        return None

@@ -159,6 +159,14 @@ def test_an_answer_comes_back_as_it_was(ledger, path):
     assert again(ledger, path).get("disk:aaaaaaaaaaaaa").answer == UNCERTAIN
 
 
+@pytest.mark.parametrize(("answer", "in_doubt"), [(None, True), (UNCERTAIN, True), (DONE, False)])
+def test_what_was_not_answered_or_answered_uncertainly_is_in_doubt(answer, in_doubt, ledger):
+    ledger.start(envelope(1), 1, None)
+    if answer is not None:
+        ledger.finish("disk:aaaaaaaaaaaaa", 1, answer)
+    assert ledger.get("disk:aaaaaaaaaaaaa").in_doubt is in_doubt
+
+
 def test_the_counter_grows_with_each_answer_and_never_shrinks(ledger, path):
     ledger.start(envelope(1), 1, None)
     assert ledger.finish("disk:aaaaaaaaaaaaa", 1, DONE) == 1
