@@ -120,5 +120,6 @@ def visit(site: Site, chromium: Browser) -> Iterator[Open]:
     yield open_
     complaints = [text for one in visits for text in one.complaints if not re.search(one.allowed, text)]
     for one in visits:
+        one.page.unroute_all(behavior="ignoreErrors")
         one.context.close()
     assert complaints == []

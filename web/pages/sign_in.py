@@ -83,7 +83,7 @@ def role(request: PageRequest) -> HttpResponse:
             response = redirect(target)
             remember_grant(response, chosen if request.POST.get("always") else None)
             return response
-    now = request.actor.grant.pk if request.actor else None
+    now = request.actor.grant.pk if request.actor and CHOOSING not in request.session else None
     context = {"grants": grants, "now": now, "always": bool(remembered_grant(request, grants))}
     return render(request, "sign_in/role.html", context)
 
