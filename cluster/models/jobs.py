@@ -111,6 +111,11 @@ class Step(models.Model):
     started = models.DateTimeField(null=True)
     finished = models.DateTimeField(null=True)
 
+    @property
+    def may_have_begun(self) -> bool:
+        """Also a failed step may have half happened: all of these are undone."""
+        return self.state in (StepState.RUNNING, StepState.DONE, StepState.FAILED, StepState.UNDOING)
+
     class Meta:
         ordering = ["position"]
         constraints = [models.UniqueConstraint(fields=["job", "position"], name="step_position_once_per_job")]

@@ -21,7 +21,9 @@ from nodes.contract.faults import point
 from nodes.contract.messages import VERBS, Reply
 
 from . import dispatch, locks
+from .answers import is_doubt, is_retryable, must_be_asked_again, refusal_of, result_of
 from .context import context_of
+from .resolve import resolve
 from .steps import Call, Children, Context, NoUndo, Operation, WaitForClick
 from .steps import Step as Spec
 
@@ -29,7 +31,6 @@ log = logging.getLogger(__name__)
 
 MAX_DOUBTS = 3
 MAX_FAILURES = 3
-_MAY_HAVE_BEGUN = (StepState.RUNNING, StepState.DONE, StepState.FAILED, StepState.UNDOING)
 
 
 class Stale(Exception):
@@ -61,7 +62,7 @@ def advance(job_id: str) -> Advanced:
             return Advanced()
         claim(job)
         before = _snapshot(job)
-        run = _Run(job)
+        run = Run(job)
         run.go()
         if _snapshot(job) == before:
             # Nothing to say: the version stays, and nobody is told.
@@ -91,7 +92,7 @@ def claim(job: Job) -> None:
     job.refresh_from_db()
 
 
-class _Run:
+class Run:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.operation: type[Operation[Any]] | None = Operation.registry.get(job.operation)
@@ -107,7 +108,7 @@ class _Run:
         if mismatch and self.job.state != JobState.STUCK:
             self._stick(Refusal("steps_changed", {"steps": mismatch}))
         if self.job.resolution and self.job.resolution["state"] == "asked":
-            self._resolve()
+            resolve(self)
             return
         if self.operation is None or self.job.state == JobState.STUCK:
             return
@@ -158,15 +159,15 @@ class _Run:
     def _forward(self) -> bool:
         step = next((s for s in self.steps if s.state in (StepState.PENDING, StepState.RUNNING)), None)
         if step is None:
-            self._finish(JobState.SUCCEEDED)
+            self.finish(JobState.SUCCEEDED)
             return False
         if step.state == StepState.RUNNING:
             return self._take_answer(step)
         if self.job.cancel_requested and not self.job.past_pivot:
             self._unwind(None)
             return True
-        spec = self._spec(step)
-        outcome = self._act(step, spec.do)
+        spec = self.spec(step)
+        outcome = self.act(step, spec.do)
         if isinstance(outcome, Refusal):
             return self._failed(step, outcome, retryable=False)
         if outcome is None:
@@ -197,13 +198,13 @@ class _Run:
         reply = self._answer(step)
         if reply is None:
             return False
-        if _is_doubt(reply):
+        if is_doubt(reply):
             return self._doubt(step, reply)
         if reply.outcome == "done":
             self._store(step, reply)
             self._done(step)
             return True
-        return self._failed(step, _refusal_of(reply), retryable=_is_retryable(reply))
+        return self._failed(step, refusal_of(reply), retryable=is_retryable(reply))
 
     def _take_children(self, step: Step) -> bool:
         """Wait for every child, also for those that a cancel has to undo first."""
@@ -243,15 +244,15 @@ class _Run:
 
     def _doubt(self, step: Step, reply: Reply) -> bool:
         step.doubts += 1
-        why = _refusal_of(reply) or Refusal("uncertain")
+        why = refusal_of(reply) or Refusal("uncertain")
         if step.doubts <= MAX_DOUBTS:
             self.job.waiting_reason = why.kept()
             step.save()
             self.left.send.append(step.pk)
             return False
         if self.job.undoing:
-            return self._try_again(step, StepState.UNDOING, why, counts=not _is_retryable(reply))
-        spec = self._spec(step)
+            return self._try_again(step, StepState.UNDOING, why, counts=not is_retryable(reply))
+        spec = self.spec(step)
         if spec.pivot and spec.settle:
             step.phase = "settle"
             step.error = why.kept()
@@ -281,24 +282,24 @@ class _Run:
         step.started = step.started or timezone.now()
         step.finished, step.phase = timezone.now(), "do"
         step.save()
-        if self._spec(step).pivot:
+        if self.spec(step).pivot:
             self.job.past_pivot = True
             self.job.cancel_requested = False
 
     def _store(self, step: Step, reply: Reply) -> None:
-        after = self._spec(step).after
+        after = self.spec(step).after
         if after:
             after(self._context, step.key, VERBS[step.verb].result.model_validate(reply.result))
 
     # --- doubt about the pivot -----------------------------------------------------------------------------
 
-    def _ask(self, step: Step, spec: Spec) -> None:
-        """A fresh set of questions; answers to older ones no longer find a row."""
+    def _ask(self, step: Step, spec: Spec, *, now: bool = True) -> None:
+        """A fresh set of questions; answers to older ones no longer find a row. ``now`` False: with the next sweep."""
         assert spec.settle
         step.looks.all().delete()
         looks = [self._look(step, call) for call in spec.settle.ask(self._context, step.key)]
         # The source first; the others only after its answer: they are sent by ``_settle`` one by one.
-        self.left.ask += [looks[0].pk] if looks else []
+        self.left.ask += [look.pk for look in looks[:1] if now]
         self.job.waiting_reason = {"code": "settling", "facts": {"step": step.name}}
 
     def _look(self, step: Step, call: Call) -> Look:
@@ -312,7 +313,7 @@ class _Run:
         )
 
     def _settle(self, step: Step) -> bool:
-        spec = self._spec(step)
+        spec = self.spec(step)
         assert spec.settle
         self.job.waiting_reason = {"code": "settling", "facts": {"step": step.name}}
         looks = list(step.looks.order_by("id"))
@@ -322,9 +323,12 @@ class _Run:
             if look.answer is None:
                 self.left.ask.append(look.pk)
                 return False
-        verdict = spec.settle.verdict([_result_of(look) for look in looks])
+        if any(must_be_asked_again(look) for look in looks):
+            self._ask(step, spec, now=False)
+            return False
+        verdict = spec.settle.verdict([result_of(look) for look in looks])
         if verdict == "wait":
-            self._ask(step, spec)
+            self._ask(step, spec, now=False)
             return False
         step.looks.all().delete()
         if verdict == "done":
@@ -349,41 +353,41 @@ class _Run:
 
     def _backward(self) -> bool:
         self.job.state = JobState.UNDOING
-        step = next((s for s in reversed(self.steps) if s.state in _MAY_HAVE_BEGUN), None)
+        step = next((s for s in reversed(self.steps) if s.may_have_begun), None)
         if step is None:
-            self._finish(JobState.FAILED if self.job.error else JobState.CANCELLED)
+            self.finish(JobState.FAILED if self.job.error else JobState.CANCELLED)
             return False
         if step.state == StepState.UNDOING and step.dispatch is not None:
             reply = self._answer(step)
             if reply is None:
                 return False
-            if _is_doubt(reply):
+            if is_doubt(reply):
                 return self._doubt(step, reply)
             if reply.outcome != "done":
-                return self._try_again(step, StepState.UNDOING, _refusal_of(reply), counts=not _is_retryable(reply))
-            self._undone(step, StepState.UNDONE)
+                return self._try_again(step, StepState.UNDOING, refusal_of(reply), counts=not is_retryable(reply))
+            self.end_step(step, StepState.UNDONE)
             return True
-        undo = self._spec(step).undo
+        undo = self.spec(step).undo
         if isinstance(undo, NoUndo):
-            self._undone(step, StepState.KEPT)
+            self.end_step(step, StepState.KEPT)
             return True
-        outcome = self._act(step, undo)
+        outcome = self.act(step, undo)
         if isinstance(outcome, Refusal):
             return self._try_again(step, StepState.UNDOING, outcome, counts=True)
         if isinstance(outcome, Call):
             step.state = StepState.UNDOING
             self._issue(step, outcome, "undo")
             return False
-        self._undone(step, StepState.UNDONE)
+        self.end_step(step, StepState.UNDONE)
         return True
 
-    def _undone(self, step: Step, state: StepState) -> None:
+    def end_step(self, step: Step, state: StepState) -> None:
         step.state, step.finished, step.waits_for_click = state, timezone.now(), False
         step.save()
 
     # --- the end ----------------------------------------------------------------------------------------
 
-    def _finish(self, state: JobState) -> None:
+    def finish(self, state: JobState) -> None:
         job = self.job
         job.state, job.finished, job.secrets, job.waiting_reason = state, timezone.now(), "", None
         # Bodies may hold sealed secrets, and nobody reads them again.
@@ -399,70 +403,19 @@ class _Run:
         self.job.error = why.kept()
         audit.job_ended(self.job)
 
-    # --- an administrator's word --------------------------------------------------------------------------
-
-    def _resolve(self) -> None:
-        """Look at the nodes again, refuse what contradicts them, then take the administrator's word for the rest."""
-        asked = self.job.resolution or {}
-        looks = list(self.job.looks.select_related("step", "node"))
-        silent = {look.node_id for look in looks if look.node.state == NodeState.OFFLINE}
-        missing = [look.pk for look in looks if look.answer is None and look.node_id not in silent]
-        if missing:
-            self.left.ask += missing
-            return
-        contradictions = [c for look in looks if (c := self._contradiction(look, asked["outcome"]))]
-        if contradictions:
-            self.job.resolution = {**asked, "state": "refused", "contradictions": contradictions}
-            self.job.looks.all().delete()
-            return
-        self.job.leftovers = dispatch.forget_silent(self.job, self.steps)
-        self.left.drop += sorted({s.node.pk for s in self.steps if s.node and s.node.state == NodeState.OFFLINE})
-        self._apply_resolution(asked["outcome"])
-        self.job.resolution = {**asked, "state": "applied", "contradictions": []}
-        self._finish(JobState.SUCCEEDED if asked["outcome"] == "done" else JobState.FAILED)
-
-    def _contradiction(self, look: Look, outcome: str) -> dict[str, Any] | None:
-        spec = self._spec(look.step)
-        result = _result_of(look)
-        if spec.settle is None or result is None:
-            return None
-        verdict = spec.settle.verdict([result])
-        against = "not_done" if outcome == "done" else "done"
-        if verdict != against or (outcome == "undone" and isinstance(spec.undo, NoUndo)):
-            return None
-        return {"step": look.step.name, "object": look.object, "node": look.node.name, "seen": look.answer}
-
-    def _apply_resolution(self, outcome: str) -> None:
-        """The panel's own half of the steps; what a node would have to do is the administrator's word."""
-        if outcome == "done":
-            for step in self.steps:
-                if step.state in (StepState.PENDING, StepState.RUNNING, StepState.FAILED):
-                    self._act(step, self._spec(step).do)
-                    self._undone(step, StepState.DONE)
-            return
-        for step in reversed(self.steps):
-            undo = self._spec(step).undo
-            if step.state not in _MAY_HAVE_BEGUN:
-                continue
-            if isinstance(undo, NoUndo):
-                self._undone(step, StepState.KEPT)
-            else:
-                self._act(step, undo)
-                self._undone(step, StepState.UNDONE)
-
     # --- small parts --------------------------------------------------------------------------------------
 
     @property
     def _context(self) -> Context[Any]:
         return context_of(self.job)
 
-    def _spec(self, step: Step) -> Spec:
+    def spec(self, step: Step) -> Spec:
         spec = self.operation.step(step.name) if self.operation else None
         if spec is None:
             raise LookupError(f"{self.job.operation} has no step {step.name}")
         return spec
 
-    def _act(self, step: Step, function: Any) -> Call | WaitForClick | Children | Refusal | None:
+    def act(self, step: Step, function: Any) -> Call | WaitForClick | Children | Refusal | None:
         """Run a ``do`` or an ``undo``; what it wrote is taken back when it fails."""
         try:
             with transaction.atomic():
@@ -498,28 +451,6 @@ class _Run:
         reply = Reply.model_validate(step.answer)
         step.answer = None
         return reply
-
-
-def _is_doubt(reply: Reply) -> bool:
-    return reply.outcome == "uncertain" or (
-        reply.outcome == "failed" and reply.error is not None and not reply.error.certain
-    )
-
-
-def _is_retryable(reply: Reply) -> bool:
-    return reply.error is not None and reply.error.retryable
-
-
-def _refusal_of(reply: Reply) -> Refusal | None:
-    if reply.error:
-        return Refusal(reply.error.code, reply.error.facts, cause=reply.error.cause, hint=reply.error.hint)
-    return Refusal("superseded", {"object": reply.object}) if reply.outcome == "superseded" else None
-
-
-def _result_of(look: Look) -> Any:
-    if look.answer is None or look.answer.get("outcome") != "done":
-        return None
-    return VERBS[look.verb].result.model_validate(look.answer["result"])
 
 
 def open_jobs() -> list[str]:

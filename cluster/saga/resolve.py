@@ -1,0 +1,63 @@
+"""An administrator's word for a job that can go neither on nor back by itself."""
+
+from typing import TYPE_CHECKING, Any
+
+from cluster.models import JobState, Look, NodeState, StepState
+
+from . import dispatch
+from .answers import result_of
+from .steps import NoUndo
+
+if TYPE_CHECKING:
+    from .engine import Run
+
+
+def resolve(run: "Run") -> None:
+    """Look at the nodes again, refuse what contradicts them, then take the administrator's word for the rest."""
+    job = run.job
+    asked = job.resolution or {}
+    looks = list(job.looks.select_related("step", "node"))
+    missing = [look.pk for look in looks if look.answer is None and look.node.state != NodeState.OFFLINE]
+    if missing:
+        run.left.ask += missing
+        return
+    contradictions = [c for look in looks if (c := _contradiction(run, look, asked["outcome"]))]
+    if contradictions:
+        job.resolution = {**asked, "state": "refused", "contradictions": contradictions}
+        job.looks.all().delete()
+        return
+    job.leftovers = dispatch.forget_silent(job, run.steps)
+    run.left.drop += sorted({s.node.pk for s in run.steps if s.node and s.node.state == NodeState.OFFLINE})
+    _apply(run, asked["outcome"])
+    job.resolution = {**asked, "state": "applied", "contradictions": []}
+    run.finish(JobState.SUCCEEDED if asked["outcome"] == "done" else JobState.FAILED)
+
+
+def _contradiction(run: "Run", look: Look, outcome: str) -> dict[str, Any] | None:
+    spec = run.spec(look.step)
+    result = result_of(look)
+    if spec.settle is None or result is None:
+        return None
+    against = "not_done" if outcome == "done" else "done"
+    if spec.settle.verdict([result]) != against or (outcome == "undone" and isinstance(spec.undo, NoUndo)):
+        return None
+    return {"step": look.step.name, "object": look.object, "node": look.node.name, "seen": look.answer}
+
+
+def _apply(run: "Run", outcome: str) -> None:
+    """The panel's own half of the steps; what a node would have to do is the administrator's word."""
+    if outcome == "done":
+        for step in run.steps:
+            if step.state in (StepState.PENDING, StepState.RUNNING, StepState.FAILED):
+                run.act(step, run.spec(step).do)
+                run.end_step(step, StepState.DONE)
+        return
+    for step in reversed(run.steps):
+        if not step.may_have_begun:
+            continue
+        undo = run.spec(step).undo
+        if isinstance(undo, NoUndo):
+            run.end_step(step, StepState.KEPT)
+        else:
+            run.act(step, undo)
+            run.end_step(step, StepState.UNDONE)
