@@ -3,7 +3,6 @@
 from typing import Any
 
 from nodes import preflight
-from nodes.agent import known_virt_type
 from nodes.config import Config, Paths
 from nodes.contract.specs import Check
 from nodes.facts import Facts
@@ -15,6 +14,8 @@ from nodes.storage.directory import DirectoryDriver
 
 
 def checks(config: Config) -> tuple[Check, ...]:
+    from nodes.agent import known_virt_type  # brings Celery, which the other commands do not need
+
     hypervisor = Hypervisor(config.libvirt_uri)
     hypervisor.open_for_queries()
     shell = Shell()
