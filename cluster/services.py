@@ -237,7 +237,8 @@ def retry(actor: Actor, job: Job) -> Job:
     def again(row: Job) -> None:
         row.state = JobState.UNDOING if row.undoing else JobState.RUNNING
         row.failures, row.resolution = 0, None
-        if not row.undoing:
+        if not row.undoing or row.cancel_requested:
+            # A job that a person cancelled ends as cancelled, however long that took.
             row.error = None
         row.steps.filter(state=StepState.RUNNING, phase="settle").update(phase="do", doubts=0)
 

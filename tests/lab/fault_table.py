@@ -23,6 +23,8 @@ UNDO_VERBS = {
 # A cancel at this verb turns the job round as late as it can be.
 CANCELLED_AT = {"vm.create": "domain.start", "vm.delete": "domain.undefine"}
 
+PAST_PIVOT = {"vm.create": [], "vm.delete": ["nic.unplug"]}
+
 AT_A_VERB = ["agent.taken", "agent.started-written", "agent.effect-done", "agent.reply-written", "agent.reply-sent"]
 AT_A_CALL = ["domain.before-call", "domain.after-call"]
 IN_A_VOLUME = {
@@ -59,6 +61,10 @@ class Case:
     def where(self) -> str:
         times = f" #{self.times}" if self.times > 1 else ""
         return f"{self.point} {self.detail}".strip() + times
+
+    @property
+    def is_past_pivot(self) -> bool:
+        return self.detail in PAST_PIVOT[self.operation]
 
     def __str__(self) -> str:
         return f"{self.operation} {self.way}: {self.part or 'nothing'} at {self.where}"

@@ -44,7 +44,7 @@ class Strike:
             self.faults.arm_again(armed)
         self.faults.wait_reached(armed)
         if case.way == "cancel":
-            self._cancel(answer["job"]["id"], heard=case.point != "agent.reply-sent")
+            self._cancel(answer["job"]["id"])
         self._strike(armed)
         return answer
 
@@ -66,16 +66,17 @@ class Strike:
             self.faults.release(armed)
             self.faults.start(self.part)
 
-    def _cancel(self, job: str, *, heard: bool) -> None:
-        """A person's cancel; on return the agent has heard it, where it is asked to.
+    def _cancel(self, job: str) -> None:
+        """A person's cancel; on return it is refused, or the agent has heard it.
 
-        A verb that has answered already may be the last before the pivot, or of the job: then the cancel is refused.
+        A verb whose reply is sent may have been the pivot, or the last of the job: then either is right.
         """
         taken = self.faults.arm(f"{NODE}.agent", "agent.cancel-taken", "hold")
         status = self.lab.api.request("POST", f"jobs/{job}/cancel/", {}).status
-        if heard and status != 202:
+        answered = self.case.point == "agent.reply-sent"
+        if status not in (202, 409) if answered else status != (409 if self.case.is_past_pivot else 202):
             raise Failed(f"cancel of job {job}: {status}")
-        if heard:
+        if status == 202 and not answered:
             self.faults.wait_reached(taken)
         taken.unlink(missing_ok=True)
         self.faults.release(taken)
@@ -85,7 +86,7 @@ class Strike:
         armed = self._arm()
         answer = self._post(path, body)
         self.faults.wait_reached(turn)
-        self._cancel(answer["job"]["id"], heard=True)
+        self._cancel(answer["job"]["id"])
         self.faults.release(turn)
         self.faults.wait_reached(armed)
         self._strike(armed)

@@ -15,8 +15,9 @@ from cluster.saga import dispatch, engine, locks
 from cluster.saga.context import context_of
 from cluster.saga.locks import waits_for
 from cluster.saga.steps import Children, NoUndo, Operation, Params, Step
+from nodes.contract.messages import Envelope
 from tests.panel.engine.scenarios import Scene
-from tests.panel.engine.world import Executor
+from tests.panel.engine.world import Executor, Fault
 
 pytestmark = pytest.mark.django_db
 
@@ -239,3 +240,20 @@ def test_a_panel_put_back_from_a_backup_goes_on_above_the_numbers_that_the_node_
     job = Executor(world=scene.world).run(scene.start("vm.stop").job)
     assert job.state == "succeeded"
     assert scene.world.ledger[domain] == 42
+
+
+def test_a_cancelled_job_whose_undo_was_stuck_still_ends_as_cancelled(scene: Scene) -> None:
+    broken = True
+
+    def fault(n: int, envelope: Envelope) -> Fault | None:
+        if envelope.verb == "nic.plug":
+            Job.objects.update(cancel_requested=True)
+        return "refused" if broken and envelope.phase == "undo" else None
+
+    executor = Executor(world=scene.world, fault=fault)
+    job = executor.run(scene.start("vm.create").job)
+    assert (job.state, job.error["code"]) == ("stuck", "refused_by_test")
+    broken = False
+    services.retry(scene.actor, job)
+    job = executor.run(job)
+    assert (job.state, job.error) == ("cancelled", None)
