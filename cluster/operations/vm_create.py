@@ -2,19 +2,16 @@
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 from pydantic import Field, SecretStr, StringConstraints
 
 from cluster import placement, states
 from cluster.domain_specs import domain_spec, nic_spec, pool_spec
-from cluster.models import Address, Disk, Image, Iso, Network, Nic, Node, Pool, Tenant, Vm, VmState
-from cluster.os_catalogue import CATALOGUE
-from cluster.permissions import Actor, visible
-from cluster.refusals import NotKnown, Refusal, Refused
+from cluster.models import Address, Disk, Network, Nic, Vm, VmState
+from cluster.permissions import Actor
+from cluster.refusals import Refusal, Refused
 from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Step, done
 from nodes.contract.messages import (
     DiskCreate,
@@ -28,9 +25,10 @@ from nodes.contract.messages import (
     NicUnplug,
     VolumeFacts,
 )
-from nodes.contract.sizes import MAX_BYTES, MIB, round_up
+from nodes.contract.sizes import MAX_BYTES, MIB
 from nodes.contract.specs import DiskBus, DiskSpec, Mac, Name, NicModel
 
+from .vm_plan import Planning
 from .vm_settle import settle_defined, settle_disk_exists, settle_power
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=40)]
@@ -83,7 +81,7 @@ class VmCreate(Operation["VmCreate.Params"]):
 
     @classmethod
     def plan(cls, actor: Actor, target: None, params: "VmCreate.Params") -> Plan:
-        return _Planning(actor, params).plan()
+        return Planning(actor, params).plan()
 
     @classmethod
     def begin(cls, actor: Actor, target: None, params: "VmCreate.Params", plan: Plan) -> Vm:
@@ -133,200 +131,6 @@ class VmCreate(Operation["VmCreate.Params"]):
         return []
 
     # The table of steps stands below the functions that it names.
-
-
-# --- the plan ---------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Planning:
-    actor: Actor
-    params: VmCreate.Params
-    refusals: list[Refusal] = field(default_factory=list)
-
-    def plan(self) -> Plan:
-        params = self.params
-        tenant = self._tenant()
-        image, iso = self._image(), self._iso()
-        networks = [self._network(nic.network) for nic in params.nics]
-        if image and not params.disks:
-            self.refusals.append(Refusal("disk_needed", field="disks"))
-        if params.os and params.os not in CATALOGUE:
-            self.refusals.append(Refusal("os_unknown", {"os": params.os}, field="os"))
-        if params.cloud_init:
-            self.refusals.append(Refusal("cloud_init_unsupported", field="cloud_init"))
-        if tenant and Vm.objects.filter(tenant=tenant, name=params.name).exists():
-            self.refusals.append(Refusal("name_taken", {"name": params.name}, field="name", status=409))
-        self._check_nics(networks)
-        need = placement.Need(params.vcpus, params.memory_bytes, [n for n in networks if n], image, iso)
-        rows = self._candidates(need)
-        node = rows[0].node if rows and not rows[0].reasons else None
-        if node is None:
-            self.refusals += self._no_node(rows)
-        disks = self._disks(node or (rows[0].node if rows else None), image)
-        return Plan(
-            refusals=self.refusals,
-            quote={"disks": [self._quoted(disk) for disk in disks], "price": None},
-            placement=None if self.actor.is_tenant_side else placement.explain(rows),
-            data={
-                "tenant": tenant.pk if tenant else None,
-                "node": node.pk if node else None,
-                "iso": iso.pk if iso else None,
-                "disks": disks,
-                "networks": [n.pk if n else None for n in networks],
-            },
-        )
-
-    def _quoted(self, disk: dict[str, Any]) -> dict[str, Any]:
-        """Sizes for everybody; a tenant knows of no pools."""
-        row = {key: disk[key] for key in ("pool", "asked_bytes", "size_bytes", "granule_bytes")}
-        return {**row, "pool": None} if self.actor.is_tenant_side else row
-
-    def _tenant(self) -> Tenant | None:
-        if self.actor.is_tenant_side:
-            own = self.actor.tenant
-            asked = self.params.tenant
-            if own and asked in (None, own.pk, own.name):
-                return own
-        else:
-            asked = self.params.tenant or Tenant.DEFAULT
-            found = Tenant.objects.filter(Q(pk=asked) | Q(name=asked)).first()
-            if found:
-                return found
-        self.refusals.append(Refusal("tenant_unknown", field="tenant"))
-        return None
-
-    def _image(self) -> Image | None:
-        if self.params.image and self.params.iso:
-            self.refusals.append(Refusal("image_and_iso", field="image"))
-        return self._one(Image, self.params.image, "image", "image_unknown")
-
-    def _iso(self) -> Iso | None:
-        return self._one(Iso, self.params.iso, "iso", "iso_unknown")
-
-    def _network(self, pk: str) -> Network | None:
-        return self._one(Network, pk, "nics", "network_unknown")
-
-    def _one(self, model: Any, pk: str | None, name: str, code: str) -> Any:
-        if pk is None:
-            return None
-        row = visible(model.objects.all(), self.actor).filter(pk=pk).first()
-        if row is None:
-            self.refusals.append(Refusal(code, field=name))
-        return row
-
-    def _candidates(self, need: placement.Need) -> list[placement.Candidate]:
-        nodes = Node.objects.prefetch_related("image_copies", "iso_copies", "pool_places").select_related(
-            "default_pool"
-        )
-        asked = self.params.node if not self.actor.is_tenant_side else None
-        if asked:
-            nodes = nodes.filter(pk=asked)
-            if not nodes:
-                raise NotKnown(f"node {asked}")
-        rows = placement.candidates(need, list(nodes))
-        pools = Pool.objects.filter(pk__in={d.pool for d in self.params.disks if d.pool})
-        for row in rows:
-            here = {place.pool_id for place in row.node.pool_places.all()}
-            row.reasons += [
-                Refusal("pool_elsewhere", {"pool": pool.name, "node": row.node.name}, field="disks")
-                for pool in pools
-                if pool.pk not in here
-            ]
-        for row in rows:
-            if not row.reasons:
-                row.reasons += self._no_room(row.node)
-        rows.sort(key=lambda c: (bool(c.reasons), -c.score, c.node.name))
-        return rows
-
-    def _pool_of(self, node: Node, asked: DiskAsked) -> Pool | None:
-        if asked.pool is None or self.actor.is_tenant_side:
-            return node.default_pool
-        return Pool.objects.filter(pk=asked.pool).first()
-
-    def _no_room(self, node: Node) -> list[Refusal]:
-        wanted: dict[str, int] = {}
-        pools: dict[str, Pool] = {}
-        for asked in self.params.disks:
-            pool = self._pool_of(node, asked)
-            if pool:
-                pools[pool.pk] = pool
-                wanted[pool.pk] = wanted.get(pool.pk, 0) + asked.size_bytes
-        return [
-            Refusal(
-                "no_room",
-                {"pool": pool.name, "node": node.name, "free": max(0, free), "needed": wanted[pool.pk]},
-                field="disks",
-                status=507,
-            )
-            for pool in pools.values()
-            if wanted[pool.pk] > (free := pool.free_bytes - pool.reserved_bytes)
-        ]
-
-    def _disks(self, node: Node | None, image: Image | None) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = []
-        for position, asked in enumerate(self.params.disks):
-            pool = self._pool_of(node, asked) if node else None
-            if pool is None:
-                if asked.pool:
-                    self.refusals.append(Refusal("pool_unknown", field=f"disks.{position}.pool"))
-                continue
-            chosen = "qcow2" if "qcow2" in pool.granules else "raw"
-            granule = pool.granules[chosen]
-            from_image = image if position == 0 else None
-            if from_image and asked.size_bytes < from_image.virtual_size_bytes:
-                facts = {
-                    "asked": asked.size_bytes,
-                    "image": from_image.name,
-                    "needed": from_image.virtual_size_bytes,
-                }
-                self.refusals.append(Refusal("size_too_small", facts, field=f"disks.{position}.size_bytes"))
-            rows.append(
-                {
-                    "pool": pool.pk,
-                    "pool_name": pool.name,
-                    "image": from_image.pk if from_image else None,
-                    "format": chosen,
-                    "bus": asked.bus,
-                    "asked_bytes": asked.size_bytes,
-                    "size_bytes": round_up(asked.size_bytes, granule),
-                    "granule_bytes": granule,
-                }
-            )
-        return rows
-
-    def _no_node(self, rows: Sequence[placement.Candidate]) -> list[Refusal]:
-        """Every node's reasons; a tenant, who may not know of nodes, hears only that there is none."""
-        reasons = [reason for row in rows for reason in row.reasons]
-        full = any(reason.status == 507 for reason in reasons)
-        summary = Refusal("no_node", field="node", status=507 if full else 422)
-        if self.actor.is_tenant_side:
-            return [summary]
-        return reasons if len(rows) == 1 else [summary, *reasons]
-
-    def _check_nics(self, networks: Sequence[Network | None]) -> None:
-        asked_macs, asked_addresses = set(), set()
-        for position, (nic, network) in enumerate(zip(self.params.nics, networks, strict=True)):
-            if nic.mac:
-                path = f"nics.{position}.mac"
-                if int(nic.mac[1], 16) % 2:
-                    self.refusals.append(Refusal("mac_not_unicast", {"mac": nic.mac}, field=path))
-                if nic.mac in asked_macs or Nic.objects.filter(mac=nic.mac).exists():
-                    self.refusals.append(Refusal("mac_taken", {"mac": nic.mac}, field=path, status=409))
-                asked_macs.add(nic.mac)
-            if network is None:
-                continue
-            path = f"nics.{position}.address"
-            if nic.address:
-                if not any(r.holds(nic.address) for r in network.ranges.all()):
-                    facts = {"address": nic.address, "network": network.name}
-                    self.refusals.append(Refusal("address_outside", facts, field=path))
-                taken = Address.objects.filter(network=network, address=nic.address).exists()
-                if taken or (network.pk, nic.address) in asked_addresses:
-                    self.refusals.append(Refusal("address_taken", {"address": nic.address}, field=path, status=409))
-                asked_addresses.add((network.pk, nic.address))
-            elif network.ranges.all() and placement.next_free_address(network, network.taken()) is None:
-                self.refusals.append(Refusal("no_address", {"network": network.name}, field=path, status=507))
 
 
 # --- rows ---------------------------------------------------------------------------------------------------
