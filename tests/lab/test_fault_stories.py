@@ -1,7 +1,7 @@
 """Troubles with a story of their own: jobs that are really stuck, a boot without a panel, guests that do not listen."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ from deploy.lab.client import FINAL
 from deploy.lab.faults import Faults
 from deploy.lab.node import Node
 from deploy.lab.processes import wait
-from tests.lab.conftest import MIB, Lab, console
+from tests.lab.conftest import MIB, Lab, console, sample
 
 IMAGES = "/var/lib/libvirt/images"
 TWO_DISKS = {"disks": [{"size_bytes": 128 * MIB}, {"size_bytes": 64 * MIB}]}
@@ -48,7 +48,7 @@ def delete_that_gets_stuck(lab: Lab, faults: Faults, vm: dict[str, Any]) -> tupl
     return job, disk, foreign
 
 
-def test_a_stuck_delete_goes_on_when_its_cause_is_gone(lab: Lab, faults: Faults):
+def a_stuck_delete_goes_on_when_its_cause_is_gone(lab: Lab, faults: Faults):
     vm = lab.create(node=lab.node_id("n2"), **TWO_DISKS)
     job, _disk, foreign = delete_that_gets_stuck(lab, faults, vm)
     assert lab.api.request("POST", f"jobs/{job}/cancel/", {}).status == 409
@@ -58,7 +58,7 @@ def test_a_stuck_delete_goes_on_when_its_cause_is_gone(lab: Lab, faults: Faults)
     assert lab.api.request("GET", f"vms/{vm['id']}/").status == 404
 
 
-def test_an_administrators_word_is_held_against_what_the_node_shows(lab: Lab, faults: Faults):
+def an_administrators_word_is_held_against_what_the_node_shows(lab: Lab, faults: Faults):
     node = lab.nodes["n2"]
     vm = lab.create(node=lab.node_id("n2"), nics=[], **TWO_DISKS)
     job, disk, foreign = delete_that_gets_stuck(lab, faults, vm)
@@ -83,7 +83,7 @@ def test_an_administrators_word_is_held_against_what_the_node_shows(lab: Lab, fa
     lab.create(node=lab.node_id("n2"))
 
 
-def test_a_create_that_cannot_be_put_back_waits_for_its_cause_to_go(lab: Lab, faults: Faults):
+def a_create_that_cannot_be_put_back_waits_for_its_cause_to_go(lab: Lab, faults: Faults):
     node = lab.nodes["n2"]
     armed = faults.arm("n2.agent", "agent.started-written", "hold", "domain.define")
     answer = lab.api.post("vms/", lab.vm_body(node=lab.node_id("n2")))
@@ -100,7 +100,7 @@ def test_a_create_that_cannot_be_put_back_waits_for_its_cause_to_go(lab: Lab, fa
     assert lab.api.request("GET", f"vms/{vm}/").status == 404
 
 
-def test_a_node_boots_its_guests_while_the_panel_is_away(lab: Lab, faults: Faults):
+def a_node_boots_its_guests_while_the_panel_is_away(lab: Lab, faults: Faults):
     """Law 5: only local disks, so nobody needs to be asked."""
     vm = lab.create(node=lab.node_id("n2"))["id"]
     lab.create(node=lab.node_id("n2"), start=False)
@@ -119,7 +119,7 @@ def test_a_node_boots_its_guests_while_the_panel_is_away(lab: Lab, faults: Fault
     assert len(node.guests()) == 1
 
 
-def test_guests_that_do_not_listen_hold_up_no_stop(lab: Lab, faults: Faults):
+def guests_that_do_not_listen_hold_up_no_stop(lab: Lab, faults: Faults):
     """Six long verbs on one node, and a stop beside them; then the six say what can be done instead."""
     node = lab.node_id("n2")
     deaf = [lab.create(node=node, **DEAF)["id"] for _ in range(6)]
@@ -143,8 +143,7 @@ def test_guests_that_do_not_listen_hold_up_no_stop(lab: Lab, faults: Faults):
         lab.wait_state(vm, "stopped")
 
 
-@pytest.mark.parametrize("also_killed", ["", "n2.agent"])
-def test_a_shutdown_that_nobody_hears_can_be_cancelled(lab: Lab, faults: Faults, also_killed: str):
+def a_shutdown_that_nobody_hears_can_be_cancelled(lab: Lab, faults: Faults, *, also_killed: bool = False):
     vm = lab.create(node=lab.node_id("n2"), **DEAF)["id"]
     pressed = faults.arm("n2.agent", "domain.after-call", "hold", "domain.shutdown")
     job = lab.api.post(f"vms/{vm}/shutdown/", {"timeout_s": 20})["job"]["id"]
@@ -153,9 +152,29 @@ def test_a_shutdown_that_nobody_hears_can_be_cancelled(lab: Lab, faults: Faults,
     lab.api.post(f"jobs/{job}/cancel/")
     faults.wait_reached(taken)
     if also_killed:
-        faults.restart(also_killed)
+        faults.restart("n2.agent")
     faults.release(taken)
     faults.release(pressed)
     ended = lab.api.follow(job, 60)
     assert ended["state"] in ("cancelled", "failed"), ended
     assert lab.api.get(f"vms/{vm}/")["state"] == "running"
+
+
+def a_cancelled_shutdown_outlives_its_agent(lab: Lab, faults: Faults):
+    a_shutdown_that_nobody_hears_can_be_cancelled(lab, faults, also_killed=True)
+
+
+STORIES: list[Callable[[Lab, Faults], None]] = [
+    a_stuck_delete_goes_on_when_its_cause_is_gone,
+    an_administrators_word_is_held_against_what_the_node_shows,
+    a_create_that_cannot_be_put_back_waits_for_its_cause_to_go,
+    a_node_boots_its_guests_while_the_panel_is_away,
+    guests_that_do_not_listen_hold_up_no_stop,
+    a_shutdown_that_nobody_hears_can_be_cancelled,
+    a_cancelled_shutdown_outlives_its_agent,
+]
+
+
+@pytest.mark.parametrize("story", sample(STORIES, 1), ids=lambda story: story.__name__)
+def test_story(lab: Lab, faults: Faults, story: Callable[[Lab, Faults], None]):
+    story(lab, faults)
