@@ -32,12 +32,14 @@ SWEEP_S = 5.0
 RESEND_FIRST_S, RESEND_MOST_S = 10.0, 60.0
 RETRY_AFTER_ERROR_S = 1.0
 PROGRESS_EVERY_S = 0.5
+ANNOUNCE_FOR_S = 60.0
+"""How long a new epoch is told again with each sweep: sockets lost their Redis too, and come back in their own time."""
 
 
 class Conductor:
     def __init__(self, broker: Broker | None = None) -> None:
         self.broker = broker or Broker()
-        self.epoch = secrets.token_hex(8)
+        self.epoch = ""
         self.run_id = ""
         self.nodes: dict[str, Node] = {}
         self.positions: dict[str, str] = {}
@@ -51,13 +53,12 @@ class Conductor:
         self.shown: dict[str, float] = {}
         self.paused: dict[str, float] = {}
         """Streams whose last batch could not be stored -> when to try again."""
-        self._tick_at = self._sweep_at = 0.0
+        self._tick_at = self._sweep_at = self._announce_until = 0.0
 
     # --- the loop ---------------------------------------------------------------------------------------
 
     def run(self, stop: threading.Event) -> None:
         """Until told to stop. Redis or the database being away only makes it wait."""
-        events.new_epoch(self.epoch)
         while not stop.is_set():
             try:
                 self.turn()
@@ -94,6 +95,9 @@ class Conductor:
         self.nodes, self.timers = {}, {}
         self.refresh_nodes(run_id)
         self.run_id = run_id
+        # What was published while Redis was away is lost: every socket must fetch again.
+        self.epoch = secrets.token_hex(8)
+        self._announce_until = time.monotonic() + ANNOUNCE_FOR_S
         self._sweep_at = self._tick_at = 0.0
         log.info("connected to Redis (run %s), %d nodes, epoch %s", run_id[:8], len(self.nodes), self.epoch)
 
@@ -336,6 +340,8 @@ class Conductor:
             raise Unreachable("it was restarted")
         self.refresh_nodes(self.run_id)
         self.broker.alive(self.epoch)
+        if time.monotonic() < self._announce_until:
+            events.new_epoch(self.epoch)
         services.forget_old_answers()
         self._wake_all(engine.open_jobs())
         self.advance_woken()

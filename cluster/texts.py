@@ -11,6 +11,8 @@ from django.utils.translation import gettext_noop as _
 
 from nodes.contract.sizes import format_size
 
+from .models import Role, VmState
+
 TEXTS: dict[str, tuple[str, str]] = {
     # Rights
     "role_may_not": (
@@ -217,13 +219,27 @@ TEXTS: dict[str, tuple[str, str]] = {
 _SIZES = frozenset({"free", "needed", "asked"})
 
 
+def _word(name: str, value: Any, language: Literal["ru", "en"]) -> Any:
+    """A fact as people call it."""
+    from .saga.steps import Operation  # it stands on this module
+
+    if isinstance(value, list | tuple):
+        return ", ".join(str(_word(name, one, language)) for one in value)
+    if name in _SIZES and isinstance(value, int) and value >= 1024:
+        return format_size(value, language)
+    if name in ("state", "needed") and value in VmState.values:
+        return VmState(value).label
+    if name == "role" and value in Role.values:
+        return Role(value).label
+    if name == "action" and value in Operation.registry:
+        return Operation.registry[value].label
+    return value
+
+
 def say(code: str, facts: Mapping[str, Any]) -> tuple[str, str]:
     """``(cause, hint)`` in the active language; empty strings where there is no text or a fact is missing."""
     language: Literal["ru", "en"] = "en" if (get_language() or "ru").startswith("en") else "ru"
-    words = {
-        name: format_size(value, language) if name in _SIZES and isinstance(value, int) and value >= 1024 else value
-        for name, value in facts.items()
-    }
+    words = {name: _word(name, value, language) for name, value in facts.items()}
     cause, hint = TEXTS.get(code, ("", ""))
     try:
         return (gettext(cause) % words if cause else "", gettext(hint) % words if hint else "")

@@ -40,7 +40,7 @@ class DemoWait(Operation[NoParams]):
     Params = NoParams
     steps = (
         Step("put", _("Leave a mark on the node"), do=put, undo=take),
-        Step("wait", _("Wait for a click"), do=wait, undo=NoUndo("waiting leaves nothing behind")),
+        Step("wait", _("Wait for a click"), do=wait, undo=NoUndo(_("waiting leaves nothing behind"))),
         Step("take", _("Take the mark away"), do=take, undo=put),
     )
 

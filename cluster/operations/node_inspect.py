@@ -34,7 +34,7 @@ class NodeInspect(Operation[NoParams]):
     icon = "refresh"
     Params = NoParams
     steps = (
-        Step("inspect", _("Run the checks on the node"), do=inspect, undo=NoUndo("it only reads")),
+        Step("inspect", _("Run the checks on the node"), do=inspect, undo=NoUndo(_("it only reads"))),
     )  # fmt: skip
 
     @classmethod

@@ -46,7 +46,7 @@ class NodeRemove(Operation[NoParams]):
     danger = True
     Params = NoParams
     steps = (
-        Step("withdraw", _("Withdraw user and certificate"), do=withdraw, undo=NoUndo("it is one transaction")),
+        Step("withdraw", _("Withdraw user and certificate"), do=withdraw, undo=NoUndo(_("it is one transaction"))),
     )  # fmt: skip
 
     @classmethod

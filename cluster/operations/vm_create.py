@@ -275,5 +275,5 @@ VmCreate.steps = (
         after=guest_started,
         settle=settle_power("running"),
     ),
-    Step("finish", _("Hand over"), do=finish, undo=NoUndo("the VM's row goes with its reservation")),
+    Step("finish", _("Hand over"), do=finish, undo=NoUndo(_("the VM's row goes with its reservation"))),
 )

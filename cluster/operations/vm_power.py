@@ -140,7 +140,7 @@ class VmShutdown(Power):
     steps = (
         _mark_step(S.STOPPING),
         Step("shut_down", _("Ask the guest to shut down"), do=_shut_down, after=show,
-             undo=NoUndo("a pressed power button cannot be taken back; the guest's state is shown as it is"),
+             undo=NoUndo(_("a pressed power button cannot be taken back; the guest's state is shown as it is")),
              settle=settle_power("shutoff", "absent")),
     )  # fmt: skip
 
@@ -155,7 +155,7 @@ class VmStop(Power):
     steps = (
         _mark_step(S.STOPPING),
         Step("stop", _("Stop the guest"), do=call(DomainStop), after=show, pivot=True,
-             undo=NoUndo("a pulled plug cannot be put back; the VM can be started again"),
+             undo=NoUndo(_("a pulled plug cannot be put back; the VM can be started again")),
              settle=settle_power("shutoff", "absent")),
     )  # fmt: skip
 
@@ -193,7 +193,7 @@ class VmReboot(Power):
     steps = (
         _mark_step(None),
         Step("reboot", _("Ask the guest to reboot"), do=call(DomainReboot), after=show,
-             undo=NoUndo("a reboot cannot be taken back")),
+             undo=NoUndo(_("a reboot cannot be taken back"))),
     )  # fmt: skip
 
 
@@ -207,5 +207,5 @@ class VmReset(Power):
     steps = (
         _mark_step(None),
         Step("reset", _("Reset the guest"), do=call(DomainReset), after=show,
-             undo=NoUndo("a reset cannot be taken back")),
+             undo=NoUndo(_("a reset cannot be taken back"))),
     )  # fmt: skip

@@ -53,7 +53,7 @@ class Children:
 class NoUndo:
     """Instead of an undo: the written reason why none is needed."""
 
-    reason: str
+    reason: "Text"
 
 
 @dataclass(frozen=True)

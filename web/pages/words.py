@@ -28,23 +28,12 @@ REMARKS = frozenset(
         # nodes/probe.py
         gettext_noop("/dev/kvm is missing: no KVM in this kernel, or switched off in the firmware"),
         gettext_noop("no kernel in /boot, or no QEMU, to try KVM with"),
-        # why a step needs no undo
-        gettext_noop("a pressed power button cannot be taken back; the guest's state is shown as it is"),
-        gettext_noop("a pulled plug cannot be put back; the VM can be started again"),
-        gettext_noop("a reboot cannot be taken back"),
-        gettext_noop("a reset cannot be taken back"),
-        gettext_noop("waiting leaves nothing behind"),
-        gettext_noop("a deleted disk is gone"),
-        gettext_noop("nothing can fail after it"),
-        gettext_noop("it is one transaction"),
-        gettext_noop("the VM's row goes with its reservation"),
-        gettext_noop("it only reads"),
     }
 )
 
 
 def said_in_english(text: str) -> str:
-    """A remark that a node or an operation keeps in English, in the reader's language where it is a known one."""
+    """A remark that a node keeps in English, in the reader's language where it is a known one."""
     booted = re.fullmatch(r"a probe guest booted in ([\d.]+) s", text)
     if booted:
         return _("a probe guest booted in %(seconds)s s") % {"seconds": booted[1]}
