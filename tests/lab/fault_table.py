@@ -39,6 +39,8 @@ TIMES = range(1, 5)
 IN_A_TRANSACTION = ("conductor.before-store", "engine.before-commit")
 
 PARTS = ["agent", "libvirtd", "redis", "redis empty", "conductor", "web", "node"]
+ONE_OF_TWO = "one of two conductors"
+BESIDE_TWO = "agent, two conductors"
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,10 @@ def cases() -> list[Case]:
         # The hello of an agent that was killed at this verb.
         hello = [("agent.hello", verb) for verb in verbs]
         found += [Case(operation, "forward", part, "agent", *at) for part in PARTS for at in [*points, *hello]]
+        found += [Case(operation, "forward", BESIDE_TWO, "agent", *at) for at in points]
         for point in [*OF_THE_CONDUCTOR, *OF_THE_ENGINE]:
             detail = operation if point in OF_THE_ENGINE else ""
-            for part in [*PARTS, "one of two conductors"]:
+            for part in [*PARTS, ONE_OF_TWO]:
                 found += [Case(operation, "forward", part, "conductor", point, detail, times) for times in TIMES]
         found += [Case(operation, "forward", part, "web", point, operation) for part in PARTS for point in OF_WEB]
         found += [Case(operation, "cancel", part, "agent", *at) for part in ("", "agent") for at in points]

@@ -10,7 +10,7 @@ from deploy.lab.client import FINAL
 from deploy.lab.faults import Faults
 from deploy.lab.processes import Failed, Process, wait
 from tests.lab.conftest import Lab
-from tests.lab.fault_table import CANCELLED_AT, IN_A_TRANSACTION, Case
+from tests.lab.fault_table import BESIDE_TWO, CANCELLED_AT, IN_A_TRANSACTION, ONE_OF_TWO, Case
 
 NODE = "n2"
 SECOND = "conductor.second"
@@ -22,7 +22,8 @@ class Strike:
     def __init__(self, lab: Lab, faults: Faults, case: Case) -> None:
         self.lab, self.faults, self.case = lab, faults, case
         self.holder = f"{NODE}.agent" if case.holder == "agent" else case.holder
-        self.part = {"agent": f"{NODE}.agent", "libvirtd": f"{NODE}.libvirtd", "node": NODE}.get(case.part, case.part)
+        name = case.part.partition(",")[0]
+        self.part = {"agent": f"{NODE}.agent", "libvirtd": f"{NODE}.libvirtd", "node": NODE}.get(name, name)
         self.key = f"{case} {os.urandom(6).hex()}"
         self.second: Process | None = None
 
@@ -33,16 +34,15 @@ class Strike:
             return self._through_a_held_web(path, body)
         if case.way == "undo":
             return self._on_the_way_back(path, body)
-        if case.part == "one of two conductors":
+        if case.part == ONE_OF_TWO:
             return self._beside_a_second_conductor(path, body)
         if case.point == "agent.hello":
             return self._at_the_hello(path, body)
+        if case.part == BESIDE_TWO:
+            self.faults.release(self._start_second_conductor())
         armed = self._arm()
         answer = self._post(path, body)
-        for _ in range(case.times - 1):
-            self.faults.wait_reached(armed)
-            self.faults.arm_again(armed)
-        self.faults.wait_reached(armed)
+        self._wait_for_its_time(armed)
         if case.way == "cancel":
             self._cancel(answer["job"]["id"])
         self._strike(armed)
@@ -107,17 +107,10 @@ class Strike:
 
         The first then goes on with what it knew, or, where it stands in a transaction and so in everybody's way, dies.
         """
-        state = self.lab.demo.state
-        self.second = state.process(SECOND)
-        held = self.faults.arm(SECOND, "conductor.read", "hold")
-        self.second.start([state.python, "manage.py", "conductor", "--without-lease"], state.panel_environment(SECOND))
-        self.faults.wait_reached(held)
+        held = self._start_second_conductor()
         armed = self._arm()
         answer = self._post(path, body)
-        for _ in range(self.case.times - 1):
-            self.faults.wait_reached(armed)
-            self.faults.arm_again(armed)
-        self.faults.wait_reached(armed)
+        self._wait_for_its_time(armed)
         if self.case.point in IN_A_TRANSACTION:
             self.faults.kill("conductor")
         self.faults.release(held)
@@ -125,6 +118,21 @@ class Strike:
         self.faults.release(armed)
         self.faults.start("conductor")
         return answer
+
+    def _start_second_conductor(self) -> Path:
+        """On return it waits, connected and with nothing in its hands, to be released."""
+        state = self.lab.demo.state
+        self.second = state.process(SECOND)
+        held = self.faults.arm(SECOND, "conductor.read", "hold")
+        self.second.start([state.python, "manage.py", "conductor", "--without-lease"], state.panel_environment(SECOND))
+        self.faults.wait_reached(held)
+        return held
+
+    def _wait_for_its_time(self, armed: Path) -> None:
+        for _ in range(self.case.times - 1):
+            self.faults.wait_reached(armed)
+            self.faults.arm_again(armed)
+        self.faults.wait_reached(armed)
 
     def _through_a_held_web(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The person's browser sends again, with the same key, until it is answered."""
