@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
-from cluster.models import JobState, Look, NodeState, StepState
+from cluster.models import JobState, Look, Node, NodeState, StepState
 
 from . import dispatch
 from .answers import result_of
-from .steps import NoUndo
+from .steps import Call, NoUndo
 
 if TYPE_CHECKING:
     from .engine import Run
@@ -28,7 +28,7 @@ def resolve(run: "Run") -> None:
         return
     job.leftovers = dispatch.forget_silent(job, run.steps)
     run.left.drop += sorted({s.node.pk for s in run.steps if s.node and s.node.state == NodeState.OFFLINE})
-    _apply(run, asked["outcome"])
+    job.leftovers += _apply(run, asked["outcome"])
     job.resolution = {**asked, "state": "applied", "contradictions": []}
     run.finish(JobState.SUCCEEDED if asked["outcome"] == "done" else JobState.FAILED)
 
@@ -44,14 +44,18 @@ def _contradiction(run: "Run", look: Look, outcome: str) -> dict[str, Any] | Non
     return {"step": look.step.name, "object": look.object, "node": look.node.name, "seen": look.answer}
 
 
-def _apply(run: "Run", outcome: str) -> None:
-    """The panel's own half of the steps; what a node would have to do is the administrator's word."""
+def _apply(run: "Run", outcome: str) -> list[dict[str, Any]]:
+    """The panel's own half of the steps; what a node would have to do is the administrator's word.
+
+    Returns what online nodes were not asked to do, and no look has shown to be done.
+    """
+    left = []
     if outcome == "done":
         for step in run.steps:
             if step.state in (StepState.PENDING, StepState.RUNNING, StepState.FAILED):
-                run.act(step, run.spec(step).do)
+                left += _unasked(run.act(step, run.spec(step).do), looked=step.attempt > 0)
                 run.end_step(step, StepState.DONE)
-        return
+        return left
     for step in reversed(run.steps):
         if not step.may_have_begun:
             continue
@@ -59,5 +63,13 @@ def _apply(run: "Run", outcome: str) -> None:
         if isinstance(undo, NoUndo):
             run.end_step(step, StepState.KEPT)
         else:
-            run.act(step, undo)
+            left += _unasked(run.act(step, undo), looked=run.spec(step).settle is not None)
             run.end_step(step, StepState.UNDONE)
+    return left
+
+
+def _unasked(outcome: Any, *, looked: bool) -> list[dict[str, Any]]:
+    if looked or not isinstance(outcome, Call):
+        return []
+    node = Node.objects.exclude(state=NodeState.OFFLINE).filter(pk=outcome.node).first()
+    return [{"node": node.name, "object": outcome.message.object}] if node else []

@@ -114,6 +114,21 @@ def test_a_word_that_contradicts_what_the_node_shows_is_refused(scene: Scene) ->
     assert scene.running.state == "running"
 
 
+def test_what_no_node_was_asked_to_do_is_listed_when_a_job_is_resolved(scene: Scene) -> None:
+    def fault(n: int, envelope: Envelope) -> Fault | None:
+        return "refused" if envelope.verb == "nic.unplug" else None
+
+    executor = Executor(world=scene.world, fault=fault)
+    job = executor.run(scene.start("vm.delete").job)
+    assert job.state == "stuck"
+    nic = job.steps.get(name="unplug_nic")
+    job.steps.filter(pk=nic.pk).update(state="pending", attempt=0)
+    services.resolve(scene.actor, job, "done", "I looked")
+    job = executor.run(job)
+    assert (job.state, job.resolution["state"]) == ("succeeded", "applied")
+    assert job.leftovers == [{"node": "n1", "object": nic.object}]
+
+
 def test_an_agent_that_is_too_old_is_asked_nothing_that_it_cannot_know(scene: Scene) -> None:
     verbs = dict(scene.node.verbs)
     del verbs["domain.reset"]
