@@ -159,12 +159,13 @@ def _refuse_unless_possible(operation: type[Operation[Any]], job: Job, target: A
     if same:
         raise Refused(Refusal("already_running", {"job": same.pk}, status=409), job=same.pk)
     ahead = locks.in_the_way(job, operation.locks(context_of(job))).first()
-    if ahead is None:
-        reasons = operation.obstacles(target) + plan.refusals
-        if reasons:
-            raise Refused(*reasons)
-    elif not wait:
+    if ahead is not None and not wait:
         raise Refused(Refusal("locked", {"job": ahead.job_id, "lock": ahead.name}, status=409), job=ahead.job_id)
+    reasons = operation.obstacles(target) + plan.refusals
+    # What the job ahead may change is asked again when the locks are got; the rest will not become possible.
+    lasting = reasons if ahead is None else [reason for reason in reasons if reason.status != 409]
+    if lasting:
+        raise Refused(*lasting)
 
 
 def _asked(actor: Actor, code: str, target_id: str | None) -> tuple[type[Operation[Any]], Any]:

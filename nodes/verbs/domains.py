@@ -1,5 +1,6 @@
 """Domains: each verb looks, does what is missing, and says where the domain is afterwards."""
 
+import time
 from collections.abc import Callable
 
 from nodes import domain_xml
@@ -25,6 +26,8 @@ from nodes.ledger import Wanted, WantedChange
 from nodes.node import Node
 from nodes.verbs import handles
 from nodes.verbs.run import Run
+
+PRESS_AGAIN_S = 10.0
 
 
 def _call(verb: str, call: Callable[[], None]) -> None:
@@ -101,8 +104,7 @@ def shutdown(node: Node, message: DomainShutdown, run: Run) -> DomainWhereabouts
     domain = node.own_domain(message.vm, message.uuid)
     if domain is not None and domain.active:
         _not_moving(node, message.uuid)
-        _call(message.verb, lambda: _unless_off(node, message.uuid, node.hypervisor.press_power_button))
-        if not node.hypervisor.wait_until_off(message.uuid, message.timeout_s, run.cancellation):
+        if not _pressed_until_off(node, message, run):
             raise NodeError(
                 "guest_did_not_shut_down",
                 f"the guest of {domain.name} still runs {message.timeout_s:g} s after the power button was pressed",
@@ -111,6 +113,16 @@ def shutdown(node: Node, message: DomainShutdown, run: Run) -> DomainWhereabouts
             )
     run.wanted = WantedChange(message.vm, running=False)
     return node.hypervisor.whereabouts(message.uuid)
+
+
+def _pressed_until_off(node: Node, message: DomainShutdown, run: Run) -> bool:
+    """A guest that is still booting does not hear the button, so it is pressed again."""
+    deadline = time.monotonic() + message.timeout_s
+    while (left_s := deadline - time.monotonic()) > 0:
+        _call(message.verb, lambda: _unless_off(node, message.uuid, node.hypervisor.press_power_button))
+        if node.hypervisor.wait_until_off(message.uuid, min(left_s, PRESS_AGAIN_S), run.cancellation):
+            return True
+    return False
 
 
 @handles(DomainStop)

@@ -56,6 +56,13 @@ def test_a_job_that_got_its_turn_too_late_fails_with_the_state_that_it_met(scene
     assert job.error["facts"]["state"] == "stopped"
 
 
+def test_what_waiting_cannot_change_is_refused_at_once(scene: Scene) -> None:
+    scene.start("vm.stop")
+    Vm.objects.filter(pk=scene.running.pk).update(protected=True)
+    refused = refusal_of(start, scene.actor, "vm.delete", {}, scene.running.pk)
+    assert {r.code for r in refused.refusals} == {"protected", "disks_param"}
+
+
 def test_the_same_operation_on_the_same_thing_is_refused_with_its_job(scene: Scene) -> None:
     first = scene.start("vm.stop").job
     refused = refusal_of(scene.start, "vm.stop")
