@@ -1,5 +1,6 @@
 """What machines ask of the panel."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,21 @@ def test_the_panel_lives_but_is_not_ready_without_redis(client: Client, tmp_path
         assert missing.status_code == 503
         assert missing.json()["checks"]["redis"] == "does not answer"
         assert client.get("/healthz").json() == {"alive": True}
+
+
+def test_waiting_for_the_panel_writes_one_line_and_no_error(
+    client: Client, heartbeat: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert client.get("/readyz").status_code == 200
+    caplog.clear()
+    caplog.set_level(logging.INFO)
+    heartbeat.delete(HEARTBEAT_KEY)
+    for _ in range(3):
+        assert client.get("/readyz").status_code == 503
+    heartbeat.set(HEARTBEAT_KEY, "1")
+    client.get("/readyz")
+    lines = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert lines == [("INFO", "not ready: conductor silent"), ("INFO", "ready")]
 
 
 def test_numbers_are_for_this_machine_and_for_people_who_may_see_nodes(

@@ -31,15 +31,29 @@ def healthz(request: HttpRequest) -> HttpResponse:
 def readyz(request: HttpRequest) -> HttpResponse:
     """200 when people can work, 503 with what is missing."""
     faults = {name: fault for name, check in _CHECKS.items() if (fault := _fault(check))}
+    _note(", ".join(f"{name} {fault}" for name, fault in faults.items()))
     body = {"ready": not faults, "checks": {name: faults.get(name, "ok") for name in _CHECKS}}
-    return JsonResponse(body, status=503 if faults else 200)
+    response = JsonResponse(body, status=503 if faults else 200)
+    # An answer, not a failure of the panel; Django would log each 503 as an ERROR, several at every start.
+    response._has_been_logged = True  # type: ignore[attr-defined]
+    return response
+
+
+_noted = ""
+
+
+def _note(faults: str) -> None:
+    """One line when what is missing changes, however often somebody asks."""
+    global _noted
+    if faults != _noted:
+        log.info("%s", f"not ready: {faults}" if faults else "ready")
+        _noted = faults
 
 
 def _fault(check: Callable[[], str]) -> str:
     try:
         return check()
-    except (DatabaseError, redis.RedisError) as error:
-        log.warning("not ready: %s", error)
+    except (DatabaseError, redis.RedisError):
         return "does not answer"
 
 
