@@ -31,6 +31,7 @@ BODIES: dict[str, Any] = {
     "POST jobs/{id}/resolve/": {"outcome": "undone", "note": "by a test"},
 }
 
+
 def endpoints() -> list[tuple[str, str]]:
     """From the schema: what is not in it does not exist for clients."""
     found = []
