@@ -3,7 +3,9 @@
 The image is a FAT file system without a partition table ("superfloppy") that SYSLINUX boots, so neither a loop
 device nor a mount is needed. Its FAT ends at 32 MiB of 40: behind it the guest counts its boots.
 
-Packages: linux-image-cloud-amd64 busybox-static cpio isolinux syslinux mtools dosfstools xorriso qemu-utils
+The kernel is Debian's for clouds: this machine's own, or the one that deploy/install unpacked.
+
+Packages: busybox-static cpio isolinux syslinux mtools dosfstools xorriso qemu-utils
 """
 
 import gzip
@@ -14,7 +16,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from deploy.lab.processes import Failed
+
 HERE = Path(__file__).parent
+UNPACKED = HERE.parents[1] / "var/build/kernel"
 SYSLINUX = Path("/usr/lib/syslinux/modules/bios")
 ISOLINUX = Path("/usr/lib/ISOLINUX/isolinux.bin")
 
@@ -25,8 +30,8 @@ DISK_BYTES = 40 * 2**20
 
 
 def build(cache: Path) -> tuple[Path, Path]:
-    """Image and ISO for the newest cloud kernel of this machine, built at most once per kernel and recipe."""
-    kernel = newest_kernel()
+    """Image and ISO, built at most once per kernel and recipe."""
+    root, kernel = newest_kernel()
     folder = cache / f"micro-{recipe_hash(kernel)}"
     image, iso = folder / "micro.qcow2", folder / "micro.iso"
     if not (image.exists() and iso.exists()):
@@ -34,17 +39,19 @@ def build(cache: Path) -> tuple[Path, Path]:
         with tempfile.TemporaryDirectory(dir=cache) as work:
             made = Path(work, "made")
             made.mkdir()
-            _build_into(made, Path(work), kernel)
+            _build_into(made, Path(work), root, kernel)
             shutil.rmtree(folder, ignore_errors=True)
             made.rename(folder)
     return image, iso
 
 
-def newest_kernel() -> str:
-    kernels = sorted(Path("/boot").glob("vmlinuz-*-cloud-amd64"), key=lambda path: path.stat().st_mtime)
-    if not kernels:
-        raise FileNotFoundError("no /boot/vmlinuz-*-cloud-amd64: apt-get install linux-image-cloud-amd64")
-    return kernels[-1].name.removeprefix("vmlinuz-")
+def newest_kernel() -> tuple[Path, str]:
+    """The folder that has its /boot and /lib/modules, and its version."""
+    for root in (Path("/"), UNPACKED):
+        kernels = sorted(root.glob("boot/vmlinuz-*-cloud-amd64"), key=lambda path: path.stat().st_mtime)
+        if kernels:
+            return root, kernels[-1].name.removeprefix("vmlinuz-")
+    raise Failed(f"no kernel for the guests in {UNPACKED}", "run deploy/install")
 
 
 def recipe_hash(kernel: str) -> str:
@@ -54,33 +61,33 @@ def recipe_hash(kernel: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def _build_into(folder: Path, work: Path, kernel: str) -> None:
-    vmlinuz = Path(f"/boot/vmlinuz-{kernel}")
+def _build_into(folder: Path, work: Path, root: Path, kernel: str) -> None:
+    vmlinuz = root / f"boot/vmlinuz-{kernel}"
     initrd = work / "initrd.gz"
-    initrd.write_bytes(gzip.compress(_initramfs(work / "root", kernel), 6))
+    initrd.write_bytes(gzip.compress(_initramfs(work / "root", _module_files(root, kernel)), 6))
     _disk_image(folder / "micro.qcow2", work, vmlinuz, initrd)
     _iso(folder / "micro.iso", work / "iso", vmlinuz, initrd)
 
 
-def _initramfs(root: Path, kernel: str) -> bytes:
+def _initramfs(root: Path, modules: list[Path]) -> bytes:
     for name in ("bin", "dev", "proc", "sys", "modules", "etc"):
         (root / name).mkdir(parents=True)
     shutil.copy("/bin/busybox", root / "bin/busybox")
     for name, target in (("guest-init", "init"), ("guest-lease", "lease")):
         shutil.copy(HERE / name, root / target)
         (root / target).chmod(0o755)
-    for number, module in enumerate(_module_files(kernel)):
+    for number, module in enumerate(modules):
         shutil.copy(module, root / f"modules/{number:02}-{module.name}")
     names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")))
     return _run("cpio", "--quiet", "-o", "-H", "newc", cwd=root, input=names.encode())
 
 
-def _module_files(kernel: str) -> list[Path]:
+def _module_files(root: Path, kernel: str) -> list[Path]:
     """The modules with those that they need, each once and in the order of loading."""
     files: dict[Path, None] = {}
     for module in MODULES:
         # `builtin NAME` lines are skipped: nothing is to be loaded for those.
-        for line in _run("modprobe", "-S", kernel, "--show-depends", module).decode().splitlines():
+        for line in _run("modprobe", "-d", str(root), "-S", kernel, "--show-depends", module).decode().splitlines():
             verb, path = line.split()[:2]
             if verb == "insmod":
                 files[Path(path)] = None
