@@ -164,6 +164,46 @@ def a_cancelled_shutdown_outlives_its_agent(lab: Lab, faults: Faults):
     a_shutdown_that_nobody_hears_can_be_cancelled(lab, faults, also_killed=True)
 
 
+def foreign_things_of_exactly_the_wanted_names_survive(lab: Lab, faults: Faults):
+    """Somebody else's file, then somebody else's domain, is made in the moment in which the agent dies."""
+    node = lab.nodes["n2"]
+
+    def create_that_meets(verb: str, foreign: Callable[[dict[str, Any]], None]) -> None:
+        armed = faults.arm("n2.agent", "agent.started-written", "hold", verb)
+        answer = lab.api.post("vms/", lab.vm_body(node=lab.node_id("n2")))
+        faults.wait_reached(armed)
+        foreign(lab.api.get(f"vms/{answer['vm']['id']}/"))
+        faults.restart("n2.agent")
+        faults.release(armed)
+        ended = lab.api.follow(answer["job"]["id"])
+        assert (ended["state"], ended["error"]["code"]) == ("failed", "exists_not_ours"), ended
+
+    files: list[str] = []
+
+    def make_file(vm: dict[str, Any]) -> None:
+        files.append(f"{IMAGES}/{vm['disks'][0]['id']}.qcow2")
+        node.run("tee", files[0], input="theirs")
+
+    domains: list[str] = []
+
+    def make_domain(vm: dict[str, Any]) -> None:
+        domains.append(f"{vm['name']}.{vm['id']}")
+        kind = "<os><type>hvm</type></os>"
+        xml = f"<domain type='qemu'><name>{domains[0]}</name><memory>65536</memory>{kind}</domain>"
+        node.run("virsh", "define", "/dev/stdin", input=xml)
+
+    try:
+        create_that_meets("disk.create", make_file)
+        create_that_meets("domain.define", make_domain)
+        assert node.run("cat", files[0]).stdout == "theirs"
+        assert domains[0] in node.run("virsh", "list", "--all", "--name").stdout.split()
+    finally:
+        for path in files:
+            node.run("rm", path)
+        for domain in domains:
+            node.run("virsh", "undefine", domain)
+
+
 STORIES: list[Callable[[Lab, Faults], None]] = [
     a_stuck_delete_goes_on_when_its_cause_is_gone,
     an_administrators_word_is_held_against_what_the_node_shows,
@@ -172,6 +212,7 @@ STORIES: list[Callable[[Lab, Faults], None]] = [
     guests_that_do_not_listen_hold_up_no_stop,
     a_shutdown_that_nobody_hears_can_be_cancelled,
     a_cancelled_shutdown_outlives_its_agent,
+    foreign_things_of_exactly_the_wanted_names_survive,
 ]
 
 
