@@ -254,6 +254,9 @@ def finish(context: Context[VmCreate.Params], key: str) -> None:
     states.move(vm, VmState.RUNNING if context.params.start else VmState.STOPPED)
 
 
+# Somebody else's thing of the wanted name: it stopped the step, and it stops no undo.
+FOREIGN = ("exists_not_ours",)
+
 VmCreate.steps = (
     Step("reserve", _("Reserve room, memory and addresses"), do=done, undo=release),
     Step(
@@ -264,9 +267,10 @@ VmCreate.steps = (
         each=disk_ids,
         after=disk_created,
         settle=settle_disk_exists,
+        undone_by=FOREIGN,
     ),
     Step("plug_nic", _("Lease and filter"), do=plug_nic, undo=unplug_nic, each=nic_ids),
-    Step("define", _("Define the domain"), do=define, undo=undefine, settle=settle_defined),
+    Step("define", _("Define the domain"), do=define, undo=undefine, settle=settle_defined, undone_by=FOREIGN),
     Step(
         "start",
         _("Start the guest"),
@@ -274,6 +278,7 @@ VmCreate.steps = (
         undo=stop_guest,
         after=guest_started,
         settle=settle_power("running"),
+        undone_by=FOREIGN,
     ),
     Step("finish", _("Hand over"), do=finish, undo=NoUndo(_("the VM's row goes with its reservation"))),
 )

@@ -363,7 +363,8 @@ class Run:
                 return False
             if is_doubt(reply):
                 return self._doubt(step, reply)
-            if reply.outcome != "done":
+            nothing_of_ours = reply.error is not None and reply.error.code in self.spec(step).undone_by
+            if reply.outcome != "done" and not nothing_of_ours:
                 return self._try_again(step, StepState.UNDOING, refusal_of(reply), counts=not is_retryable(reply))
             self.end_step(step, StepState.UNDONE)
             return True

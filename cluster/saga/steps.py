@@ -99,6 +99,8 @@ class Step:
     pivot: bool = False
     """After it a failure no longer unwinds: the job retries forward."""
     settle: Settle | None = None
+    undone_by: tuple[str, ...] = ()
+    """Codes of a node's refusals of the undo that say: what stands there is not ours, so nothing is to be undone."""
 
     def __post_init__(self) -> None:
         if self.pivot and self.settle is None:

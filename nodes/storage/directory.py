@@ -194,6 +194,7 @@ class DirectoryDriver(Driver):
         final = self._final(disk_id, disk_format)
         if os.path.lexists(final):
             if _mark(final) != disk_id:
+                self._remove_part(self._part(disk_id), disk_id)  # ours, left by an attempt before that file came
                 raise _not_ours(final)
             found = self._users(final, users)
             if found:

@@ -87,6 +87,16 @@ def test_a_foreign_file_of_the_wanted_name_survives_everything(mark, agent, pane
     assert volume(agent).read_text() == "somebody's"
 
 
+def test_beside_a_foreign_file_only_our_half_made_volume_goes(agent, panel):
+    volume(agent).write_text("somebody's")
+    part = volume(agent, suffix="part")
+    part.touch()
+    os.setxattr(part, "user.ulei.disk", DISK.encode())
+    assert code(panel.call(delete(agent))) == "exists_not_ours"
+    assert not part.exists()
+    assert volume(agent).read_text() == "somebody's"
+
+
 def test_a_foreign_part_survives_everything(agent, panel):
     part = volume(agent, suffix="part")
     part.touch()

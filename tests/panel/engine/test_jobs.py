@@ -15,6 +15,7 @@ from cluster.saga import dispatch, engine, locks
 from cluster.saga.context import context_of
 from cluster.saga.locks import waits_for
 from cluster.saga.steps import Children, NoUndo, Operation, Params, Step
+from nodes.contract.errors import ErrorInfo
 from nodes.contract.messages import Envelope
 from tests.panel.engine.scenarios import Scene
 from tests.panel.engine.world import Executor, Fault
@@ -279,3 +280,19 @@ def test_a_cancelled_job_whose_undo_was_stuck_still_ends_as_cancelled(scene: Sce
     services.retry(scene.actor, job)
     job = executor.run(job)
     assert (job.state, job.error) == ("cancelled", None)
+
+
+@pytest.mark.parametrize("kind", ["disk", "domain"])
+def test_somebody_elses_thing_of_the_wanted_name_stops_a_create_and_not_its_undo(scene: Scene, kind: str) -> None:
+    class Meets(Executor):
+        def perform(self, node: str, envelope: Envelope, *rest: Any) -> None:
+            if envelope.object.startswith(kind):
+                error = ErrorInfo(code="exists_not_ours", cause="theirs")
+                self.answer(node, envelope, "failed", error=error)
+            else:
+                super().perform(node, envelope, *rest)
+
+    before = scene.fingerprint()
+    job = Meets(world=scene.world).run(scene.start("vm.create").job)
+    assert (job.state, job.error["code"]) == ("failed", "exists_not_ours")
+    assert scene.fingerprint() == before
