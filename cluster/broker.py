@@ -50,6 +50,8 @@ class Broker:
         self._redis: Any = redis.Redis.from_url(
             settings.REDIS_CONDUCTOR_URL,
             decode_responses=True,
+            # A node may write any bytes into its stream: that must not stop the others'.
+            encoding_errors="replace",
             socket_timeout=BLOCK_MS / 1000 + 4,
             socket_connect_timeout=2.0,
         )
@@ -87,7 +89,7 @@ class Broker:
     def read(self, positions: Mapping[str, str], block_ms: int = BLOCK_MS) -> dict[str, Entries]:
         """New entries of each stream after its position; waits until there are any, at most ``block_ms``."""
         try:
-            found = self._redis.xread(dict(positions), count=READ_AT_ONCE, block=block_ms)
+            found = self._xread(positions, block_ms)
         except redis.RedisError as error:
             raise Unreachable(str(error)) from error
         rows = found.items() if isinstance(found, dict) else found or []
@@ -95,6 +97,25 @@ class Broker:
         return {
             stream: (entries[0] if entries and isinstance(entries[0], list) else entries) for stream, entries in rows
         }
+
+    def _xread(self, positions: Mapping[str, str], block_ms: int) -> Any:
+        try:
+            return self._redis.xread(dict(positions), count=READ_AT_ONCE, block=block_ms)
+        except redis.ResponseError as error:
+            if not _says_no_stream(error):
+                raise
+        # One node's key refuses the question about all of them. The others are read now, that one the next time.
+        streams = {name: position for name, position in positions.items() if not self._removed_as_no_stream(name)}
+        return self._redis.xread(streams, count=READ_AT_ONCE, block=block_ms)
+
+    def _removed_as_no_stream(self, key: str) -> bool:
+        """A node may make anything of its own keys: what is no stream is removed, so that its agent can go on."""
+        kind = self._redis.type(key)
+        if kind in ("stream", "none"):
+            return False
+        log.warning("%s was a %s and no stream: it was removed", key, kind)
+        self._redis.delete(key)
+        return True
 
     def last_wake(self) -> str:
         """Position after which wake-ups are new."""
@@ -106,8 +127,13 @@ class Broker:
 
     def ends_below(self, node_id: str, position: str) -> bool:
         """Whether the stream is shorter than the cursor says: it was emptied behind our back."""
+        stream = events_stream(node_id)
         try:
-            last = self._redis.xrevrange(events_stream(node_id), count=1)
+            last = [] if self._removed_as_no_stream(stream) else self._redis.xrevrange(stream, count=1)
+        except redis.ResponseError as error:
+            if not _says_no_stream(error):
+                raise Unreachable(str(error)) from error
+            last = []  # it became something else in between: the next reading removes that
         except redis.RedisError as error:
             raise Unreachable(str(error)) from error
         return stream_order(str(last[0][0])) < stream_order(position) if last else position != "0-0"
@@ -168,6 +194,10 @@ class Broker:
             self._redis.set(EPOCH_KEY, epoch)
         except redis.RedisError as error:
             raise Unreachable(str(error)) from error
+
+
+def _says_no_stream(error: redis.ResponseError) -> bool:
+    return str(error).startswith("WRONGTYPE")
 
 
 def stream_order(position: str) -> tuple[int, int]:

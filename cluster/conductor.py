@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-from django.db import close_old_connections, transaction
+from django.db import InterfaceError, OperationalError, close_old_connections, transaction
 from pydantic import ValidationError
 
 from nodes.contract import messages
@@ -145,11 +145,29 @@ class Conductor:
     def _store_safely(self, node_id: str, entries: Entries) -> None:
         """One node's entries must not stop the others': its stream is read again in a moment."""
         try:
-            self.store(node_id, entries)
+            self._store_what_can_be(node_id, entries)
         except Exception:
             log.exception("entries of node %s could not be stored; they are read again", node_id)
             close_old_connections()
             self.paused[events_stream(node_id)] = time.monotonic() + RETRY_AFTER_ERROR_S
+
+    def _store_what_can_be(self, node_id: str, entries: Entries) -> None:
+        """An entry that no column holds (a number too large, a NUL) must not stop what the same node says after it.
+
+        Dropping is harmless: a message whose reply was dropped is sent again, a report says the same a minute later.
+        """
+        try:
+            self.store(node_id, entries)
+        except (OperationalError, InterfaceError):
+            raise  # not the entries' fault
+        except Exception:
+            if len(entries) == 1:
+                log.exception("an entry of node %s cannot be stored: it is dropped", node_id)
+                self.positions[events_stream(node_id)] = entries[0][0]
+                return
+            log.warning("entries of node %s could not be stored together: they are stored one by one", node_id)
+            for entry in entries:
+                self._store_what_can_be(node_id, [entry])
 
     def store(self, node_id: str, entries: Entries) -> None:
         """Effects of a batch and the cursor's move, in one transaction: all of it once, or none."""
@@ -234,7 +252,7 @@ class Conductor:
 
     def _progress(self, node: Node, said: Progress) -> None:
         current = Step.objects.filter(
-            pk=said.step, node=node, object=said.object, dispatch=said.dispatch, answer__isnull=True
+            pk=said.step, job_id=said.job, node=node, object=said.object, dispatch=said.dispatch, answer__isnull=True
         )
         now = time.monotonic()
         if now - self.shown.get(said.job, 0.0) < PROGRESS_EVERY_S or not current.update(progress=said.percent):

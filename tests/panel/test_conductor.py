@@ -226,6 +226,54 @@ def test_an_entry_that_cannot_be_read_does_not_stop_the_ones_after_it(
     assert Vm.objects.get(pk=scene.running.pk).state == "paused"
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        pytest.param({"e": b"\xff\xfe"}, id="bytes that are no text"),
+        pytest.param({b"\xff": b"\xff"}, id="a name that is no text"),
+    ],
+)
+def test_bytes_that_are_no_text_stop_nobody(
+    scene: Scene, conductor: Conductor, agent: FakeAgent, entry: dict[Any, Any]
+) -> None:
+    agent.redis.xadd(events_stream(scene.node.pk), entry)
+    agent.domains({scene.running.uuid: "paused"})
+    settle(conductor)
+    assert Vm.objects.get(pk=scene.running.pk).state == "paused"
+
+
+@pytest.mark.parametrize("started", [False, True], ids=["before", "while the conductor runs"])
+def test_a_node_that_makes_something_else_of_its_stream_stops_nobody(
+    scene: Scene, conductor: Conductor, agent: FakeAgent, server: RedisServer, started: bool
+) -> None:
+    other = Node.objects.create(name="n2", address="10.99.0.12", redis_password_sha256="2" * 64, state="online")
+    conductor.refresh_nodes(conductor.run_id)
+    agent.redis.delete(events_stream(other.pk))
+    agent.redis.set(events_stream(other.pk), "no stream")
+    if not started:
+        conductor.run_id = ""
+    agent.domains({scene.running.uuid: "paused"})
+    settle(conductor)
+    assert Vm.objects.get(pk=scene.running.pk).state == "paused"
+    FakeAgent(server, other).hello(incarnation=7)
+    settle(conductor)
+    assert Node.objects.get(pk=other.pk).incarnation == 7
+
+
+def test_an_entry_that_cannot_be_stored_is_dropped_and_the_others_are_not(
+    scene: Scene, conductor: Conductor, agent: FakeAgent
+) -> None:
+    job = scene.start("vm.stop").job
+    conductor.advance(job.pk)
+    [stop] = agent.hear()
+    progress = {"incarnation": 1, "counter": 1, "object": stop.object, "dispatch": 1, "job": "x", "step": stop.step}
+    agent.say(messages.Progress(percent=1, **progress))
+    agent.hello(incarnation=1 << 70)
+    agent.answer(stop, result={"state": "shutoff", "defined": True})
+    settle(conductor)
+    assert Job.objects.get(pk=job.pk).state == "succeeded"
+
+
 def test_an_observation_older_than_the_last_reply_or_during_a_job_changes_nothing(
     scene: Scene, conductor: Conductor, agent: FakeAgent
 ) -> None:
