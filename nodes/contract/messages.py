@@ -427,12 +427,14 @@ def body_of(message: Message) -> dict[str, Any]:
 
 
 class EnrolRequest(Control):
+    """What a stranger says. The panel gives the digest to Redis, where one user that it refuses is an error for all."""
+
     token: str
     certificate_request_pem: str
-    redis_password_sha256: str
-    version: str
-    hostname: str
-    host_uuid: str
+    redis_password_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    version: Annotated[str, Field(max_length=32)]
+    hostname: Annotated[str, Field(pattern=r"^[!-~]{1,255}$")]
+    host_uuid: Annotated[str, Field(max_length=36)]
 
 
 class EnrolAnswer(Control):

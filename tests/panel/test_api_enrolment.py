@@ -92,6 +92,27 @@ async def test_characters_that_cannot_be_stored_are_refused(ask: Ask, token: str
     assert (await ask(request(token)))[0] == 200
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"redis_password_sha256": ""},
+        {"redis_password_sha256": "no digest"},
+        {"redis_password_sha256": "AB" * 32},
+        {"redis_password_sha256": "0" * 64 + "\n"},
+        {"host_uuid": "x" * 37},
+        {"version": "x" * 33},
+        {"hostname": "x" * 256},
+        {"hostname": "n1\nnode n9 enrolled"},
+    ],
+)
+async def test_what_redis_or_a_row_could_not_take_is_refused_and_the_token_lives(
+    ask: Ask, token: str, change: dict[str, str]
+) -> None:
+    """The conductor gives the digest to Redis: one that Redis refuses would stop it for every node."""
+    assert (await ask(request(token, **change)))[0] == 400
+    assert (await ask(request(token)))[0] == 200
+
+
 async def test_there_is_nothing_else_on_this_port(ask: Ask) -> None:
     assert (await ask({}, path="/"))[0] == 404
     assert (await ask({}, path="/api/v1/vms/"))[0] == 404
