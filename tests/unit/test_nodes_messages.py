@@ -119,7 +119,12 @@ OTHERS = {
     ),
     "entry.domains": m.DomainChanged(**SEEN, domains=(SEEN_DOMAIN,)),
     "enrol.request": m.EnrolRequest(
-        token="t", certificate_request_pem="c", redis_password_sha256="s", version="0.1.0", hostname="h", host_uuid=UUID
+        token="t",
+        certificate_request_pem="c",
+        redis_password_sha256="a" * 64,
+        version="0.1.0",
+        hostname="h",
+        host_uuid=UUID,
     ),
     "enrol.answer": m.EnrolAnswer(
         node="a" * 13,
