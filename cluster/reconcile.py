@@ -103,14 +103,15 @@ def domains_changed(node: Node, seen: DomainChanged) -> None:
 def domains(node: Node, seen: Iterable[DomainFacts], counter: int, *, complete: bool) -> None:
     """Take over what the node shows of the VMs that the panel places there.
 
-    Left alone: a VM whose job is running, and a report older than the last applied reply about the VM. A domain
-    that the panel places elsewhere is a claim and moves nothing (law 6).
+    Left alone: a VM whose job is running, one that a job which waits for its turn has made, and a report older than
+    the last applied reply about the VM. A domain that the panel places elsewhere is a claim and moves nothing (law 6).
     """
     states = {d.uuid: SEEN[d.state] for d in seen if d.state in SEEN}
     quiet = (
         Vm.objects.filter(node=node, observed_counter__lte=counter)
-        .exclude(state__in=IN_WORK)
-        .exclude(pk__in=_in_work())
+        .exclude(pk__in=_in_work(held=True))
+        # "Stopping" without any job is what a resolved one has left behind: then the node knows better.
+        .exclude(state__in=IN_WORK, pk__in=_in_work())
     )
     here = quiet if complete else quiet.filter(uuid__in=states)
     wanted: dict[VmState, list[str]] = {}
@@ -125,9 +126,9 @@ def domains(node: Node, seen: Iterable[DomainFacts], counter: int, *, complete: 
         log.warning("node %s shows VM %s (%s), which belongs to %s: a claim", node.name, vm.pk, vm.name, vm.node_id)
 
 
-def _in_work() -> list[str]:
-    """VMs whose job is running: the job says what they are."""
-    names = Lock.objects.filter(held=True, name__startswith="vm:").values_list("name", flat=True)
+def _in_work(**which: bool) -> list[str]:
+    """VMs that have a job. While it runs (``held``), the job says what they are."""
+    names = Lock.objects.filter(name__startswith="vm:", **which).values_list("name", flat=True)
     return [name.removeprefix("vm:") for name in names]
 
 

@@ -349,6 +349,27 @@ def test_after_a_resolve_the_silent_nodes_queue_is_gone_and_its_numbers_are_rais
     assert scene.node.raised.get().number == 2
 
 
+def test_a_vm_whose_job_was_resolved_shows_again_what_its_node_sees(
+    scene: Scene, conductor: Conductor, agent: FakeAgent
+) -> None:
+    job = scene.start("vm.stop").job
+    conductor.advance(job.pk)
+    Node.objects.filter(pk=scene.node.pk).update(state="offline")
+    job.refresh_from_db()
+    services.resolve(scene.actor, job, "done", "I pulled the plug", node="n1")
+    conductor.advance(job.pk)
+    assert Job.objects.get(pk=job.pk).state == "succeeded"
+    Node.objects.filter(pk=scene.node.pk).update(state="online")
+    new = scene.start("vm.create").subject
+    seen = ({"uuid": vm.uuid, "name": "x", "state": "shutoff"} for vm in (scene.running, scene.stopped))
+    facts = {**Node.objects.get(pk=scene.node.pk).facts, "simulated": False}
+    report = {"incarnation": 1, "counter": 9, "facts": facts, "checks": (), "domains": tuple(seen)}
+    agent.say(messages.Inventory.model_validate({**report, "pools": (), "images": (), "isos": ()}))
+    settle(conductor, turns=1)
+    assert Vm.objects.get(pk=scene.running.pk).state == "stopped"
+    assert Vm.objects.get(pk=new.pk).state == "creating"
+
+
 def test_one_nodes_credentials_reach_nothing_of_another_node_nor_of_the_panel(
     scene: Scene, conductor: Conductor, server: RedisServer
 ) -> None:
