@@ -2,9 +2,26 @@
 
 from typing import Any
 
+from pydantic import ValidationError
+
 from cluster.models import Look
 from cluster.refusals import Refusal
+from nodes.contract.errors import ErrorInfo
 from nodes.contract.messages import VERBS, Reply
+
+
+def as_understood(verb: str, reply: Reply) -> Reply:
+    """A "done" whose result cannot be read says that something was done, but not what: doubt."""
+    if reply.outcome != "done":
+        return reply
+    try:
+        VERBS[verb].result.model_validate(reply.result)
+    except ValidationError as error:
+        info = ErrorInfo(
+            code="agent_error", cause=f"the result of {verb} cannot be read: {str(error)[:300]}", certain=False
+        )
+        return reply.model_copy(update={"outcome": "uncertain", "result": {}, "error": info})
+    return reply
 
 
 def is_doubt(reply: Reply) -> bool:
@@ -26,7 +43,10 @@ def refusal_of(reply: Reply) -> Refusal | None:
 def result_of(look: Look) -> Any:
     if look.answer is None or look.answer.get("outcome") != "done":
         return None
-    return VERBS[look.verb].result.model_validate(look.answer["result"])
+    try:
+        return VERBS[look.verb].result.model_validate(look.answer["result"])
+    except ValidationError:
+        return None  # the same as silence
 
 
 def must_be_asked_again(look: Look) -> bool:

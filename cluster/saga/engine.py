@@ -21,7 +21,7 @@ from nodes.contract.faults import point
 from nodes.contract.messages import VERBS, Reply
 
 from . import dispatch, locks
-from .answers import is_doubt, is_retryable, must_be_asked_again, refusal_of, result_of
+from .answers import as_understood, is_doubt, is_retryable, must_be_asked_again, refusal_of, result_of
 from .context import context_of
 from .resolve import resolve
 from .steps import Call, Children, Context, NoUndo, Operation, WaitForClick
@@ -201,7 +201,7 @@ class Run:
         if is_doubt(reply):
             return self._doubt(step, reply)
         if reply.outcome == "done":
-            self._store(step, reply)
+            self._store(step, VERBS[step.verb].result.model_validate(reply.result))
             self._done(step)
             return True
         return self._failed(step, refusal_of(reply), retryable=is_retryable(reply))
@@ -286,10 +286,10 @@ class Run:
             self.job.past_pivot = True
             self.job.cancel_requested = False
 
-    def _store(self, step: Step, reply: Reply) -> None:
+    def _store(self, step: Step, result: Any) -> None:
         after = self.spec(step).after
         if after:
-            after(self._context, step.key, VERBS[step.verb].result.model_validate(reply.result))
+            after(self._context, step.key, result)
 
     # --- doubt about the pivot -----------------------------------------------------------------------------
 
@@ -326,12 +326,16 @@ class Run:
         if any(must_be_asked_again(look) for look in looks):
             self._ask(step, spec, now=False)
             return False
-        verdict = spec.settle.verdict([result_of(look) for look in looks])
+        results = [result_of(look) for look in looks]
+        verdict = spec.settle.verdict(results)
         if verdict == "wait":
             self._ask(step, spec, now=False)
             return False
         step.looks.all().delete()
         if verdict == "done":
+            # What was seen stands in for the lost reply, where it is the same kind of word.
+            if isinstance(results[0], VERBS[step.verb].result):
+                self._store(step, results[0])
             self._done(step)
             return True
         step.phase = "do"
@@ -451,7 +455,7 @@ class Run:
             return None
         reply = Reply.model_validate(step.answer)
         step.answer = None
-        return reply
+        return as_understood(step.verb, reply)
 
 
 def open_jobs() -> list[str]:

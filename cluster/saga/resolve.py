@@ -2,11 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
-from cluster.models import JobState, Look, Node, NodeState, StepState
+from cluster.models import JobState, Look, Node, NodeState, Step, StepState
 
 from . import dispatch
 from .answers import result_of
 from .steps import Call, NoUndo
+from .steps import Step as Spec
 
 if TYPE_CHECKING:
     from .engine import Run
@@ -34,14 +35,19 @@ def resolve(run: "Run") -> None:
 
 
 def _contradiction(run: "Run", look: Look, outcome: str) -> dict[str, Any] | None:
-    spec = run.spec(look.step)
+    spec = _spec(run, look.step)
     result = result_of(look)
-    if spec.settle is None or result is None:
+    if spec is None or spec.settle is None or result is None:
         return None
     against = "not_done" if outcome == "done" else "done"
     if spec.settle.verdict([result]) != against or (outcome == "undone" and isinstance(spec.undo, NoUndo)):
         return None
     return {"step": look.step.name, "object": look.object, "node": look.node.name, "seen": look.answer}
+
+
+def _spec(run: "Run", step: Step) -> Spec | None:
+    """None for a step that this version of the panel no longer has: it is only said what it touched."""
+    return run.operation.step(step.name) if run.operation else None
 
 
 def _apply(run: "Run", outcome: str) -> list[dict[str, Any]]:
@@ -53,19 +59,26 @@ def _apply(run: "Run", outcome: str) -> list[dict[str, Any]]:
     if outcome == "done":
         for step in run.steps:
             if step.state in (StepState.PENDING, StepState.RUNNING, StepState.FAILED):
-                left += _unasked(run.act(step, run.spec(step).do), looked=step.attempt > 0)
+                spec = _spec(run, step)
+                left += _unasked(run.act(step, spec.do), looked=step.attempt > 0) if spec else _touched(step)
                 run.end_step(step, StepState.DONE)
         return left
     for step in reversed(run.steps):
         if not step.may_have_begun:
             continue
-        undo = run.spec(step).undo
-        if isinstance(undo, NoUndo):
+        spec = _spec(run, step)
+        if spec is None or isinstance(spec.undo, NoUndo):
+            left += [] if spec else _touched(step)
             run.end_step(step, StepState.KEPT)
         else:
-            left += _unasked(run.act(step, undo), looked=run.spec(step).settle is not None)
+            left += _unasked(run.act(step, spec.undo), looked=spec.settle is not None)
             run.end_step(step, StepState.UNDONE)
     return left
+
+
+def _touched(step: Step) -> list[dict[str, Any]]:
+    online = step.node is not None and step.node.state != NodeState.OFFLINE
+    return [{"node": step.node.name, "object": step.object}] if step.node and online and step.attempt else []
 
 
 def _unasked(outcome: Any, *, looked: bool) -> list[dict[str, Any]]:

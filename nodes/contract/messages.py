@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from .errors import ErrorInfo
+from .sizes import MAX_BYTES
 from .specs import (
     Check,
     DiskSpec,
@@ -60,7 +61,7 @@ class Message(Spec):
 
 
 class VolumeFacts(Result):
-    size_bytes: int
+    size_bytes: Annotated[int, Field(ge=0, le=MAX_BYTES)]
     """As the driver measured it after creation."""
 
 

@@ -296,3 +296,60 @@ def test_somebody_elses_thing_of_the_wanted_name_stops_a_create_and_not_its_undo
     job = Meets(world=scene.world).run(scene.start("vm.create").job)
     assert (job.state, job.error["code"]) == ("failed", "exists_not_ours")
     assert scene.fingerprint() == before
+
+
+def test_a_done_whose_result_cannot_be_read_is_doubt_and_no_job_hangs_on_it(scene: Scene) -> None:
+    """An agent of another version, or one that lies: nobody knows what it did."""
+
+    class Odd(Executor):
+        def answer(self, node: str, envelope: Envelope, outcome: Any, *rest: Any, **fields: Any) -> None:
+            odd = envelope.verb == "domain.start" and envelope.phase == "do"
+            super().answer(node, envelope, outcome, *(({"state": "beamed up"},) if odd else rest), **fields)
+
+    job = Odd(world=scene.world).run(scene.start("vm.start").job)
+    assert (job.state, job.error["code"]) == ("failed", "agent_error")
+    assert Vm.objects.get(pk=scene.stopped.pk).state == "stopped"
+
+
+def test_a_stop_that_was_settled_by_a_look_shows_what_the_look_saw(scene: Scene) -> None:
+    job = Executor(world=scene.world, fault=lambda n, envelope: "uncertain_for_long").run(scene.start("vm.stop").job)
+    assert job.state == "succeeded"
+    assert Vm.objects.get(pk=scene.running.pk).state == "stopped"
+
+
+def test_a_create_that_is_resolved_as_done_gives_back_the_room_that_it_reserved(scene: Scene) -> None:
+    job = scene.start("vm.create").job
+    engine.advance(job.pk)
+    Node.objects.filter(pk=scene.node.pk).update(state="offline")
+    executor = Executor(world=scene.world)
+    services.resolve(scene.actor, executor.run(job), "done", "I made it by hand", node="n1")
+    assert executor.run(job).state == "succeeded"
+    scene.pool.refresh_from_db()
+    assert scene.pool.reserved_bytes == 0
+    assert set(Vm.objects.get(name="new").disks.values_list("state", flat=True)) == {"ready"}
+
+
+@pytest.mark.parametrize("outcome", ["done", "undone"])
+def test_a_job_whose_step_this_version_does_not_know_can_be_resolved(scene: Scene, outcome: str) -> None:
+    job = scene.start("vm.delete").job
+    engine.advance(job.pk)
+    job.steps.filter(name="stop").update(name="stop_gently")
+    executor = Executor(world=scene.world)
+    job = executor.run(job)
+    assert job.error["code"] == "steps_changed"
+    services.resolve(scene.actor, job, outcome, "I looked")
+    job = executor.run(job)
+    assert (job.state, job.resolution["state"]) == ("succeeded" if outcome == "done" else "failed", "applied")
+    assert {"node": "n1", "object": "domain:" + scene.running.pk} in job.leftovers
+
+
+@pytest.mark.parametrize("outcome", ["done", "undone"])
+def test_a_job_whose_operation_this_version_does_not_know_can_be_resolved(scene: Scene, outcome: str) -> None:
+    job = scene.start("vm.reset").job
+    engine.advance(job.pk)
+    Job.objects.filter(pk=job.pk).update(operation="vm.spin")
+    executor = Executor(world=scene.world)
+    job = executor.run(job)
+    assert job.error["code"] == "steps_changed"
+    services.resolve(scene.actor, job, outcome, "I looked")
+    assert executor.run(job).resolution["state"] == "applied"
