@@ -55,6 +55,8 @@ class Reporter:
         self._events: dict[str, LifecycleEvent] = {}
         self._changed = threading.Condition()
         self._one_at_a_time = threading.Lock()
+        self._telling = threading.Lock()
+        """From reading domains until that is on the stream: what was read first must not be told last."""
 
     def start(self) -> None:
         self._hypervisor.on_events = self._note
@@ -95,22 +97,24 @@ class Reporter:
     def inventory(self) -> None:
         """Send everything that this node has. Raises ``libvirt_unreachable``."""
         with self._one_at_a_time:
-            counter = self._ledger.counter
-            domains = self._hypervisor.domains()
             node = self._facts.read()
+            checks, pools = preflight.run(self._config, node), self._pools()
             images, isos = self._scanner.scan(self._config.images_dir, self._config.isos_dir)
-            self._stream.report(
-                Inventory(
-                    incarnation=self._incarnation,
-                    counter=counter,
-                    facts=node,
-                    checks=preflight.run(self._config, node),
-                    domains=tuple(domains),
-                    pools=self._pools(),
-                    images=images,
-                    isos=isos,
+            # The domains last: they change by themselves, and the rest takes its time.
+            with self._telling:
+                counter = self._ledger.counter
+                self._stream.report(
+                    Inventory(
+                        incarnation=self._incarnation,
+                        counter=counter,
+                        facts=node,
+                        checks=checks,
+                        domains=tuple(self._hypervisor.domains()),
+                        pools=pools,
+                        images=images,
+                        isos=isos,
+                    )
                 )
-            )
 
     def _pools(self) -> tuple[PoolFacts, ...]:
         try:
@@ -134,8 +138,9 @@ class Reporter:
         with self._changed:
             events, self._events = list(self._events.values()), {}
         try:
-            counter = self._ledger.counter
-            self._send_changes(self._hypervisor.facts_of(events), counter)
+            with self._telling:
+                counter = self._ledger.counter
+                self._send_changes(self._hypervisor.facts_of(events), counter)
             notice_shutdowns(self._ledger, self._hypervisor, {event.uuid for event in events})
         except NodeError as error:
             # The inventory after the next connection says it all.

@@ -1,0 +1,66 @@
+"""What a node reports of itself, with everything outside replaced."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nodes import reporter as module
+from nodes.contract.specs import DomainFacts, NodeFacts
+from nodes.hypervisor import LifecycleEvent
+from nodes.reporter import Reporter
+
+UUID = "11111111-2222-3333-4444-555555555555"
+FACTS = NodeFacts(
+    hostname="n1",
+    cpus=1,
+    memory_bytes=1,
+    cpu_model="",
+    virt_type="qemu",
+    libvirt_version="9.0.0",
+    qemu_version="7.2.0",
+    host_uuid=UUID,
+)
+
+
+class Hypervisor:
+    state = "shutoff"
+
+    def domains(self) -> list[DomainFacts]:
+        return [DomainFacts(uuid=UUID, name="theirs", state=self.state)]
+
+    def facts_of(self, events: list[LifecycleEvent]) -> list[DomainFacts]:
+        return self.domains()
+
+
+@pytest.mark.parametrize("slow", ["facts", "preflight", "images"])
+def test_a_change_while_an_inventory_is_read_is_not_taken_back_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    told: list[Any] = []
+    hypervisor: Any = Hypervisor()
+
+    def change(part: str) -> None:
+        if part == slow:
+            hypervisor.state = "running"
+            reporter._note(LifecycleEvent(UUID, "theirs"))
+            reporter._tell_changes()
+
+    def read() -> NodeFacts:
+        change("facts")
+        return FACTS
+
+    def scan(*folders: Path) -> tuple[tuple[()], tuple[()]]:
+        change("images")
+        return (), ()
+
+    monkeypatch.setattr(module.preflight, "run", lambda config, node: change("preflight") or ())
+    config: Any = SimpleNamespace(images_dir=tmp_path, isos_dir=tmp_path)
+    ledger: Any = SimpleNamespace(counter=1, wanted=list)
+    stream: Any = SimpleNamespace(report=told.append)
+    facts: Any = SimpleNamespace(read=read)
+    reporter = Reporter(config, hypervisor, ledger, stream, facts, SimpleNamespace(), 1)  # type: ignore[arg-type]
+    reporter._scanner = SimpleNamespace(scan=scan)  # type: ignore[assignment]
+    reporter.inventory()
+    assert [entry.domains[0].state for entry in told] == ["running", "running"]
