@@ -1,5 +1,7 @@
 """States of a VM change by compare and set only."""
 
+from django.db.models import F
+
 from . import events
 from .models import Vm, VmState
 
@@ -31,7 +33,8 @@ def move(vm: Vm, to: VmState) -> bool:
         return True
     if to not in ALLOWED[VmState(vm.state)]:
         raise ValueError(f"VM {vm.pk}: no way from {vm.state} to {to}")
-    changed = Vm.objects.filter(pk=vm.pk, state=vm.state, version=vm.version).update(state=to, version=vm.version + 1)
+    # Not on the version: an edited title must not leave the state behind.
+    changed = Vm.objects.filter(pk=vm.pk, state=vm.state).update(state=to, version=F("version") + 1)
     vm.refresh_from_db(fields=["state", "version"])
     if changed:
         events.vm_changed(vm)

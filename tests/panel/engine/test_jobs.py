@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from cluster import services
-from cluster.models import AuditEvent, Job, Node, Vm
+from cluster import services, states
+from cluster.models import AuditEvent, Job, Node, Vm, VmState
 from cluster.models import Step as StepRow
 from cluster.operations import start, start_child
 from cluster.refusals import Refused
@@ -353,3 +353,14 @@ def test_a_job_whose_operation_this_version_does_not_know_can_be_resolved(scene:
     assert job.error["code"] == "steps_changed"
     services.resolve(scene.actor, job, outcome, "I looked")
     assert executor.run(job).resolution["state"] == "applied"
+
+
+def test_a_state_is_moved_though_somebody_edits_the_vm_at_the_same_moment(scene: Scene) -> None:
+    """A title is no reason to leave a VM "creating" for ever: only another state is."""
+    vm = Vm.objects.get(pk=scene.running.pk)
+    services.vm_edit(scene.actor, scene.running, title="edited in between")
+    assert states.move(vm, VmState.STOPPING)
+    assert Vm.objects.get(pk=vm.pk).state == "stopping"
+    Vm.objects.filter(pk=vm.pk).update(state="error")
+    assert not states.move(vm, VmState.STOPPED)
+    assert Vm.objects.get(pk=vm.pk).state == "error"
