@@ -37,6 +37,7 @@ from .refusals import BadShape, Forbidden, Refusal, Refused
 from .saga import dispatch
 from .saga.context import context_of
 from .saga.engine import claim
+from .saga.locks import serialise
 from .saga.steps import Operation
 
 JOIN_TOKEN_LIFETIME = timedelta(hours=1)
@@ -56,6 +57,7 @@ def node_add(actor: Actor, name: str, address: str) -> tuple[Node, dict[str, Any
     address = str(_must_be(ipaddress.IPv4Address, address, "address"))
     taken = []
     with transaction.atomic():
+        serialise()
         if Node.objects.filter(name=name).exists():
             taken.append(Refusal("node_name_taken", {"name": name}, field="name", status=409))
         if Node.objects.filter(address=address).exists():
@@ -139,6 +141,7 @@ def network_add(actor: Actor, name: str, bridge: str, ranges: list[dict[str, Any
     actor.require("network.add")
     rows = [_address_range(position, one) for position, one in enumerate(ranges)]
     with transaction.atomic():
+        serialise()
         reasons = _range_overlaps(rows)
         if Network.objects.filter(name=name).exists():
             reasons.append(Refusal("network_name_taken", {"name": name}, field="name", status=409))
@@ -304,7 +307,8 @@ def _ask_nodes(job: Job) -> None:
 def _tell(actor: Actor, job: Job, word: str, detail: dict[str, Any], change: Callable[[Job], None]) -> Job:
     try:
         with transaction.atomic():
-            job = Job.objects.get(pk=job.pk)
+            # Waits where another transaction writes the job just now; on SQLite this one is alone anyway.
+            job = Job.objects.select_for_update().get(pk=job.pk)
             claim(job)
             JOB_CHECKS[word](actor, job)
             change(job)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from django.db import connections
 
-from cluster.models import Address, Job, Node, Step, Vm
+from cluster import services
+from cluster.models import Address, Job, Network, Node, Step, Vm
 from cluster.operations import start
 from cluster.refusals import Refused
 from cluster.saga import engine
@@ -100,3 +101,19 @@ def test_conductors_at_once_take_each_step_once(scene: Scene) -> None:
     assert Step.objects.filter(job=job, attempt__gt=0).count() == 1
     assert Step.objects.get(job=job, attempt__gt=0).dispatch == 1
     assert Job.objects.get(pk=job.pk).state == "running"
+
+
+def test_words_to_a_job_at_once_are_all_heard(scene: Scene) -> None:
+    """A person's click is not lost because the conductor, or another person, wrote the job in the same moment."""
+    job = scene.start("vm.create").job
+    outcomes = at_once(8, lambda n: services.set_priority(scene.actor, job, n))
+    assert outcomes == {"started": 8}
+
+
+def test_one_node_and_one_network_asked_by_many_at_once_are_made_once(scene: Scene, authority: None) -> None:
+    outcomes = at_once(8, lambda n: services.node_add(scene.actor, "same", f"10.99.1.{n}"))
+    assert outcomes == {"started": 1, "node_name_taken": 7}
+    span = {"first": "10.98.0.1", "last": "10.98.0.9", "prefix_length": 24}
+    outcomes = at_once(8, lambda n: services.network_add(scene.actor, f"net{n}", "br0", [span]))
+    assert outcomes == {"started": 1, "range_overlaps": 7}
+    assert Network.objects.filter(ranges__first="10.98.0.1").count() == 1
