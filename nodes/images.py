@@ -2,6 +2,7 @@
 
 import json
 import os
+import unicodedata
 from pathlib import Path
 
 from nodes.contract.errors import NodeError
@@ -56,7 +57,11 @@ class Scanner:
         return found
 
     def _describe(self, path: Path, stat: os.stat_result) -> FileFacts | None:
-        """None: qemu-img cannot read it, so nothing can be made from it."""
+        """None: qemu-img cannot read it, or its name cannot be told, so nothing can be made from it."""
+        if any(unicodedata.category(character) in ("Cc", "Cs") for character in path.name):
+            # A name in another encoding than UTF-8, or with control characters: neither JSON nor XML could hold it.
+            log.warning("a file is left out because of its name: rename it", path=os.fsencode(path))
+            return None
         if path.suffix.lower() == ".iso":
             return FileFacts(
                 name=path.name,
