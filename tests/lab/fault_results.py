@@ -15,6 +15,7 @@ from tests.lab.fault_table import BESIDE_TWO, ONE_OF_TWO, PARTS, Case, cases
 
 Row = dict[str, Any]
 ENDED = {"succeeded": "done", "failed": "undone", "cancelled": "cancelled"}
+NOT_REACHED = "–"
 WAYS = {
     "forward": "The part is killed when the holder comes by the point",
     "cancel": "A person cancels at the point (and then the agent is killed)",
@@ -30,7 +31,7 @@ def read(paths: Iterable[Path]) -> dict[tuple[str, ...], Row]:
 
 def outcome(row: Row | None) -> str:
     if row is None:
-        return "not run"
+        return NOT_REACHED
     if not row["job"]:
         return "no answer"
     said = ENDED.get(row["job"], row["job"])
@@ -58,6 +59,7 @@ def version(*command: str) -> str:
 def tell(rows: dict[tuple[str, ...], Row]) -> list[str]:
     every = cases()
     counts = Counter(outcome(rows.get((c.operation, c.way, c.part, c.where))) for c in every)
+    counts["not reached"] = counts.pop(NOT_REACHED, 0)
     seconds = sorted(row["seconds"] for row in rows.values() if "seconds" in row)
     processor = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
     said = [
