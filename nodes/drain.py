@@ -143,10 +143,18 @@ class Sampler:
                     self._thread = None
                     return
             for holder in set(held.values()):
-                if self._is_over(holder):
+                if self._looks_over(holder):
                     for name in (name for name, its in held.items() if its == holder):
                         with self._lock:
                             del self._held[name]
                         log.info("libvirtd holds no call of ours on it any more", object=name)
                         self._release(name)
             time.sleep(LOOK_EVERY_S)
+
+    def _looks_over(self, holder: str | None) -> bool:
+        """A look that fails (libvirtd ends just while /proc is read) proves nothing, and must not be the last one."""
+        try:
+            return self._is_over(holder)
+        except Exception:
+            log.exception("it could not be told whether libvirtd still holds a call")
+            return False

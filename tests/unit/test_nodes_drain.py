@@ -91,3 +91,17 @@ def test_held_objects_are_released_when_it_is_over():
     assert done.wait(5)
     assert released == ["domain:a"]
     assert not sampler.holds("domain:a")
+
+
+def test_a_look_that_fails_proves_nothing_and_the_next_one_is_taken(monkeypatch):
+    monkeypatch.setattr(drain, "LOOK_EVERY_S", 0)
+    looks, released = [], threading.Event()
+
+    def is_over(holder):
+        looks.append(holder)
+        if len(looks) == 1:
+            raise FileNotFoundError("libvirtd ended between two reads of /proc")
+        return True
+
+    Sampler(is_over, lambda name: released.set()).hold("domain:a", None)
+    assert released.wait(5)
