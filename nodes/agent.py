@@ -22,7 +22,7 @@ from nodes.contract import wire
 from nodes.contract.errors import NodeError
 from nodes.contract.messages import VERBS
 from nodes.dispatcher import Dispatcher
-from nodes.drain import Drain, Sampler
+from nodes.drain import Drain, Sampler, libvirtd_process
 from nodes.facts import Facts
 from nodes.hypervisor import Hypervisor
 from nodes.ledger import Ledger
@@ -108,6 +108,11 @@ class Agent:
             if row.in_doubt and row.object.startswith("domain:"):
                 log.info("may still be in libvirtd", object=row.object, dispatch=row.number, verb=row.verb)
                 self.sampler.hold(row.object, row.libvirtd)
+        for wanted in self.ledger.wanted():
+            if wanted.boot:
+                # The agent that noticed the boot ended before it was done: it may have asked for this start.
+                log.info("may still be in libvirtd", object=f"domain:{wanted.vm}", verb="start after the boot")
+                self.sampler.hold(f"domain:{wanted.vm}", libvirtd_process())
 
     def _start_guests(self, *, welcomed: bool) -> None:
         start = partial(boot.start_guests, self.ledger, self.dispatcher, self.hypervisor, welcomed=welcomed)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nodes.contract.errors import NodeError
 from nodes.dispatcher import Dispatcher
+from nodes.drain import CallLost, libvirtd_process
 from nodes.hypervisor import Hypervisor
 from nodes.ledger import Ledger, Wanted
 from nodes.log import Log
@@ -40,7 +41,13 @@ def start_guests(ledger: Ledger, dispatcher: Dispatcher, hypervisor: Hypervisor,
             with dispatcher.claim(f"domain:{wanted.vm}") as free:
                 # Else a message about this guest is at work, and settles whether it should run.
                 if free:
-                    _start(ledger, hypervisor, wanted)
+                    holder = libvirtd_process()
+                    try:
+                        _start(ledger, hypervisor, wanted)
+                    except CallLost as error:
+                        # libvirtd may start it yet: until that is known, no message and no second try touches it.
+                        log.error("libvirtd was lost at a start", vm=wanted.vm, cause=error.info.cause)
+                        dispatcher.sampler.hold(f"domain:{wanted.vm}", holder)
         time.sleep(AGAIN_S)
 
 
@@ -57,6 +64,8 @@ def _start(ledger: Ledger, hypervisor: Hypervisor, wanted: Wanted) -> None:
         elif not domain.active:
             power_on(hypervisor, wanted.uuid)
             log.info("started after the boot", vm=wanted.vm, name=wanted.name)
+    except CallLost:
+        raise
     except NodeError as error:
         log.error("a guest was not started after the boot", vm=wanted.vm, cause=error.info.cause)
         if error.info.retryable:

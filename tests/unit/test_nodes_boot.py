@@ -1,0 +1,71 @@
+"""Guests that start again after a boot of the node, and a libvirtd that is lost meanwhile."""
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from nodes import boot
+from nodes.agent import Agent
+from nodes.dispatcher import Dispatcher
+from nodes.drain import CallLost, Sampler
+from nodes.hypervisor import Domain
+from nodes.ledger import Answer, Ledger, Wanted, WantedChange
+
+VM, UUID = "v" * 13, "11111111-2222-3333-4444-555555555555"
+NAME = f"domain:{VM}"
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    wanted = WantedChange(VM, defined=Wanted(VM, UUID, "web", local_only=True, running=False), running=True)
+    ledger.finish(NAME, 1, Answer("done", {}), wanted)
+    ledger.node_has_booted()
+    yield ledger
+    ledger.close()
+
+
+def test_a_start_that_libvirtd_may_still_hold_is_waited_for_before_the_guest_is_touched_again(ledger, monkeypatch):
+    monkeypatch.setattr(boot, "AGAIN_S", 0.01)
+    ended, asked = threading.Event(), threading.Event()
+    state = {"active": False}
+
+    def create(uuid, *, paused):
+        assert not asked.is_set(), "asked again while the first call may still be held"
+        asked.set()
+        raise CallLost("libvirt_lost", "the connection broke")
+
+    hypervisor = SimpleNamespace(
+        create=create,
+        find=lambda uuid: Domain(UUID, f"web.{VM}", "shutoff", state["active"], defined=True, shut_itself_down=False),
+    )
+    sampler = Sampler(lambda holder: ended.is_set(), lambda name: dispatcher.release(name))
+    dispatcher = Dispatcher(None, ledger, None, sampler, 1)
+    options = {"welcomed": True}
+    thread = threading.Thread(target=boot.start_guests, args=(ledger, dispatcher, hypervisor), kwargs=options)
+    thread.start()
+    assert asked.wait(5)
+    thread.join(0.2)
+    assert sampler.holds(NAME)
+    state["active"] = True  # the orphan call had its effect
+    ended.set()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert not ledger.wanted()[0].boot
+
+
+def test_an_agent_killed_while_it_started_guests_leaves_a_call_that_the_next_one_waits_for(ledger):
+    held = []
+    agent = SimpleNamespace(
+        booted=False,
+        hypervisor=SimpleNamespace(simulated=False),
+        ledger=ledger,
+        sampler=SimpleNamespace(hold=lambda name, holder: held.append(name)),
+    )
+    Agent._hold_orphans(agent)
+    assert held == [NAME]
+    held.clear()
+    agent.booted = True  # libvirtd began anew with the node
+    Agent._hold_orphans(agent)
+    assert held == []
