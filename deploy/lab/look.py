@@ -8,6 +8,7 @@ import argparse
 import json
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from deploy.lab import broker
@@ -31,14 +32,17 @@ def differences(demo: Demo, settle_s: float = SETTLE_S) -> list[str]:
 
 def look(demo: Demo) -> list[str]:
     panel = json.loads(demo.panel.manage("audit_rows"))
-    by_name = demo.nodes
-    views: dict[str, NodeView | None] = {}
-    for row in panel["nodes"]:
-        if not row["joined"]:  # waits for a machine that was never there
-            continue
-        node = by_name.get(row["name"])
-        views[row["id"]] = None if node is None else node_view(node, row)
+    joined = [row for row in panel["nodes"] if row["joined"]]  # the others wait for a machine that was never there
+    with ThreadPoolExecutor() as at_once:
+        views = dict(
+            zip([row["id"] for row in joined], at_once.map(lambda row: view_of(demo, row), joined), strict=True)
+        )
     return compare(panel, views, broker_view(demo.state, {row["id"] for row in panel["nodes"]}))
+
+
+def view_of(demo: Demo, row: dict[str, Any]) -> NodeView | None:
+    node = demo.nodes.get(row["name"])
+    return None if node is None else node_view(node, row)
 
 
 def node_view(node: Node, row: dict[str, Any]) -> NodeView | None:
