@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +45,8 @@ def run_tools(tools: dict[str, list[str]]) -> list[Outcome]:
     """Runs them two at a time and prints each as it ends; a failed one says all that it has to say."""
     outcomes = []
     with ThreadPoolExecutor(max_workers=2) as pool:
-        for outcome in pool.map(lambda item: run_tool(*item), tools.items()):
+        for ended in as_completed([pool.submit(run_tool, *item) for item in tools.items()]):
+            outcome = ended.result()
             print(
                 f"  {outcome.name:14} {'passed' if outcome.passed else 'FAILED'}  {outcome.seconds:.1f} s", flush=True
             )
