@@ -1,5 +1,6 @@
 """DomainSpec -> libvirt's XML, by lxml's builder: nothing that a person typed is ever formatted into text."""
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ def build(
     domain = E.domain(
         E.name(spec.domain_name),
         E.uuid(spec.uuid),
-        E.title(spec.title) if spec.title else "",
+        E.title(_one_line(spec.title)) if spec.title else "",
         E.metadata(etree.Element(etree.QName(NAMESPACE, "vm"), {"id": spec.id}, nsmap={"ulei": NAMESPACE})),
         E.memory(str(-(-spec.memory_bytes // 1024)), unit="KiB"),
         E.vcpu(str(spec.vcpus)),
@@ -59,6 +60,11 @@ def build(
     )
     etree.indent(domain)
     return etree.tostring(domain, encoding="unicode") + "\n"
+
+
+def _one_line(text: str) -> str:
+    """Without what XML cannot hold, and without the line breaks that libvirt refuses in a title."""
+    return "".join(" " if unicodedata.category(c) in ("Cc", "Cs") or c in "\ufffe\uffff" else c for c in text)
 
 
 def _devices(spec: DomainSpec, sources: Mapping[str, DiskSource], console_log_dir: Path) -> etree._Element:

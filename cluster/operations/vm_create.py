@@ -26,7 +26,7 @@ from nodes.contract.messages import (
     VolumeFacts,
 )
 from nodes.contract.sizes import MAX_BYTES, MIB
-from nodes.contract.specs import DiskBus, DiskSpec, Mac, Name, NicModel
+from nodes.contract.specs import DiskBus, DiskSpec, Mac, Name, NicModel, Title
 
 from .vm_plan import Planning
 from .vm_settle import settle_defined, settle_disk_exists, settle_power
@@ -66,7 +66,7 @@ class VmCreate(Operation["VmCreate.Params"]):
 
     class Params(Params):
         name: Name
-        title: Text = ""
+        title: Title = ""
         tenant: Id | None = None
         node: Id | None = None
         os: Annotated[str, StringConstraints(max_length=40)] | None = None

@@ -50,6 +50,9 @@ BAD_BODIES: list[tuple[str, Any, int, str]] = [
     ("Cyrillic in the name", {"name": "почта"}, 400, "name"),
     ("a shell in the name", {"name": "a;$(reboot)"}, 400, "name"),
     ("200 characters in the name", {"name": "a" * 200}, 400, "name"),
+    ("a line break in the title", {"title": "a\nb"}, 400, "title"),
+    ("a control character in the title", {"title": "a\x0bb"}, 400, "title"),
+    ("no character of XML in the title", {"title": "a\uffffb"}, 400, "title"),
     ("201 characters in the title", {"title": "a" * 201}, 400, "title"),
     ("size 0", {"disks": [{"size_bytes": 0}]}, 400, "disks.0.size_bytes"),
     ("a negative size", {"disks": [{"size_bytes": -1}]}, 400, "disks.0.size_bytes"),
@@ -65,6 +68,13 @@ def test_a_bad_body_is_refused_by_the_field_that_is_wrong(
         body = {**SCENARIOS["vm.create"](scene)[1], **body}
     problem = assert_problem(api("owner").post("vms/", body), status, "bad_request")
     assert field in problem["errors"]
+
+
+@pytest.mark.parametrize("title", ["a\nb", "a\x0bb", "a\uffffb"])
+def test_a_title_that_libvirt_could_not_take_is_refused(scene: Scene, api: People, title: str) -> None:
+    """Else the domain could not be defined again, when the VM's deletion is put back."""
+    refused = api("owner").patch(f"vms/{scene.running.pk}/", {"title": title})
+    assert (refused.status_code, list(refused.json()["errors"])) == (400, ["title"])
 
 
 @pytest.mark.parametrize("title", ["Почта «главная»", "<script>&;$()'\"", "🐝", "a" * 200])

@@ -85,6 +85,11 @@ def test_a_title_is_text_and_nothing_else():
     assert tree.find("x") is None
 
 
+def test_a_title_of_an_older_panel_cannot_spoil_the_definition():
+    tree = etree.fromstring(build(spec(title="a\x0bb\nc\uffff"), "qemu", {}, LOGS))
+    assert tree.findtext("title") == "a b c "
+
+
 def test_many_disks_are_named_as_linux_counts_them():
     disks = tuple(
         DomainDisk(id=f"{index:013b}".replace("0", "a").replace("1", "b"), bus="virtio") for index in range(28)

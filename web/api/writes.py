@@ -9,7 +9,7 @@ from rest_framework.response import Response
 from cluster import selectors, services
 from cluster.models import Node
 from cluster.refusals import BadShape
-from nodes.contract.specs import Name
+from nodes.contract.specs import Name, Title
 
 from . import bodies, queries, rows, serializers
 from .schema import Described, body_of
@@ -17,7 +17,7 @@ from .views import ApiView, DetailView, ListView
 
 
 class VmEdit(bodies.Shape):
-    title: Annotated[str, Field(max_length=200)] | None = None
+    title: Title | None = None
     protected: bool | None = None
     os: Annotated[str, Field(max_length=40)] | None = None
 
