@@ -98,8 +98,9 @@ class Network(models.Model):
         return self.name
 
     def taken(self) -> set[str]:
-        """Addresses that nobody else may get."""
-        return set(self.addresses.values_list("address", flat=True))
+        """Addresses that nobody else may get: those of guests, routers and name servers, and the networks' own."""
+        reserved = {address for span in self.ranges.all() for address in span.reserved()}
+        return reserved | set(self.addresses.values_list("address", flat=True))
 
 
 class AddressRange(models.Model):
@@ -116,6 +117,14 @@ class AddressRange(models.Model):
         return ipaddress.IPv4Address(self.first) <= ipaddress.IPv4Address(other.last) and ipaddress.IPv4Address(
             other.first
         ) <= ipaddress.IPv4Address(self.last)
+
+    def reserved(self) -> set[str]:
+        """No guest's: a guest with the router's address would cut off all the others."""
+        subnet = ipaddress.IPv4Interface(f"{self.first}/{self.prefix_length}").network
+        reserved = {self.gateway, *self.nameservers} if self.gateway else set(self.nameservers)
+        if subnet.num_addresses > 2:
+            reserved |= {str(subnet.network_address), str(subnet.broadcast_address)}
+        return reserved
 
     def holds(self, address: str) -> bool:
         try:

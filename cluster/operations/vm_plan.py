@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from django.db.models import Q
 
 from cluster import placement
-from cluster.models import Address, Image, Iso, Network, Nic, Node, Pool, Tenant, Vm
+from cluster.models import Image, Iso, Network, Nic, Node, Pool, Tenant, Vm
 from cluster.os_catalogue import CATALOGUE
 from cluster.permissions import Actor, visible
 from cluster.refusals import NotKnown, Refusal
@@ -204,8 +204,7 @@ class Planning:
                 if not any(r.holds(nic.address) for r in network.ranges.all()):
                     facts = {"address": nic.address, "network": network.name}
                     self.refusals.append(Refusal("address_outside", facts, field=path))
-                taken = Address.objects.filter(network=network, address=nic.address).exists()
-                if taken or (network.pk, nic.address) in asked_addresses:
+                if nic.address in network.taken() or (network.pk, nic.address) in asked_addresses:
                     self.refusals.append(Refusal("address_taken", {"address": nic.address}, field=path, status=409))
                 asked_addresses.add((network.pk, nic.address))
             elif network.ranges.all() and placement.next_free_address(network, network.taken()) is None:

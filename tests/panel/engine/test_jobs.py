@@ -7,7 +7,7 @@ import pytest
 from pydantic import SecretStr
 
 from cluster import services, states
-from cluster.models import AuditEvent, Job, Node, Vm, VmState
+from cluster.models import AddressRange, AuditEvent, Job, Node, Vm, VmState
 from cluster.models import Step as StepRow
 from cluster.operations import start, start_child
 from cluster.refusals import Refused
@@ -364,3 +364,16 @@ def test_a_state_is_moved_though_somebody_edits_the_vm_at_the_same_moment(scene:
     Vm.objects.filter(pk=vm.pk).update(state="error")
     assert not states.move(vm, VmState.STOPPED)
     assert Vm.objects.get(pk=vm.pk).state == "error"
+
+
+def test_no_guest_gets_the_address_of_its_router_or_of_the_network_itself(scene: Scene) -> None:
+    AddressRange.objects.update(
+        first="10.99.0.0", last="10.99.0.7", prefix_length=29, gateway="10.99.0.1", nameservers=["10.99.0.3"]
+    )
+    given = scene.start("vm.create").subject
+    assert set(given.nics.values_list("lease__address", flat=True)) == {"10.99.0.2", "10.99.0.4"}
+    for address in ("10.99.0.0", "10.99.0.1", "10.99.0.3", "10.99.0.7"):
+        nics = [{"network": scene.network.pk, "address": address}]
+        params = {"name": "other", "vcpus": 1, "memory_bytes": 128 << 20, "disks": [], "nics": nics}
+        refused = refusal_of(start, scene.actor, "vm.create", params)
+        assert [r.code for r in refused.refusals] == ["address_taken"]
