@@ -12,6 +12,9 @@ Mac = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}$"
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 """A DNS label (RFC 1123)."""
 
+Title = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f\uFFFE\uFFFF]*$")]
+"""Free text on one line: libvirt refuses line breaks, and XML the other control characters."""
+
 PoolKind = Literal["directory", "lvm", "lvmthin", "rbd"]
 DiskFormat = Literal["qcow2", "raw"]
 DiskBus = Literal["virtio", "scsi", "sata", "ide"]
@@ -39,9 +42,9 @@ class PoolFacts(Spec):
     kind: PoolKind
     identity: str
     path: str
-    capacity_bytes: int
-    free_bytes: int
-    granules: dict[DiskFormat, int]
+    capacity_bytes: Annotated[int, Field(ge=0, lt=1 << 63)]
+    free_bytes: Annotated[int, Field(ge=0, lt=1 << 63)]
+    granules: Annotated[dict[DiskFormat, Annotated[int, Field(gt=0)]], Field(min_length=1)]
     """Sizes of volumes are multiples of this, for each format that the pool can hold."""
     shared: bool = False
     grows_online: bool = True

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from nodes.contract.sizes import MAX_BYTES, format_size, granule_of, parse_size, round_up
 from nodes.contract.specs import PoolFacts
@@ -73,3 +74,13 @@ def test_a_granule_is_a_fact_of_the_pool_and_the_format():
     assert granule_of(facts, "raw") == 512
     with pytest.raises(ValueError, match="cannot hold qcow2"):
         granule_of(facts, "qcow2")
+
+
+@pytest.mark.parametrize(
+    "odd", [{"granules": {"raw": 0}}, {"granules": {}}, {"free_bytes": -1}, {"free_bytes": 1 << 63}]
+)
+def test_facts_with_which_nobody_can_reckon_are_no_facts(odd):
+    """Of a pool that a node reports; every create asks the pools of all nodes."""
+    good = {"kind": "directory", "identity": "x", "path": "/x", "capacity_bytes": 1, "free_bytes": 1}
+    with pytest.raises(ValidationError):
+        PoolFacts.model_validate({**good, "granules": {"raw": 512}, **odd})
