@@ -81,10 +81,18 @@ class Broker:
             for user in self._redis.acl_users():
                 if user.startswith("n") and len(user) == 14 and user not in wanted:
                     self._redis.execute_command("ACL", "DELUSER", user)
-            for user, rules in wanted.items():
-                self._redis.execute_command("ACL", "SETUSER", user, *rules)
+            for node, sha256 in nodes.items():
+                self._apply_user(redis_user(node), sha256, wanted[redis_user(node)])
         except redis.RedisError as error:
             raise Unreachable(str(error)) from error
+
+    def _apply_user(self, user: str, password_sha256: str, rules: list[str]) -> None:
+        known = self._redis.acl_getuser(user)
+        self._redis.execute_command("ACL", "SETUSER", user, *rules)
+        if known and known["passwords"] != [password_sha256]:
+            # Another machine has joined as this node. A connection outlives its password: the old one would go on
+            # taking messages beside the new one.
+            self._redis.execute_command("CLIENT", "KILL", "USER", user)
 
     def read(self, positions: Mapping[str, str], block_ms: int = BLOCK_MS) -> dict[str, Entries]:
         """New entries of each stream after its position; waits until there are any, at most ``block_ms``."""

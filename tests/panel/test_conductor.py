@@ -349,6 +349,28 @@ def test_after_a_resolve_the_silent_nodes_queue_is_gone_and_its_numbers_are_rais
     assert scene.node.raised.get().number == 2
 
 
+def test_a_machine_whose_node_was_joined_by_another_is_cut_off_and_nobody_else(
+    scene: Scene, conductor: Conductor, server: RedisServer
+) -> None:
+    """Else both would take messages of one queue: a guest could be started on the old machine and the new one."""
+    other = Node.objects.create(name="n2", address="10.99.0.12", redis_password_sha256="2" * 64, state="online")
+    machines = []
+    for node, password in ((scene.node, "old"), (other, "stays")):
+        digest = hashlib.sha256(password.encode()).hexdigest()
+        Node.objects.filter(pk=node.pk).update(redis_password_sha256=digest)
+        conductor.refresh_nodes(conductor.run_id)
+        machines.append(server.client(username=redis_user(node.pk), password=password))
+        assert machines[-1].client_id()
+    Node.objects.filter(pk=scene.node.pk).update(redis_password_sha256=hashlib.sha256(b"new").hexdigest())
+    # The next conductor may be the first to see it.
+    Conductor(Broker()).connect()
+    with pytest.raises((redis.ConnectionError, redis.AuthenticationError)):
+        machines[0].llen(commands_queue(scene.node.pk))
+    before = machines[1].client_id()
+    Conductor(Broker()).connect()
+    assert machines[1].client_id() == before
+
+
 def test_a_vm_whose_job_was_resolved_shows_again_what_its_node_sees(
     scene: Scene, conductor: Conductor, agent: FakeAgent
 ) -> None:
