@@ -2,10 +2,12 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.utils import translation
 
+from cluster import checks
 from cluster.refusals import Refusal
 from cluster.texts import TEXTS
 
@@ -61,3 +63,10 @@ def test_sizes_are_said_in_the_readers_units() -> None:
         assert "1,5 ГиБ" in room.said()["cause"]
     with translation.override("en"):
         assert "1.5 GiB" in room.said()["cause"]
+
+
+@pytest.mark.parametrize("facts", [{}, {"names": None, "taken": "x"}, {"total_bytes": "much", "free_bytes": 1e999}])
+@pytest.mark.parametrize("code", sorted(checks.SAY))
+def test_a_check_of_which_the_node_told_too_little_is_shown_all_the_same(code: str, facts: dict[str, Any]) -> None:
+    """One node's odd line must not break the list of all nodes."""
+    assert checks.said({"code": code, "level": "warning", "facts": facts})
