@@ -438,7 +438,7 @@ class Run:
             self.left.send.append(step.pk)
         elif refusal.code == "node_busy":
             # Not a failure: the next sweep tries again, nothing has begun.
-            step.state = StepState.PENDING if phase == "do" else StepState.UNDOING
+            step.state, step.dispatch = StepState.PENDING if phase == "do" else StepState.UNDOING, None
             step.save()
             self.job.waiting_reason = refusal.kept()
         elif phase == "do":

@@ -16,7 +16,7 @@ from cluster.saga.context import context_of
 from cluster.saga.locks import waits_for
 from cluster.saga.steps import Children, NoUndo, Operation, Params, Step
 from nodes.contract.errors import ErrorInfo
-from nodes.contract.messages import Envelope
+from nodes.contract.messages import DemoUnmark, Envelope
 from tests.panel.engine.scenarios import Scene
 from tests.panel.engine.world import Executor, Fault
 
@@ -377,3 +377,20 @@ def test_no_guest_gets_the_address_of_its_router_or_of_the_network_itself(scene:
         params = {"name": "other", "vcpus": 1, "memory_bytes": 128 << 20, "disks": [], "nics": nics}
         refused = refusal_of(start, scene.actor, "vm.create", params)
         assert [r.code for r in refused.refusals] == ["address_taken"]
+
+
+def test_an_undo_for_which_the_node_has_no_thread_is_done_later_and_not_taken_for_done(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old number must not be sent meanwhile: its stored answer would pass for the undo's."""
+    executor = Executor(world=scene.world)
+    job = executor.run(scene.start("demo.wait").job)
+    monkeypatch.setattr(DemoUnmark, "long", True)
+    monkeypatch.setattr(dispatch, "MAX_LONG_VERBS", 0)
+    services.cancel(scene.actor, job)
+    job = executor.run(job)
+    assert (job.state, job.waiting_reason["code"]) == ("undoing", "node_busy")
+    assert not dispatch.outbox().exists()
+    monkeypatch.setattr(dispatch, "MAX_LONG_VERBS", 16)
+    assert executor.run(job).state == "cancelled"
+    assert (scene.node.pk, "demo:" + job.pk) not in scene.world.objects
