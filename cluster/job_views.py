@@ -50,8 +50,8 @@ def _view(actor: Actor, job: Job, waits: list[dict[str, Any]]) -> dict[str, Any]
         "user": job.user.username if job.user else None,
         "steps": [_step(operation, step, hide) for step in steps],
         "waits_for": waits,
-        "waiting_reason": _said(job.waiting_reason),
-        "error": _said(job.error),
+        "waiting_reason": _said(job.waiting_reason, hide),
+        "error": _said(job.error, hide),
         "undone": [_undone(operation, s) for s in reversed(steps) if s.state in (StepState.UNDONE, StepState.KEPT)],
         "leftovers": [] if hide else job.leftovers,
         "resolution": None if hide else job.resolution,
@@ -74,7 +74,7 @@ def _step(operation: type[Operation[Any]] | None, step: Step, hide: bool) -> dic
         "state": step.state,
         "progress": step.progress,
         "node": None if hide or step.node is None else {"id": step.node_id, "name": step.node.name},
-        "error": _said(step.error),
+        "error": _said(step.error, hide),
         "waits_for_click": step.waits_for_click,
         "started": step.started,
         "finished": step.finished,
@@ -94,8 +94,11 @@ def _label(operation: type[Operation[Any]] | None, step: Step) -> str:
     return str(spec.label) if spec else step.name
 
 
-def _said(kept: dict[str, Any] | None) -> dict[str, str] | None:
-    return Refusal.from_kept(kept).said() if kept else None
+def _said(kept: dict[str, Any] | None, hide: bool) -> dict[str, str] | None:
+    if not kept:
+        return None
+    reason = Refusal.from_kept(kept)
+    return (reason.without_places() if hide else reason).said()
 
 
 def _actions(actor: Actor, job: Job) -> list[dict[str, Any]]:
@@ -109,5 +112,5 @@ def _actions(actor: Actor, job: Job) -> list[dict[str, Any]]:
             reasons = refused.refusals
         except Forbidden as forbidden:
             reasons = (forbidden.refusal,)
-        rows.append({"code": code, "allowed": not reasons, "reasons": [r.said() for r in reasons]})
+        rows.append({"code": code, "allowed": not reasons, "reasons": [r.said() for r in actor.may_hear(reasons)]})
     return rows

@@ -1,5 +1,6 @@
 """Who may do what: one table, asked by the page, the API, the socket, the console and the CLI alike."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -88,6 +89,10 @@ class Actor:
         """Raises :class:`Forbidden` with the reason."""
         if not self.may(action):
             raise Forbidden(self.refusal(action, **facts))
+
+    def may_hear(self, reasons: Iterable[Refusal]) -> list[Refusal]:
+        """The same reasons without what this person may not know of."""
+        return [reason.without_places() if self.is_tenant_side else reason for reason in reasons]
 
     def refusal(self, action: str, **facts: Any) -> Refusal:
         code = "not_ticked" if self.role in TABLE[action] else "role_may_not"

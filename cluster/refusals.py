@@ -1,10 +1,12 @@
 """Why something is not done: a code and facts, said in the reader's language when it is read."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import texts
+
+_PLACES = frozenset({"node", "pool", "bridge", "best"})
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,11 @@ class Refusal:
         if self.field:
             words["field"] = self.field
         return words
+
+    def without_places(self) -> "Refusal":
+        """As a tenant may hear it, who knows of no nodes and pools; a node's own words are full of both."""
+        facts = {name: "—" if name in _PLACES else value for name, value in self.facts.items()}
+        return replace(self, facts=facts, cause="", hint="")
 
     def kept(self) -> dict[str, Any]:
         """For a row: language-free."""

@@ -114,4 +114,4 @@ def allowed_actions(actor: Actor, target: Any, noun: str = "vms") -> list[dict[s
 def possible(actor: Actor, operation: type[Operation[Any]], target: Any, action: str) -> list[Refusal]:
     """Why not, as a whole list; empty when the operation could be started now."""
     reasons = [] if actor.may(action) else [actor.refusal(action)]
-    return reasons + operation.obstacles(target)
+    return reasons + actor.may_hear(operation.obstacles(target))

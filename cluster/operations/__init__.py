@@ -51,6 +51,7 @@ def dry_run(actor: Actor, code: str, params: dict[str, Any], target_id: str | No
     parsed = _parse(operation, params)
     plan = operation.plan(actor, target, parsed)
     plan.refusals[:0] = operation.obstacles(target) if target is not None else []
+    plan.refusals = actor.may_hear(plan.refusals)
     return plan
 
 
@@ -71,7 +72,7 @@ def start(
     except Refused as refused:
         subject = f"{_kind(operation)}:{target.pk}" if target is not None else ""
         audit.write(actor, code, "refused", subject=subject, codes=[r.code for r in refused.refusals])
-        raise
+        raise Refused(*actor.may_hear(refused.refusals), job=refused.job) from None
 
 
 def start_child(parent: Job, code: str, params: dict[str, Any], target_id: str | None = None) -> str:

@@ -9,7 +9,7 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from cluster.models import AuditEvent, IdempotencyKey, Job, Vm
+from cluster.models import AuditEvent, IdempotencyKey, Job, Step, Vm
 from tests.panel.client import Api
 from tests.panel.engine.scenarios import SCENARIOS, Scene
 
@@ -207,3 +207,17 @@ def test_a_word_with_a_bad_body_is_refused_by_its_field(
     answer = api("administrator").post(f"jobs/{job}/{word}/", body)
     assert (answer.status_code, list(answer.json()["errors"])) == (400, [field])
     assert api("stranger").post(f"jobs/{job}/{word}/", body).status_code == 404
+
+
+def test_a_tenant_hears_of_no_node_and_no_pool_in_any_reason(scene: Scene, api: People) -> None:
+    job = api("owner").post(f"vms/{scene.running.pk}/reset/").json()["job"]["id"]
+    error = {"code": "no_room", "facts": {"pool": "p1", "node": "n1", "free": 1, "needed": 2}, "cause": "n1:/srv/p1"}
+    Job.objects.filter(pk=job).update(waiting_reason={"code": "node_offline", "facts": {"node": "n1"}}, error=error)
+    Step.objects.filter(job=job).update(error={"code": "odd", "facts": {}, "cause": "n1:/srv/p1"})
+    Vm.objects.filter(pk=scene.stopped.pk).update(state="unknown")
+    paths = (f"jobs/{job}/", f"vms/{scene.stopped.pk}/actions/", "jobs/")
+    for person, hidden in (("owner", True), ("tenant_administrator", True), ("administrator", False)):
+        words = "".join(api(person).get(path).content.decode() for path in paths)
+        words += api(person).post(f"vms/{scene.stopped.pk}/start/").content.decode()
+        words += api(person).post(f"vms/{scene.stopped.pk}/start/?dry_run=true").content.decode()
+        assert ("n1" in words or "p1" in words) is not hidden, words
