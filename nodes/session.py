@@ -39,7 +39,13 @@ def introduce(
             waited_s = 0.0
             point("agent.hello")
             _say_hello(stream, ledger, facts, incarnation)
-        welcome = _listen(client, config.id)
+        try:
+            welcome = _listen(client, config.id)
+        except redis.RedisError as error:
+            log.warning("redis cannot be asked for a welcome", cause=error)
+            stopping.wait(RETRY_S)
+            waited_s = HELLO_EVERY_S  # the hello may be lost with that Redis: say it again
+            continue
         waited_s += WAIT_S
         if welcome is not None and welcome.incarnation == incarnation:
             ledger.raise_to(welcome.raises, welcome.placed)
@@ -62,12 +68,7 @@ def _say_hello(stream: Stream, ledger: Ledger, facts: NodeFacts, incarnation: in
 
 
 def _listen(client: redis.Redis, node_id: str) -> Welcome | None:
-    try:
-        answer = client.brpop([wire.welcome_list(node_id)], timeout=WAIT_S)
-    except redis.RedisError as error:
-        log.warning("redis cannot be asked for a welcome", cause=error)
-        threading.Event().wait(RETRY_S)
-        return None
+    answer = client.brpop([wire.welcome_list(node_id)], timeout=WAIT_S)
     if not answer:
         return None
     try:
