@@ -206,12 +206,13 @@ class Dispatcher:
             point("agent.started-written", envelope.verb)
             answer, lost = self._perform(envelope, run)
             point("agent.effect-done", envelope.verb)
+            if lost:
+                # Before the object is free, so that nothing slips in between; and before the answer is written, for
+                # that may fail.
+                self.sampler.hold(envelope.object, run.holder)
             wanted = run.wanted if answer.outcome == "done" else None
             counter = self.ledger.finish(envelope.object, run.number, answer, wanted)
             point("agent.reply-written", envelope.verb)
-            if lost:
-                # Before the object is free: nothing may slip in between.
-                self.sampler.hold(envelope.object, run.holder)
         finally:
             self._free(envelope.object)
         self._answer(envelope, answer, counter)

@@ -1,5 +1,6 @@
 """Guests that start again after a boot of the node, and a libvirtd that is lost meanwhile."""
 
+import sqlite3
 import threading
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from nodes.dispatcher import Dispatcher
 from nodes.drain import CallLost, Sampler
 from nodes.hypervisor import Domain
 from nodes.ledger import Answer, Ledger, Wanted, WantedChange
+from nodes.verbs import HANDLERS
 
 VM, UUID = "v" * 13, "11111111-2222-3333-4444-555555555555"
 NAME = f"domain:{VM}"
@@ -69,3 +71,20 @@ def test_an_agent_killed_while_it_started_guests_leaves_a_call_that_the_next_one
     agent.booted = True  # libvirtd began anew with the node
     Agent._hold_orphans(agent)
     assert held == []
+
+
+def test_a_lost_call_holds_its_object_though_the_answer_cannot_be_written(ledger, monkeypatch):
+    """The node's disk is full in the moment in which libvirtd is lost."""
+
+    def lost(node, message, run):
+        raise CallLost("libvirt_lost", "the connection broke")
+
+    def full(*ignored):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setitem(HANDLERS, "domain.stop", lost)
+    monkeypatch.setattr(ledger, "finish", full)
+    sampler = Sampler(lambda holder: False, lambda name: None)
+    envelope = {"verb": "domain.stop", "object": NAME, "dispatch": 2, "job": "j", "step": "s", "phase": "do"}
+    Dispatcher(None, ledger, None, sampler, 1).message({**envelope, "attempt": 1, "body": {"vm": VM, "uuid": UUID}})
+    assert sampler.holds(NAME)
