@@ -85,7 +85,7 @@ def test_a_node_that_vanishes_mid_create_is_said_and_the_job_can_be_ended(own_la
     word = {"outcome": "undone", "note": "it burnt"}
     assert lab.api.request("POST", f"jobs/{job}/resolve/", word).status == 422  # its name must be typed
     lab.api.post(f"jobs/{job}/resolve/", word | {"node": "n2"})
-    lab.wait_settled()
+    wait(lambda: lab.api.job(job)["resolution"]["state"] != "asked", 30, "the word to be taken")
     ended = lab.api.job(job)
     assert ended["state"] in ("cancelled", "failed"), ended
     assert ended["leftovers"], "what may be left over on the silent node is listed"
