@@ -27,14 +27,13 @@ from nodes.contract.wire import (
 )
 
 from .celery import sender
+from .keys import ALIVE_KEY, EPOCH_KEY
 
 log = logging.getLogger(__name__)
 
 BLOCK_MS = 1000
 READ_AT_ONCE = 500
 WELCOME_LIFETIME_S = 60
-ALIVE_KEY = "panel.conductor"
-EPOCH_KEY = "panel.epoch"
 
 Entries = list[tuple[str, dict[str, str]]]
 

@@ -32,6 +32,7 @@ SWEEP_S = 5.0
 RESEND_FIRST_S, RESEND_MOST_S = 10.0, 60.0
 RETRY_AFTER_ERROR_S = 1.0
 PROGRESS_EVERY_S = 0.5
+FORGET_EVERY_S = 3600.0
 ANNOUNCE_FOR_S = 60.0
 """How long a new epoch is told again with each sweep: sockets lost their Redis too, and come back in their own time."""
 
@@ -53,7 +54,7 @@ class Conductor:
         self.shown: dict[str, float] = {}
         self.paused: dict[str, float] = {}
         """Streams whose last batch could not be stored -> when to try again."""
-        self._tick_at = self._sweep_at = self._announce_until = 0.0
+        self._tick_at = self._sweep_at = self._announce_until = self._forget_at = 0.0
 
     # --- the loop ---------------------------------------------------------------------------------------
 
@@ -360,7 +361,9 @@ class Conductor:
         self.broker.alive(self.epoch)
         if time.monotonic() < self._announce_until:
             events.new_epoch(self.epoch)
-        services.forget_old_answers()
+        if time.monotonic() >= self._forget_at:
+            self._forget_at = time.monotonic() + FORGET_EVERY_S
+            services.forget_old_answers()
         self._wake_all(engine.open_jobs())
         self.advance_woken()
 

@@ -23,16 +23,10 @@ from .models import (
     Vm,
     VmState,
 )
-from .states import IN_WORK
+from .states import IN_WORK, SEEN
 
 log = logging.getLogger(__name__)
 
-SEEN: dict[str, VmState] = {
-    "running": VmState.RUNNING,
-    "paused": VmState.PAUSED,
-    "shutoff": VmState.STOPPED,
-    "crashed": VmState.STOPPED,
-}
 CLOCK_SKEW_WARNING_S = 2.0
 CLOCK_SKEW_ERROR_S = 30.0
 

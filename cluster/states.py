@@ -24,6 +24,15 @@ IN_WORK = frozenset({S.CREATING, S.STARTING, S.STOPPING, S.MIGRATING, S.DELETING
 """Set by a job and taken back by it: an observation does not change them."""
 
 
+SEEN: dict[str, VmState] = {
+    "running": S.RUNNING,
+    "paused": S.PAUSED,
+    "shutoff": S.STOPPED,
+    "crashed": S.STOPPED,
+}
+"""What a node shows of a domain -> what the VM is. A domain that is absent or incoming says nothing."""
+
+
 def move(vm: Vm, to: VmState) -> bool:
     """Change the state if nobody did in between; True when it is ``to`` afterwards.
 

@@ -10,14 +10,10 @@ from django.utils.translation import gettext_lazy as _
 
 from cluster.models import Node
 from cluster.refusals import Refusal
-from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Step, WaitForClick
+from cluster.saga.steps import Call, Context, LockName, NoParams, NoUndo, Operation, Step, WaitForClick
 from nodes.contract.messages import DemoMark, DemoUnmark
 
 from .node_inspect import node_must_answer
-
-
-class NoParams(Params):
-    pass
 
 
 def put(context: Context[Any], key: str) -> Call:

@@ -8,11 +8,7 @@ from django.utils.translation import gettext_lazy as _
 from cluster.domain_specs import inspection
 from cluster.models import Node, NodeState
 from cluster.refusals import Refusal
-from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Step
-
-
-class NoParams(Params):
-    pass
+from cluster.saga.steps import Call, Context, LockName, NoParams, NoUndo, Operation, Step
 
 
 def node_must_answer(node: Node) -> list[Refusal]:

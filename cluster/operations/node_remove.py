@@ -8,11 +8,7 @@ from django.utils.translation import gettext_lazy as _
 from cluster import events, wake
 from cluster.models import Image, Iso, Node, Pool
 from cluster.refusals import Refusal, Refused
-from cluster.saga.steps import Context, LockName, NoUndo, Operation, Params, Step
-
-
-class NoParams(Params):
-    pass
+from cluster.saga.steps import Context, LockName, NoParams, NoUndo, Operation, Step
 
 
 def _has_vms(node: Node) -> list[Refusal]:

@@ -10,7 +10,7 @@ from cluster import states
 from cluster.models import Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
-from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Step
+from cluster.saga.steps import Call, Context, LockName, NoParams, NoUndo, Operation, Params, Plan, Step
 from nodes.contract.messages import (
     DomainReboot,
     DomainReset,
@@ -25,11 +25,6 @@ from nodes.contract.messages import (
 from .vm_settle import settle_power
 
 S = VmState
-SEEN: dict[str, VmState] = {"running": S.RUNNING, "paused": S.PAUSED, "shutoff": S.STOPPED, "crashed": S.STOPPED}
-
-
-class NoParams(Params):
-    pass
 
 
 class Power(Operation[Any]):
@@ -89,7 +84,7 @@ def unmark(context: Context[Any], key: str) -> None:
 
 def show(context: Context[Any], key: str, result: DomainWhereabouts) -> None:
     """The state becomes what the node saw after the verb."""
-    seen = SEEN.get(result.state)
+    seen = states.SEEN.get(result.state)
     if seen:
         states.move(vm_of(context), seen)
 

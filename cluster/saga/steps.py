@@ -24,6 +24,10 @@ class Params(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+class NoParams(Params):
+    """Of an operation that asks for nothing."""
+
+
 P = TypeVar("P", bound=Params)
 
 

@@ -9,9 +9,9 @@ import pytest
 import redis
 from django.test import Client, override_settings
 
+from cluster.keys import ALIVE_KEY
 from tests.panel.client import Api
 from tests.panel.engine.scenarios import Scene
-from web.api.health import HEARTBEAT_KEY
 
 pytestmark = pytest.mark.django_db
 
@@ -19,9 +19,9 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture
 def heartbeat(redis_socket: Path) -> Any:
     client = redis.Redis(unix_socket_path=str(redis_socket))
-    client.set(HEARTBEAT_KEY, "1")
+    client.set(ALIVE_KEY, "1")
     yield client
-    client.delete(HEARTBEAT_KEY)
+    client.delete(ALIVE_KEY)
     client.close()
 
 
@@ -30,7 +30,7 @@ def test_the_panel_is_ready_while_all_its_parts_answer(client: Client, heartbeat
         "ready": True,
         "checks": {"database": "ok", "migrations": "ok", "redis": "ok", "conductor": "ok"},
     }
-    heartbeat.delete(HEARTBEAT_KEY)
+    heartbeat.delete(ALIVE_KEY)
     silent = client.get("/readyz")
     assert silent.status_code == 503
     assert silent.json()["checks"]["conductor"] == "silent"
@@ -50,10 +50,10 @@ def test_waiting_for_the_panel_writes_one_line_and_no_error(
     assert client.get("/readyz").status_code == 200
     caplog.clear()
     caplog.set_level(logging.INFO)
-    heartbeat.delete(HEARTBEAT_KEY)
+    heartbeat.delete(ALIVE_KEY)
     for _ in range(3):
         assert client.get("/readyz").status_code == 503
-    heartbeat.set(HEARTBEAT_KEY, "1")
+    heartbeat.set(ALIVE_KEY, "1")
     client.get("/readyz")
     lines = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert lines == [("INFO", "not ready: conductor silent"), ("INFO", "ready")]

@@ -12,11 +12,11 @@ from django.db.models import Count, Model
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_safe
 
+from cluster.keys import ALIVE_KEY
 from cluster.models import Job, JobState, Node, NodeState, Vm, VmState
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_KEY = "panel.conductor"
 """Kept by the conductor; it expires when the conductor is silent."""
 _TIMEOUT_S = 2.0
 
@@ -76,7 +76,7 @@ def _redis() -> str:
 
 def _conductor() -> str:
     with _client() as client:
-        return "" if client.exists(HEARTBEAT_KEY) else "silent"
+        return "" if client.exists(ALIVE_KEY) else "silent"
 
 
 def _client() -> "redis.Redis":

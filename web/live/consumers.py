@@ -13,6 +13,7 @@ from django.conf import settings
 from django.http.request import split_domain_port, validate_host
 
 from cluster.events import EPOCH_GROUP
+from cluster.keys import EPOCH_KEY
 from cluster.permissions import Actor
 from web.actor import actor_of_headers
 
@@ -20,7 +21,6 @@ from .topics import groups_of
 
 log = logging.getLogger(__name__)
 
-EPOCH_KEY = "panel.epoch"
 PING_S = 20.0
 PINGS_PER_LOOK = 3
 """How often the person is looked up again: a session that ended or a token that expired sends no message."""
