@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.db import InterfaceError, OperationalError, close_old_connections, transaction
+from django.utils import timezone
 from pydantic import ValidationError
 
 from nodes.contract import messages
@@ -22,7 +23,7 @@ from nodes.contract.wire import OFFLINE_AFTER_S, PANEL_WAKE, events_stream, node
 from . import events, reconcile, services
 from .broker import Broker, Entries, Unreachable, stream_order
 from .domain_specs import inspection, pool_spec
-from .models import Job, Look, Node, NodeState, Step, StreamCursor, Vm
+from .models import Job, JobState, Look, Node, NodeState, Step, StreamCursor, Vm
 from .saga import dispatch, engine
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,8 @@ class Conductor:
         """What was sent -> (when it is sent again, interval)."""
         self.woken: deque[str] = deque()
         self.shown: dict[str, float] = {}
+        self.overlooked: dict[str, int] = {}
+        """VMs that were shown while their jobs ran -> the agent's counter at that time."""
         self.paused: dict[str, float] = {}
         """Streams whose last batch could not be stored -> when to try again."""
         self._tick_at = self._sweep_at = self._announce_until = self._forget_at = 0.0
@@ -208,11 +211,12 @@ class Conductor:
                     reconcile.hello(node, entry)
                     hellos.append(entry)
                 elif isinstance(entry, Inventory):
-                    reconcile.inventory(node, entry, self.skew_s.get(node.pk))
+                    overlooked = reconcile.inventory(node, entry, self.skew_s.get(node.pk))
+                    self.overlooked |= dict.fromkeys(overlooked, entry.counter)
                 elif isinstance(entry, Progress):
                     self._progress(node, entry)
                 else:
-                    reconcile.domains_changed(node, entry)
+                    self.overlooked |= dict.fromkeys(reconcile.domains_changed(node, entry), entry.counter)
             point("conductor.before-store")
         point("conductor.after-store")
         for job in woken:
@@ -256,7 +260,9 @@ class Conductor:
             pk=said.step, job_id=said.job, node=node, object=said.object, dispatch=said.dispatch, answer__isnull=True
         )
         now = time.monotonic()
-        if now - self.shown.get(said.job, 0.0) < PROGRESS_EVERY_S or not current.update(progress=said.percent):
+        if now - self.shown.get(said.job, 0.0) < PROGRESS_EVERY_S or not current.update(
+            progress=said.percent, heard=timezone.now()
+        ):
             return
         self.shown[said.job] = now
         job = Job.objects.get(pk=said.job)
@@ -290,6 +296,21 @@ class Conductor:
         self._cancel_of(job_id)
         for node_id in left.drop:
             self.broker.drop_queue(node_id)
+        for node_id, cancel in left.cancel:
+            self.broker.cancel(node_id, cancel)
+        if left.ended:
+            self._look_again(left.freed, ended_well=left.ended == JobState.SUCCEEDED)
+
+    def _look_again(self, lock_names: list[str], *, ended_well: bool) -> None:
+        """A job has ended: was anything of its VMs seen after the last reply, or is what it left behind unseen?"""
+        ids = [name.removeprefix("vm:") for name in lock_names if name.startswith("vm:")]
+        seen = {vm: self.overlooked.pop(vm) for vm in ids if vm in self.overlooked}
+        if ended_well and not seen:
+            return
+        online = Vm.objects.filter(pk__in=ids).exclude(node__state=NodeState.OFFLINE).select_related("node")
+        for vm in online:
+            if not ended_well or seen.get(vm.pk, -1) >= vm.observed_counter:
+                self._inspect(vm.node)
 
     def _send_step(self, step_id: str) -> None:
         step = dispatch.outbox().select_related("job", "node").filter(pk=step_id).first()

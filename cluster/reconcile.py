@@ -69,14 +69,14 @@ def hello(node: Node, said: Hello) -> None:
     events.node_changed(node)
 
 
-def inventory(node: Node, seen: Inventory, clock_skew_s: float | None) -> None:
-    """A full report: facts, checks, pools, images, and every domain."""
+def inventory(node: Node, seen: Inventory, clock_skew_s: float | None) -> list[str]:
+    """A full report: facts, checks, pools, images, and every domain. Returns what :func:`domains` does."""
     facts = seen.facts.model_dump(mode="json")
     checks = [c.model_dump(mode="json") for c in seen.checks] + _clock_check(clock_skew_s)
     _pools(node, seen.pools)
     _files(node, seen.images, Image, ImageCopy, "image")
     _files(node, seen.isos, Iso, IsoCopy, "iso")
-    domains(node, seen.domains, seen.counter, complete=True)
+    overlooked = domains(node, seen.domains, seen.counter, complete=True)
     node.refresh_from_db()
     if (node.facts, node.checks) != (facts, checks):
         Node.objects.filter(pk=node.pk).update(
@@ -88,22 +88,25 @@ def inventory(node: Node, seen: Inventory, clock_skew_s: float | None) -> None:
         )
         node.refresh_from_db()
         events.node_changed(node)
+    return overlooked
 
 
-def domains_changed(node: Node, seen: DomainChanged) -> None:
-    domains(node, seen.domains, seen.counter, complete=False)
+def domains_changed(node: Node, seen: DomainChanged) -> list[str]:
+    return domains(node, seen.domains, seen.counter, complete=False)
 
 
-def domains(node: Node, seen: Iterable[DomainFacts], counter: int, *, complete: bool) -> None:
+def domains(node: Node, seen: Iterable[DomainFacts], counter: int, *, complete: bool) -> list[str]:
     """Take over what the node shows of the VMs that the panel places there.
 
     Left alone: a VM whose job is running, one that a job which waits for its turn has made, and a report older than
     the last applied reply about the VM. A domain that the panel places elsewhere is a claim and moves nothing (law 6).
+    Returns the VMs that were shown while their jobs run: a guest may end beside its job, and is not reported again.
     """
     states = {d.uuid: SEEN[d.state] for d in seen if d.state in SEEN}
+    busy = _in_work(held=True)
     quiet = (
         Vm.objects.filter(node=node, observed_counter__lte=counter)
-        .exclude(pk__in=_in_work(held=True))
+        .exclude(pk__in=busy)
         # "Stopping" without any job is what a resolved one has left behind: then the node knows better.
         .exclude(state__in=IN_WORK, pk__in=_in_work())
     )
@@ -118,6 +121,7 @@ def domains(node: Node, seen: Iterable[DomainFacts], counter: int, *, complete: 
     claimed = Vm.objects.filter(uuid__in=states).exclude(node=node)
     for vm in claimed:
         log.warning("node %s shows VM %s (%s), which belongs to %s: a claim", node.name, vm.pk, vm.name, vm.node_id)
+    return list(Vm.objects.filter(node=node, pk__in=busy, uuid__in=states).values_list("pk", flat=True)) if busy else []
 
 
 def _in_work(**which: bool) -> list[str]:

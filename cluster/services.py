@@ -38,6 +38,7 @@ from .saga import dispatch
 from .saga.context import context_of
 from .saga.engine import claim
 from .saga.locks import serialise
+from .saga.resolve import look_limit_is_over
 from .saga.steps import Operation
 
 JOIN_TOKEN_LIFETIME = timedelta(hours=1)
@@ -263,8 +264,7 @@ def resolve(actor: Actor, job: Job, outcome: str, note: str, node: str | None = 
     if not note.strip():
         raise BadShape({"note": ["required"]})
     check_resolve(actor, job)
-    silent = {s.node for s in job.steps.select_related("node") if s.node and s.node.state == NodeState.OFFLINE}
-    unnamed = [Refusal("type_node_name", {"node": n.name}, field="node") for n in silent if n.name != node]
+    unnamed = [Refusal("type_node_name", {"node": n}, field="node") for n in must_be_named(job) if n != node]
     if unnamed:
         raise Refused(*unnamed)
 
@@ -275,12 +275,23 @@ def resolve(actor: Actor, job: Job, outcome: str, note: str, node: str | None = 
             "outcome": outcome,
             "note": note,
             "user": actor.user.username,
+            "node": node,
+            "asked_at": timezone.now().isoformat(),
             "contradictions": [],
         }
         row.looks.all().delete()
         _ask_nodes(row)
 
     return _tell(actor, job, "resolve", {"asked": outcome, "note": note}, ask)
+
+
+def must_be_named(job: Job) -> list[str]:
+    """Nodes that cannot show what they hold of this job: whoever resolves it types their names."""
+    steps = list(job.steps.select_related("node"))
+    away = {step.node.name for step in steps if step.node and step.node.state == NodeState.OFFLINE}
+    silent = {node.name for node in dispatch.silent_nodes(steps).values()}
+    looked = set(job.looks.filter(answer__isnull=True).values_list("node__name", flat=True))
+    return sorted(away | silent | (looked if look_limit_is_over(job) else set()))
 
 
 def _ask_nodes(job: Job) -> None:
@@ -358,21 +369,14 @@ def check_retry(actor: Actor, job: Job) -> None:
 
 
 def check_resolve(actor: Actor, job: Job) -> None:
-    """Stuck, or waiting for the answer of a node that is away."""
+    """Stuck, or waiting for the answer of a node that is away or holds the message."""
     actor.require("job.resolve")
-    if job.resolution and job.resolution["state"] == "asked":
+    if job.resolution and job.resolution["state"] == "asked" and not look_limit_is_over(job):
         raise Refused(Refusal("being_resolved", status=409))
-    # In Python: the steps are at hand, and a list of jobs asks this of each.
-    silent = any(
-        step.state in (StepState.RUNNING, StepState.UNDOING)
-        and step.answer is None
-        and step.node is not None
-        and step.node.state == NodeState.OFFLINE
-        for step in job.steps.all()
-    )
     if job.is_final:
         raise Refused(Refusal("job_ended", status=409))
-    if job.state != JobState.STUCK and not silent:
+    # In Python: the steps are at hand, and a list of jobs asks this of each.
+    if job.state != JobState.STUCK and not dispatch.silent_nodes(job.steps.all()):
         raise Refused(Refusal("job_not_stuck", status=409))
 
 

@@ -150,6 +150,9 @@ STORAGES = {
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
 
+# An online node that says nothing of a message for so long holds it: the job says so, and can be resolved.
+UNANSWERED_AFTER_S = float(os.environ.get("ULEI_UNANSWERED_AFTER_S", 60))
+
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_SECURE = INSTALLATION.behind_tls

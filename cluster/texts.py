@@ -77,6 +77,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     # Nodes
     "node_offline": (_("node %(node)s is offline"), _("it goes on by itself when the node is back")),
+    "no_answer": (
+        _("node %(node)s is online, but says nothing of %(verb)s: a hung QEMU or libvirtd may hold it"),
+        _("look at the node: once that process ends, the job goes on by itself; else an administrator resolves it"),
+    ),
     "node_gone": (_("node %(node)s has not joined the cluster, or was removed"), _("join it again")),
     "node_busy": (_("node %(node)s already does %(limit)s long things at once"), _("it goes on when one of them ends")),
     "node_too_old": (

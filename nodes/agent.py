@@ -6,6 +6,7 @@ panel's welcome, and only then read the queue.
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -41,6 +42,8 @@ log = Log("ulei.agent")
 THREADS = 24
 STOP_AFTER_S = 10.0
 RECONNECT_AT_MOST_S = 5
+BROKER_TIMEOUT_S = 5
+KEEPALIVE_EVERY_S = 5
 HELLO_WAITS_S = 5.0
 
 
@@ -76,7 +79,8 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, frame: self.stopping.set())
         self._hold_orphans()
-        _or_say(self.node.network.restore, "leases and filters were not restored")
+        if not self.hypervisor.simulated:
+            _or_say(self.node.network.restore, "leases and filters were not restored")
         self.hypervisor.start()
         self._start_guests(welcomed=False)
         # The facts of a hello are better with libvirt's part in them, but a silent libvirtd must not hide the node.
@@ -164,7 +168,15 @@ def celery_app(config: Config, dispatcher: Dispatcher) -> Celery:
             # A message is gone when it is taken. The panel sends until it is answered, so keeping a copy in Redis
             # would only bring old messages back an hour later.
             "ack_emulation": False,
+            # A broker that vanished without a word is noticed: the worker itself only ever waits for its next message.
+            "socket_connect_timeout": BROKER_TIMEOUT_S,
             "socket_keepalive": True,
+            "socket_keepalive_options": {
+                socket.TCP_KEEPIDLE: KEEPALIVE_EVERY_S,
+                socket.TCP_KEEPINTVL: KEEPALIVE_EVERY_S,
+                socket.TCP_KEEPCNT: 3,
+                socket.TCP_USER_TIMEOUT: 4 * KEEPALIVE_EVERY_S * 1000,
+            },
         },
         task_create_missing_queues=False,
         task_default_queue=wire.COMMANDS,

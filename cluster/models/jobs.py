@@ -52,9 +52,9 @@ class Job(models.Model):
     error = models.JSONField(null=True)
     """{"code", "facts", "cause"?, "hint"?}: the first failure, said in the reader's language when it is read."""
     resolution = models.JSONField(null=True)
-    """{"outcome", "note", "user", "state": asked | refused | applied, "contradictions"}"""
+    """{"outcome", "note", "user", "node", "asked_at", "state": asked | refused | applied, "contradictions"}"""
     leftovers = models.JSONField(default=list)
-    """What may be left over on silent nodes after a resolve."""
+    """What may be left over after a resolve on nodes that did not answer."""
     created = models.DateTimeField(auto_now_add=True)
     started = models.DateTimeField(null=True)
     finished = models.DateTimeField(null=True)
@@ -105,6 +105,8 @@ class Step(models.Model):
     """How often the current number was answered uncertainly."""
     answer = models.JSONField(null=True)
     """The reply to the current number, until the engine has taken it."""
+    heard = models.DateTimeField(null=True)
+    """When its node was given the current number, or last spoke of it."""
     waits_for_click = models.BooleanField(default=False)
     progress = models.PositiveSmallIntegerField(default=0)
     error = models.JSONField(null=True)

@@ -26,6 +26,9 @@ from .vm_settle import settle_power
 
 S = VmState
 
+GUEST_IS_OFF = ("domain_not_active", "domain_absent")
+"""A guest that went off meanwhile has no pause that could be taken back."""
+
 
 class Power(Operation[Any]):
     """What the seven have in common: the VM is marked, one verb runs, the state becomes what the node then shows."""
@@ -163,7 +166,7 @@ class VmSuspend(Power):
     steps = (
         _mark_step(None),
         Step("suspend", _("Suspend the guest"), do=call(DomainSuspend), undo=call(DomainResume), after=show,
-             settle=settle_power("paused")),
+             settle=settle_power("paused"), undone_by=GUEST_IS_OFF),
     )  # fmt: skip
 
 
@@ -175,7 +178,7 @@ class VmResume(Power):
     steps = (
         _mark_step(None),
         Step("resume", _("Resume the guest"), do=call(DomainResume), undo=call(DomainSuspend), after=show,
-             settle=settle_power("running")),
+             settle=settle_power("running"), undone_by=GUEST_IS_OFF),
     )  # fmt: skip
 
 

@@ -1,8 +1,12 @@
 """Numbers, the outbox and the answers: what makes a repeated, late or lost message harmless."""
 
+from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db.models import F, QuerySet
+from django.utils import timezone
 
 from cluster.models import Job, JobState, Look, Node, NodeState, ObjectNumber, RaisedNumber, Step, StepState, Vm
 from cluster.refusals import Refusal
@@ -46,6 +50,7 @@ def issue(step: Step, call: Call, phase: str) -> Refusal | None:
     step.doubts = 0
     step.answer = None
     step.progress = 0
+    step.heard = timezone.now()
     step.body = body_text(message)
     step.save()
     return None
@@ -111,11 +116,14 @@ def record(node_id: str, reply: Reply) -> str | None:
     answer = reply.model_dump(mode="json")
     if reply.dispatch is None:
         found = Look.objects.filter(pk=reply.step, node_id=node_id, object=reply.object, answer__isnull=True)
-        return reply.job if found.update(answer=answer) else None
+        if not found.update(answer=answer):
+            return None
+        Step.objects.filter(looks=reply.step).update(heard=timezone.now())
+        return reply.job
     current = outbox().filter(
         pk=reply.step, job_id=reply.job, node_id=node_id, object=reply.object, dispatch=reply.dispatch
     )
-    if not current.update(answer=answer):
+    if not current.update(answer=answer, heard=timezone.now()):
         return None
     if reply.outcome == "superseded":
         _go_on_above(node_id, reply)
@@ -133,17 +141,47 @@ def _go_on_above(node_id: str, reply: Reply) -> None:
         ObjectNumber.objects.filter(node_id=node_id, object=reply.object, number__lt=seen).update(number=seen)
 
 
-def forget_silent(job: Job, steps: list[Step]) -> list[dict[str, Any]]:
-    """At a resolve: raise the numbers of everything this job touched; returns what silent nodes may still hold.
+def is_overdue(step: Step) -> bool:
+    """Its node is online and has neither answered nor spoken of the message for long: something there holds it."""
+    return (
+        step.dispatch is not None
+        and step.answer is None
+        and step.heard is not None
+        and timezone.now() - step.heard > timedelta(seconds=settings.UNANSWERED_AFTER_S)
+    )
 
-    The raised numbers are told to a node at its next hello, before anything runs there.
+
+def silent_nodes(steps: Iterable[Step]) -> dict[str, Node]:
+    """Nodes that are away, or hold a message, while the job waits for their answer; by id."""
+    return {
+        step.node.pk: step.node
+        for step in steps
+        if step.node is not None
+        and step.state in (StepState.RUNNING, StepState.UNDOING)
+        and step.answer is None
+        and (step.node.state == NodeState.OFFLINE or is_overdue(step))
+    }
+
+
+def forget_silent(
+    job: Job, steps: list[Step], named: str | None
+) -> tuple[list[dict[str, Any]], list[tuple[str, Cancel]]]:
+    """At a resolve: raise the numbers of everything this job touched.
+
+    Returns what nodes that did not answer (``named``: an online one that holds a message) may still hold, and what
+    tells online nodes of the raise. A node that is away is told at its next hello, before anything runs there.
     """
-    left = []
+    left: list[dict[str, Any]] = []
+    raises: list[tuple[str, Cancel]] = []
     for step in steps:
         if step.node is None or not step.object:
             continue
         number = next_number(step.node.pk, step.object)
         RaisedNumber.objects.update_or_create(node=step.node, object=step.object, defaults={"number": number})
-        if step.node.state == NodeState.OFFLINE:
+        if step.node.state == NodeState.OFFLINE or step.node.name == named:
             left.append({"node": step.node.name, "object": step.object})
-    return left
+        if step.node.state != NodeState.OFFLINE and step.node.name == named:
+            # A cancel of the raised number: what the node holds of this job is then answered with `superseded`.
+            raised = Cancel(object=step.object, dispatch=number, job=job.pk, step=step.pk)
+            raises.append((step.node.pk, raised))
+    return left, raises

@@ -15,10 +15,10 @@ from django.db import transaction
 from django.utils import timezone
 
 from cluster import audit, events
-from cluster.models import FINAL, Job, JobState, Look, NodeState, Step, StepState
+from cluster.models import FINAL, Job, JobState, Look, Node, NodeState, Step, StepState
 from cluster.refusals import Refusal, Refused
 from nodes.contract.faults import point
-from nodes.contract.messages import VERBS, Reply
+from nodes.contract.messages import VERBS, Cancel, Reply
 
 from . import dispatch, locks
 from .answers import as_understood, is_doubt, is_retryable, must_be_asked_again, refusal_of, result_of
@@ -49,6 +49,12 @@ class Advanced:
     """Jobs that may go on."""
     drop: list[str] = field(default_factory=list)
     """Silent nodes whose queues must not run when they return."""
+    cancel: list[tuple[str, Cancel]] = field(default_factory=list)
+    """Numbers that a resolve raised on online nodes."""
+    ended: JobState | None = None
+    """How the job has ended just now."""
+    freed: list[str] = field(default_factory=list)
+    """The locks that it held."""
 
 
 def advance(job_id: str) -> Advanced:
@@ -322,6 +328,7 @@ class Run:
         for look in looks:
             if look.answer is None:
                 self.left.ask.append(look.pk)
+                self._say_who_is_silent(step, look.node)
                 return False
         if any(must_be_asked_again(look) for look in looks):
             self._ask(step, spec, now=False)
@@ -398,6 +405,8 @@ class Run:
         # Bodies may hold sealed secrets, and nobody reads them again.
         job.steps.update(body="")
         job.looks.all().delete()
+        self.left.freed = list(job.locks.values_list("name", flat=True))
+        self.left.ended = state
         self.left.wake += locks.release(job)
         if job.parent_id:
             self.left.wake.append(job.parent_id)
@@ -450,12 +459,18 @@ class Run:
 
     def _answer(self, step: Step) -> Reply | None:
         if step.answer is None:
-            if step.node and step.node.state == NodeState.OFFLINE:
-                self.job.waiting_reason = {"code": "node_offline", "facts": {"node": step.node.name}}
+            if step.node:
+                self._say_who_is_silent(step, step.node)
             return None
         reply = Reply.model_validate(step.answer)
         step.answer = None
         return as_understood(step.verb, reply)
+
+    def _say_who_is_silent(self, step: Step, node: Node) -> None:
+        if node.state == NodeState.OFFLINE:
+            self.job.waiting_reason = {"code": "node_offline", "facts": {"node": node.name}}
+        elif dispatch.is_overdue(step):
+            self.job.waiting_reason = {"code": "no_answer", "facts": {"node": node.name, "verb": step.verb}}
 
 
 def open_jobs() -> list[str]:

@@ -1,8 +1,11 @@
 """An administrator's word for a job that can go neither on nor back by itself."""
 
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from cluster.models import JobState, Look, Node, NodeState, Step, StepState
+from django.utils import timezone
+
+from cluster.models import Job, JobState, Look, Node, NodeState, Step, StepState
 
 from . import dispatch
 from .answers import result_of
@@ -13,12 +16,27 @@ if TYPE_CHECKING:
     from .engine import Run
 
 
+LOOK_LIMIT = timedelta(seconds=15)
+"""How long an online node may take to show what it has; then its name must be typed, or has been."""
+
+
+def look_limit_is_over(job: Job) -> bool:
+    """Whether the nodes have been asked for a resolve, and long enough ago."""
+    asked = job.resolution or {}
+    return asked.get("state") == "asked" and timezone.now() - datetime.fromisoformat(asked["asked_at"]) > LOOK_LIMIT
+
+
 def resolve(run: "Run") -> None:
     """Look at the nodes again, refuse what contradicts them, then take the administrator's word for the rest."""
     job = run.job
     asked = job.resolution or {}
     looks = list(job.looks.select_related("step", "node"))
-    missing = [look.pk for look in looks if look.answer is None and look.node.state != NodeState.OFFLINE]
+    given_up = {asked["node"]} if look_limit_is_over(job) else set()
+    missing = [
+        look.pk
+        for look in looks
+        if look.answer is None and look.node.state != NodeState.OFFLINE and look.node.name not in given_up
+    ]
     if missing:
         run.left.ask += missing
         return
@@ -27,7 +45,7 @@ def resolve(run: "Run") -> None:
         job.resolution = {**asked, "state": "refused", "contradictions": contradictions}
         job.looks.all().delete()
         return
-    job.leftovers = dispatch.forget_silent(job, run.steps)
+    job.leftovers, run.left.cancel = dispatch.forget_silent(job, run.steps, asked["node"])
     run.left.drop += sorted({s.node.pk for s in run.steps if s.node and s.node.state == NodeState.OFFLINE})
     job.leftovers += _apply(run, asked["outcome"])
     job.resolution = {**asked, "state": "applied", "contradictions": []}

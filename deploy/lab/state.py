@@ -103,6 +103,8 @@ class State:
         }
         if os.environ.get("DATABASE_URL"):
             env["DATABASE_URL"] = os.environ["DATABASE_URL"]
+        if self.faults:
+            env["ULEI_UNANSWERED_AFTER_S"] = "6"  # a test would wait a minute for it
         return env | self.panel_secrets()
 
     def panel_secrets(self) -> dict[str, str]:

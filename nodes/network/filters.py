@@ -54,13 +54,14 @@ class Filters:
 
 
 # libvirtd's TLS port gives whoever has a node's certificate the whole of this node, and QEMU's ports take a guest's
-# memory: both are closed but for this machine itself.
+# memory: nobody but this machine itself may connect to them. Only a connection's beginning is dropped: the ports are
+# also among those from which this machine connects to others (net.ipv4.ip_local_port_range).
 _CLOSED_PORTS = (
     "table inet ulei",
     "delete table inet ulei",
     "add table inet ulei",
     "add chain inet ulei input { type filter hook input priority 0; policy accept; }",
-    'add rule inet ulei input iifname != "lo" tcp dport { 16514, 49152-49215 } drop',
+    'add rule inet ulei input iifname != "lo" tcp dport { 16514, 49152-49215 } tcp flags & (syn | ack) == syn drop',
 )
 
 _TABLE = ("add table bridge ulei", "add map bridge ulei taps { type ifname : verdict; }")

@@ -26,9 +26,7 @@ class Network:
         return [NicSpec.model_validate_json(file.read_bytes()) for file in sorted(self._folder.glob("[!.]*.json"))]
 
     def restore(self) -> None:
-        """After a boot of the node, or of the agent: chains and DHCP servers as they were."""
-        if not self._folder.exists():
-            return  # no guest of ours was ever plugged in here: leave the machine's network alone
+        """After a boot of the node, or of the agent: closed ports, chains and DHCP servers as they were."""
         with self._lock:
             nics = self.plugged()
             self.filters.load(nics, self._uplink_ports())

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,6 @@ class Strike:
     def around(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The answer to the request; on return the job goes on, with every part back."""
         case = self.case
-        if case.holder == "web":
-            return self._through_a_held_web(path, body)
         if case.way == "undo":
             return self._on_the_way_back(path, body)
         if case.part == ONE_OF_TWO:
@@ -41,12 +40,12 @@ class Strike:
         if case.part == BESIDE_TWO:
             self.faults.release(self._start_second_conductor())
         armed = self._arm()
-        answer = self._post(path, body)
+        answer = self._send(path, body)
         self._wait_for_its_time(armed)
         if case.way == "cancel":
-            self._cancel(answer["job"]["id"])
+            self._cancel(answer()["job"]["id"])
         self._strike(armed)
-        return answer
+        return answer()
 
     def _arm(self) -> Path:
         return self.faults.arm(self.holder, self.case.point, "hold", self.case.detail)
@@ -109,15 +108,16 @@ class Strike:
         """
         held = self._start_second_conductor()
         armed = self._arm()
-        answer = self._post(path, body)
+        answer = self._send(path, body)
         self._wait_for_its_time(armed)
         if self.case.point in IN_A_TRANSACTION:
             self.faults.kill("conductor")
         self.faults.release(held)
-        wait(lambda: self.lab.api.job(answer["job"]["id"])["state"] in FINAL, 60, "the second conductor to end the job")
+        job = answer()["job"]["id"]
+        wait(lambda: self.lab.api.job(job)["state"] in FINAL, 60, "the second conductor to end the job")
         self.faults.release(armed)
         self.faults.start("conductor")
-        return answer
+        return answer()
 
     def _start_second_conductor(self) -> Path:
         """On return it waits, connected and with nothing in its hands, to be released."""
@@ -134,21 +134,29 @@ class Strike:
             self.faults.arm_again(armed)
         self.faults.wait_reached(armed)
 
-    def _through_a_held_web(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """The person's browser sends again, with the same key, until it is answered."""
-        armed = self._arm()
+    def _send(self, path: str, body: dict[str, Any]) -> Callable[[], dict[str, Any]]:
+        """The request is on its way; the function returned waits for its answer.
 
-        def send() -> dict[str, Any] | None:
+        Whoever stands at the point may stand in its way: web itself, or a conductor in a transaction. The person's
+        browser then sends again, with the same key, until it is answered.
+        """
+        answers: list[dict[str, Any]] = []
+
+        def try_once() -> bool:
             with suppress(OSError, Failed):
-                return self._post(path, body)
-            return None
+                answers.append(self._post(path, body))
+            return bool(answers)
 
-        first = threading.Thread(target=send)
+        first = threading.Thread(target=try_once)
         first.start()
-        self.faults.wait_reached(armed)
-        self._strike(armed)
-        first.join()
-        return wait(send, 30, "the panel to take the request")
+
+        def answer() -> dict[str, Any]:
+            first.join()
+            if not answers:
+                wait(try_once, 30, "the panel to take the request")
+            return answers[0]
+
+        return answer
 
     def end(self) -> None:
         if self.second is not None:

@@ -1,5 +1,7 @@
 """Troubles with a story of their own: jobs that are really stuck, a boot without a panel, guests that do not listen."""
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -204,6 +206,39 @@ def foreign_things_of_exactly_the_wanted_names_survive(lab: Lab, faults: Faults)
             node.run("virsh", "undefine", domain)
 
 
+def a_hung_guest_holds_its_job_until_it_is_ended_or_an_administrator_speaks(lab: Lab, faults: Faults):
+    """QEMU hangs, so libvirtd waits for its monitor for ever, while the node is online all the time."""
+    node = lab.nodes["n2"]
+
+    def suspend_of_a_hung_guest() -> tuple[str, str, int]:
+        before = set(node.guests())
+        vm = lab.create(node=lab.node_id("n2"), **DEAF)["id"]
+        (pid,) = set(node.guests()) - before
+        os.kill(pid, signal.SIGSTOP)
+        job = lab.api.post(f"vms/{vm}/suspend/")["job"]["id"]
+
+        def said() -> bool:
+            return (lab.api.job(job)["waiting_reason"] or {}).get("code") == "no_answer"
+
+        wait(said, 30, "the job to say who holds it")
+        return vm, job, pid
+
+    vm, job, pid = suspend_of_a_hung_guest()
+    os.kill(pid, signal.SIGKILL)
+    assert lab.api.follow(job)["state"] == "failed"
+    lab.wait_state(vm, "stopped")
+    lab.api.do(f"vms/{vm}/start/")
+    vm, job, pid = suspend_of_a_hung_guest()
+    lab.api.post(f"jobs/{job}/resolve/", {"outcome": "undone", "note": "its QEMU hangs", "node": "n2"})
+    wait(lambda: lab.api.job(job)["resolution"]["state"] == "applied", 40, "the administrator's word to be taken")
+    ended = lab.api.job(job)
+    assert (ended["state"], [row["node"] for row in ended["leftovers"]]) == ("failed", ["n2"])
+    stop = lab.api.post(f"vms/{vm}/stop/")["job"]["id"]
+    os.kill(pid, signal.SIGKILL)
+    assert lab.api.follow(stop)["state"] == "succeeded"
+    lab.wait_state(vm, "stopped")
+
+
 STORIES: list[Callable[[Lab, Faults], None]] = [
     a_stuck_delete_goes_on_when_its_cause_is_gone,
     an_administrators_word_is_held_against_what_the_node_shows,
@@ -213,6 +248,7 @@ STORIES: list[Callable[[Lab, Faults], None]] = [
     a_shutdown_that_nobody_hears_can_be_cancelled,
     a_cancelled_shutdown_outlives_its_agent,
     foreign_things_of_exactly_the_wanted_names_survive,
+    a_hung_guest_holds_its_job_until_it_is_ended_or_an_administrator_speaks,
 ]
 
 

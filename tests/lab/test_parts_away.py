@@ -9,6 +9,7 @@ import pytest
 
 from deploy.lab.faults import Faults
 from deploy.lab.processes import ROOT, wait
+from deploy.lab.state import LAB_ADDRESS, REDIS_PORT
 from tests.lab.conftest import MIB, Lab, console, sample
 
 # A neighbour's troubles may cost this much and not more (seconds). Far above what is measured in quiet, far below
@@ -59,6 +60,33 @@ def test_a_silent_node_is_offline_within_15_s_and_back_by_itself(lab: Lab, fault
     lab.wait_node("n2", "online", 60)
     lab.wait_state(vm, "running")
     assert lab.nodes["n2"].guests() == guest
+
+
+def test_a_broker_that_died_without_a_word_is_found_again_by_the_queue_too(lab: Lab, faults: Faults):
+    """The queue's connection only ever waits for its next message: nobody tells it that its other end is gone."""
+    vm = lab.create(node=lab.node_id("n2"))["id"]
+    faults.drop("n2")
+    faults.restart("redis")
+    faults.heal("n2")
+    lab.wait_node("n2")
+    assert lab.api.follow(lab.api.post(f"vms/{vm}/reset/")["job"]["id"], 40)["state"] == "succeeded"
+
+
+def test_a_nodes_migration_ports_take_nobody_and_still_serve_its_own_connections(lab: Lab):
+    """They are also among those from which a machine connects to others."""
+
+    def connect(node: str, target: tuple[str, int], source_port: int = 0) -> str:
+        code = (
+            "import socket\n"
+            f"try: socket.create_connection({target!r}, timeout=2, source_address=('', {source_port})); print('open')\n"
+            "except OSError as error: print(type(error).__name__)"
+        )
+        return lab.nodes[node].run("python3", "-c", code).stdout.strip()
+
+    assert connect("n2", (lab.nodes["n1"].address, 16514)) == "TimeoutError"
+    assert connect("n2", (lab.nodes["n1"].address, 49152)) == "TimeoutError"
+    assert connect("n2", (lab.nodes["n1"].address, 49151)) == "ConnectionRefusedError"
+    assert connect("n2", (LAB_ADDRESS, REDIS_PORT), source_port=49190) == "open"
 
 
 @pytest.mark.parametrize("process", sample(["conductor", "web", "n2.agent"], 1))

@@ -292,6 +292,32 @@ def test_an_observation_older_than_the_last_reply_or_during_a_job_changes_nothin
     assert Vm.objects.get(pk=scene.running.pk).state == "running"
 
 
+def test_a_guest_that_ends_beside_its_job_is_looked_at_when_the_job_ends(
+    scene: Scene, conductor: Conductor, agent: FakeAgent
+) -> None:
+    """It is reported once, while the job runs and says what the VM is."""
+    conductor.advance(scene.start("vm.suspend").job.pk)
+    [suspend] = agent.hear()
+    agent.domains({scene.running.uuid: "paused"})
+    agent.answer(suspend, result={"state": "paused", "defined": True})
+    settle(conductor)
+    assert agent.hear() == []
+    conductor.advance(scene.start("vm.resume").job.pk)
+    [resume] = agent.hear()
+    agent.answer(resume, result={"state": "running", "defined": True})
+    agent.domains({scene.running.uuid: "shutoff"})
+    settle(conductor)
+    assert [envelope.verb for envelope in agent.hear()] == ["node.inspect"]
+
+
+def test_after_a_job_that_failed_its_node_is_looked_at(scene: Scene, conductor: Conductor, agent: FakeAgent) -> None:
+    conductor.advance(scene.start("vm.reset").job.pk)
+    [reset] = agent.hear()
+    agent.answer(reset, "failed", error=ErrorInfo(code="domain_not_active", cause="the domain is shutoff"))
+    settle(conductor)
+    assert [envelope.verb for envelope in agent.hear()] == ["node.inspect"]
+
+
 def test_a_claim_of_another_node_moves_nothing(scene: Scene, conductor: Conductor, server: RedisServer) -> None:
     other = Node.objects.create(name="n2", address="10.99.0.12", redis_password_sha256="2" * 64, state="online")
     conductor.refresh_nodes(conductor.run_id)

@@ -63,7 +63,7 @@ def job_context(request: PageRequest, job: Job) -> dict[str, object]:
         "job": view,
         "can": {action["code"]: action for action in view["actions"]},
         "subject_url": _subject_url(request, job),
-        "silent": sorted({s.node.name for s in job.steps.all() if s.node and s.node.state == "offline"}),
+        "silent": services.must_be_named(job),
         "working": not job.is_final,
     }
 

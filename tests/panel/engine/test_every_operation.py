@@ -1,15 +1,17 @@
 """Every registered operation, broken in every way at every step. A new operation is tested here by being registered."""
 
 import copy
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, get_args
 
 import pytest
 from django.db import transaction
 
 from cluster import services
-from cluster.models import AuditEvent, Grant, Job, Lock, Node, Role, User
+from cluster.models import AuditEvent, Grant, Job, Lock, Node, Role, Step, User
 from cluster.permissions import TABLE, Actor, action_of
-from cluster.refusals import Forbidden, NotKnown
+from cluster.refusals import Forbidden, NotKnown, Refused
 from cluster.saga import dispatch, engine
 from cluster.saga.steps import NoUndo, Operation
 from tests.panel.engine.scenarios import SCENARIOS, Scene
@@ -21,6 +23,7 @@ OPERATIONS = sorted(Operation.registry)
 FAULTS: list[Fault] = list(get_args(Fault))
 MOST_MESSAGES = 9
 """More than any operation sends in its scenario; a number that is not reached is checked to be the end."""
+LONG_AGO = datetime(2001, 1, 1, tzinfo=UTC)
 
 
 def run(scene: Scene, code: str, executor: Executor | None = None) -> Job:
@@ -41,6 +44,12 @@ def finish(executor: Executor, job: Job) -> Job:
 def nothing_is_left_over() -> None:
     assert not Lock.objects.exists()
     assert not dispatch.outbox().exists()
+
+
+def refusal_of(call: Callable[..., object], *args: object, **kwargs: object) -> str:
+    with pytest.raises(Refused) as refused:
+        call(*args, **kwargs)
+    return refused.value.refusals[0].code
 
 
 def cannot_be_undone(code: str) -> bool:
@@ -234,9 +243,7 @@ def test_a_node_that_is_away_is_waited_for_and_an_administrator_may_resolve(scen
     executor = Executor(world=scene.world)
     job = executor.run(job)
     assert job.waiting_reason == {"code": "node_offline", "facts": {"node": "n1"}}
-    with pytest.raises(services.Refused) as refused:
-        services.resolve(scene.actor, job, "undone", "the machine burnt")
-    assert refused.value.refusals[0].code == "type_node_name"
+    assert refusal_of(services.resolve, scene.actor, job, "undone", "the machine burnt") == "type_node_name"
     services.resolve(scene.actor, job, "undone", "the machine burnt", node="n1")
     job = executor.run(job)
     assert job.state == "failed"
@@ -244,6 +251,33 @@ def test_a_node_that_is_away_is_waited_for_and_an_administrator_may_resolve(scen
     assert {row["node"] for row in job.leftovers} == {"n1"}
     assert scene.node.raised.exists()
     nothing_is_left_over()
+
+
+@pytest.mark.parametrize("code", OPERATIONS)
+def test_a_message_that_an_online_node_holds_is_said_and_an_administrator_may_resolve(scene: Scene, code: str) -> None:
+    job = scene.start(code).job
+    engine.advance(job.pk)
+    step = dispatch.outbox().select_related("job", "node").first()
+    if step is None:
+        return
+    assert refusal_of(services.resolve, scene.actor, job, "undone", "its QEMU hangs", node="n1") == "job_not_stuck"
+    Step.objects.filter(pk=step.pk).update(heard=LONG_AGO)
+    engine.advance(job.pk)
+    job.refresh_from_db()
+    assert job.waiting_reason == {"code": "no_answer", "facts": {"node": "n1", "verb": step.verb}}
+    assert refusal_of(services.resolve, scene.actor, job, "undone", "its QEMU hangs") == "type_node_name"
+    job = services.resolve(scene.actor, job, "undone", "its QEMU hangs", node="n1")
+    job.resolution["asked_at"] = LONG_AGO.isoformat()
+    job.save()
+    raised = engine.advance(job.pk).cancel
+    job.refresh_from_db()
+    assert (job.state, job.resolution["state"]) == ("failed", "applied")
+    assert {row["node"] for row in job.leftovers} == {"n1"}
+    assert (step.node_id, step.object) in {(node, cancel.object) for node, cancel in raised}
+    nothing_is_left_over()
+    executor = Executor(world=scene.world)
+    executor.take(scene.node.pk, dispatch.envelope(step))
+    assert dispatch.record(*executor.replies[-1]) is None, "what it says in the end changes nothing any more"
 
 
 @pytest.mark.parametrize("code", OPERATIONS)

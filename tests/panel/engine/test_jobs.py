@@ -122,6 +122,28 @@ def test_a_word_that_contradicts_what_the_node_shows_is_refused(scene: Scene) ->
     assert scene.running.state == "running"
 
 
+def test_a_node_that_cannot_show_what_it_has_is_named_and_then_believed_unseen(scene: Scene) -> None:
+    """Its libvirtd hangs, and the job is stuck already: without its name the resolve would look for ever."""
+    job = scene.start("vm.delete").job
+    engine.advance(job.pk)
+    Job.objects.filter(pk=job.pk).update(state="stuck")
+    job = services.resolve(scene.actor, Job.objects.get(pk=job.pk), "undone", "it still runs")
+    engine.advance(job.pk)
+    job.refresh_from_db()
+    assert refusal_of(services.resolve, scene.actor, job, "undone", "again").refusals[0].code == "being_resolved"
+    job.resolution["asked_at"] = "2001-01-01T00:00:00+00:00"
+    job.save()
+    assert refusal_of(services.resolve, scene.actor, job, "undone", "again").refusals[0].code == "type_node_name"
+    services.resolve(scene.actor, job, "undone", "I was there", node="n1")
+    job.refresh_from_db()
+    job.resolution["asked_at"] = "2001-01-01T00:00:00+00:00"
+    job.save()
+    engine.advance(job.pk)
+    job.refresh_from_db()
+    assert (job.state, job.resolution["state"]) == ("failed", "applied")
+    assert {row["node"] for row in job.leftovers} == {"n1"}
+
+
 def test_what_no_node_was_asked_to_do_is_listed_when_a_job_is_resolved(scene: Scene) -> None:
     def fault(n: int, envelope: Envelope) -> Fault | None:
         return "refused" if envelope.verb == "nic.unplug" else None
