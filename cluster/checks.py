@@ -68,6 +68,8 @@ def _cpu(facts: Facts, ok: bool) -> Said:
 
 
 def _kvm(facts: Facts, ok: bool) -> Said:
+    if facts.get("type") == "test":
+        return _("KVM"), _("simulated: libvirt's test driver has no guests"), ""
     return (
         _("KVM"),
         _("a probe guest boots under KVM")

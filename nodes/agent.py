@@ -31,7 +31,7 @@ from nodes.log import Log
 from nodes.network import Network
 from nodes.node import Node
 from nodes.probe import VirtType
-from nodes.reporter import Reporter
+from nodes.reporter import Reporter, Surroundings
 from nodes.session import introduce
 from nodes.shell import Shell, end_children
 from nodes.storage import directory
@@ -59,25 +59,36 @@ class Agent:
         family = end_children(self.ledger, config.state_dir / "children.lock")
         self.shell = Shell(self.ledger, family)
         self.booted = boot.notice_boot(self.ledger, config.run_dir)
-        _or_say(lambda: directory.make_pool(config.images_dir), "no pool")
-        self.hypervisor = Hypervisor(config.libvirt_uri)
-        self.virt = known_virt_type(config, self.hypervisor, self.shell)
         self.client = connect(config)
         self.stream = Stream(self.client, config.id)
-        network = Network(config.state_dir, config.run_dir, config.uplinks, self.shell)
-        facts = Facts(self.hypervisor, self.virt, config.state_dir, self.shell)
-        self.reporter = Reporter(config, self.hypervisor, self.ledger, self.stream, facts, self.shell, self.incarnation)
-        self.facts = facts
-        self.node = Node(config, self.hypervisor, network, self.shell, self.virt, self.reporter.inventory)
+        self._make_parts()
         drain = Drain(self.shell, self.hypervisor.calls_in_flight)
         self.sampler = Sampler(drain.is_over, lambda name: self.dispatcher.release(name))
         self.dispatcher = Dispatcher(self.node, self.ledger, self.stream, self.sampler, self.incarnation)
         self.stopping = threading.Event()
 
+    def _make_parts(self) -> None:
+        """What stands for this machine: its hypervisor, its facts, and what verbs work with."""
+        config = self.config
+        _or_say(lambda: directory.make_pool(config.images_dir), "no pool")
+        self.hypervisor = Hypervisor(config.libvirt_uri)
+        virt = known_virt_type(config, self.hypervisor, self.shell)
+        network = Network(config.state_dir, config.run_dir, config.uplinks, self.shell)
+        self.facts = Facts(self.hypervisor, virt, config.state_dir, self.shell)
+        self.reporter = Reporter(
+            self.hypervisor, self.ledger, self.stream, Surroundings(config, self.facts, self.shell), self.incarnation
+        )
+        self.node = Node(config, self.hypervisor, network, self.shell, virt, self.reporter.inventory)
+
     def run(self) -> None:
         """Work until SIGTERM."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, frame: self.stopping.set())
+        if self.begin():
+            self._take_messages()
+
+    def begin(self) -> bool:
+        """Everything before the first message is taken. False: this agent is to end."""
         self._hold_orphans()
         if not self.hypervisor.simulated:
             _or_say(self.node.network.restore, "leases and filters were not restored")
@@ -90,9 +101,12 @@ class Agent:
             self.config, self.client, self.stream, self.ledger, self.facts.read(), self.incarnation, self.stopping
         )
         if welcome is None:
-            return
+            return False
         self._start_guests(welcomed=True)
         self.reporter.ask_for_inventory()
+        return True
+
+    def _take_messages(self) -> None:
         celery_app(self.config, self.dispatcher).Worker(
             pool="threads",
             concurrency=THREADS,

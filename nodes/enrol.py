@@ -27,7 +27,8 @@ from nodes import __version__, peers
 from nodes.config import Paths, config_file
 from nodes.contract.errors import NodeError
 from nodes.contract.messages import EnrolAnswer, EnrolRequest
-from nodes.facts import firmware_uuid, host_uuid
+from nodes.facts import firmware_uuid
+from nodes.facts import host_uuid as host_uuid_in
 from nodes.files import write_atomically
 from nodes.hypervisor import Hypervisor
 from nodes.log import Log
@@ -40,8 +41,19 @@ PUBLIC, SECRET = 0o644, 0o600
 QEMU_USERS = ("libvirt-qemu", "qemu")
 
 
-def join(paths: Paths, panel: str, token: str, ca_fingerprint: str) -> EnrolAnswer:
+def join(
+    paths: Paths,
+    panel: str,
+    token: str,
+    ca_fingerprint: str,
+    *,
+    host_uuid: str | None = None,
+    configuration: Path | None = None,
+) -> EnrolAnswer:
     """Also for a machine that has joined before: everything is replaced.
+
+    :param host_uuid: None: libvirt's.
+    :param configuration: the file that makes the machine a node; None: where the agent looks for it.
 
     Raises a certain NodeError with a hint: ``bad_fingerprint``, ``panel_unreachable``, ``wrong_panel``,
     ``token_refused``, ``enrol_refused``, ``bad_certificate``.
@@ -55,7 +67,7 @@ def join(paths: Paths, panel: str, token: str, ca_fingerprint: str) -> EnrolAnsw
         redis_password_sha256=hashlib.sha256(password.encode()).hexdigest(),
         version=__version__,
         hostname=socket.gethostname(),
-        host_uuid=_host_uuid(paths),
+        host_uuid=host_uuid or _host_uuid(paths),
     )
     answer = _post(panel, fingerprint, request)
     _check(answer, key, fingerprint)
@@ -63,7 +75,7 @@ def join(paths: Paths, panel: str, token: str, ca_fingerprint: str) -> EnrolAnsw
     write_atomically(paths.redis_password_file, password, mode=SECRET)
     peers.learn(paths.state_dir, answer.peers)
     # Last: with this file the machine is a node.
-    write_atomically(config_file(), _configuration(answer), mode=PUBLIC)
+    write_atomically(configuration or config_file(), _configuration(answer), mode=PUBLIC)
     return answer
 
 
@@ -85,7 +97,7 @@ def _host_uuid(paths: Paths) -> str:
     hypervisor = Hypervisor(paths.libvirt_uri)
     try:
         hypervisor.open_for_queries()
-        return host_uuid(hypervisor.capabilities())
+        return host_uuid_in(hypervisor.capabilities())
     except NodeError as error:
         log.warning("libvirt cannot be asked for the host's uuid", cause=error.info.cause)
         return firmware_uuid()

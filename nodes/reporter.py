@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from nodes import preflight
 from nodes.boot import notice_shutdowns
@@ -15,7 +16,7 @@ from nodes.config import Config
 from nodes.contract import wire
 from nodes.contract.errors import NodeError
 from nodes.contract.messages import DomainChanged, Heartbeat, Inventory
-from nodes.contract.specs import DomainFacts, PoolFacts
+from nodes.contract.specs import Check, DomainFacts, FileFacts, NodeFacts, PoolFacts
 from nodes.facts import Facts, memory
 from nodes.hypervisor import Hypervisor, LifecycleEvent
 from nodes.images import Scanner
@@ -32,24 +33,51 @@ GATHER_S = 0.01
 RETRY_S = 1.0
 
 
-class Reporter:
-    def __init__(
-        self,
-        config: Config,
-        hypervisor: Hypervisor,
-        ledger: Ledger,
-        stream: Stream,
-        facts: Facts,
-        shell: Shell,
-        incarnation: int,
-    ) -> None:
+@dataclass(frozen=True)
+class Seen:
+    """Everything of an inventory but the domains."""
+
+    facts: NodeFacts
+    checks: tuple[Check, ...]
+    pools: tuple[PoolFacts, ...]
+    images: tuple[FileFacts, ...]
+    isos: tuple[FileFacts, ...]
+
+
+class Surroundings:
+    """The machine around the hypervisor."""
+
+    def __init__(self, config: Config, facts: Facts, shell: Shell) -> None:
         self._config = config
-        self._hypervisor = hypervisor
-        self._ledger = ledger
-        self._stream = stream
         self._facts = facts
         self._pool = DirectoryDriver(str(config.images_dir), shell)
         self._scanner = Scanner(shell)
+
+    def look(self) -> Seen:
+        node = self._facts.read()
+        checks, pools = preflight.run(self._config, node), self._pools()
+        return Seen(node, checks, pools, *self._scanner.scan(self._config.images_dir, self._config.isos_dir))
+
+    def _pools(self) -> tuple[PoolFacts, ...]:
+        try:
+            return (self._pool.facts(),)
+        except (NodeError, OSError):
+            return ()  # the preflight says why
+
+
+class Reporter:
+    def __init__(
+        self,
+        hypervisor: Hypervisor,
+        ledger: Ledger,
+        stream: Stream,
+        surroundings: Surroundings,
+        incarnation: int,
+    ) -> None:
+        self._hypervisor = hypervisor
+        self._ledger = ledger
+        self._stream = stream
+        self._surroundings = surroundings
         self._incarnation = incarnation
         self._wanted = threading.Event()
         self._events: dict[str, LifecycleEvent] = {}
@@ -97,9 +125,7 @@ class Reporter:
     def inventory(self) -> None:
         """Send everything that this node has. Raises ``libvirt_unreachable``."""
         with self._one_at_a_time:
-            node = self._facts.read()
-            checks, pools = preflight.run(self._config, node), self._pools()
-            images, isos = self._scanner.scan(self._config.images_dir, self._config.isos_dir)
+            seen = self._surroundings.look()
             # The domains last: they change by themselves, and the rest takes its time.
             with self._telling:
                 counter = self._ledger.counter
@@ -107,20 +133,14 @@ class Reporter:
                     Inventory(
                         incarnation=self._incarnation,
                         counter=counter,
-                        facts=node,
-                        checks=checks,
+                        facts=seen.facts,
+                        checks=seen.checks,
                         domains=tuple(self._hypervisor.domains()),
-                        pools=pools,
-                        images=images,
-                        isos=isos,
+                        pools=seen.pools,
+                        images=seen.images,
+                        isos=seen.isos,
                     )
                 )
-
-    def _pools(self) -> tuple[PoolFacts, ...]:
-        try:
-            return (self._pool.facts(),)
-        except (NodeError, OSError):
-            return ()  # the preflight says why
 
     # --- changes of domains -------------------------------------------------------------------------------
 

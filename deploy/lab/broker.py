@@ -7,9 +7,8 @@ written here: the conductor makes them at run time from the database, also after
 import hashlib
 import shutil
 
-from deploy.lab import network
 from deploy.lab.processes import Failed, Process, run, wait
-from deploy.lab.state import LAB_ADDRESS, REDIS_PORT, State, write_private
+from deploy.lab.state import State, write_private
 
 CONFIG = """\
 port 0
@@ -47,11 +46,15 @@ def start(state: State) -> None:
     folder = state.folder / "redis"
     config = folder / "redis.conf"
     text = CONFIG.format(
-        address=LAB_ADDRESS, port=REDIS_PORT, ca=state.ca, socket=state.redis_socket, folder=folder, **digests
+        address=state.address,
+        port=state.redis_port,
+        ca=state.ca,
+        socket=state.redis_socket,
+        folder=folder,
+        **digests,
     )
     write_private(config, text)
-    netns = ["ip", "netns", "exec", network.namespace(state)]
-    process(state).start([*netns, "redis-server", str(config)], state.environment("redis"))
+    process(state).start(state.in_lab("redis-server", str(config)), state.environment("redis"))
     wait(lambda: _answers(state), 20, "Redis to answer", f"see {process(state).log}")
 
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from deploy.lab import broker, micro, network
@@ -22,7 +23,7 @@ from deploy.lab.client import Api
 from deploy.lab.node import Node
 from deploy.lab.panel import PROCESSES, Panel, port_taken
 from deploy.lab.processes import Failed, Process, wait
-from deploy.lab.state import NODES, State
+from deploy.lab.state import NODES, SIMULATION, Simulation, State
 
 # What --fresh forgets. The rest of the folder (built guests, the virtual environment) is not the demo's memory.
 MEMORY = (
@@ -36,6 +37,7 @@ MEMORY = (
     "run",
     "log",
     "faults",
+    SIMULATION,
 )
 SHUTDOWN_S = 20.0
 
@@ -239,16 +241,45 @@ def main() -> int:
     choice.add_argument("--stop", action="store_true", help="end what it started: guests by ACPI, then the rest")
     choice.add_argument("--fresh", action="store_true", help="forget everything and begin anew")
     choice.add_argument("--status", action="store_true", help="who runs")
+    parser.add_argument("--simulated", nargs="?", type=int, const=10, metavar="NODES", help="many nodes without QEMU")
+    parser.add_argument("--vms", type=int, metavar="VMS", help="with --simulated: guests of each node (default 10)")
+    parser.add_argument("--changes-per-s", type=float, metavar="RATE", help="guests that go off and come back")
     chosen = parser.parse_args()
-    if os.geteuid() != 0:
+    state = State.from_environment()
+    simulation = wanted_simulation(
+        state, nodes=chosen.simulated, vms=chosen.vms, changes_per_s=chosen.changes_per_s, fresh=chosen.fresh
+    )
+    if os.geteuid() != 0 and simulation is None:
         print("FAILED: deploy/demo makes network namespaces and needs root\n  run it with sudo", file=sys.stderr)
         return 1
     try:
-        return _run(Demo(State.from_environment()), chosen)
+        return _run(_demo(state, simulation), chosen)
     except Failed as failure:
         print(f"FAILED: {failure}", file=sys.stderr)
         print("  what was started still runs: deploy/demo tries again, deploy/demo --stop ends it", file=sys.stderr)
         return 1
+
+
+def wanted_simulation(
+    state: State, *, nodes: int | None, vms: int | None, changes_per_s: float | None, fresh: bool
+) -> Simulation | None:
+    """As asked, else as this state folder was started; a folder's nodes are all simulated or all real."""
+    before = None if fresh else state.simulation
+    if nodes is None and before is None:
+        return None
+    if before is None and not fresh and state.credentials.exists():
+        raise SystemExit(f"{state.folder} has real nodes: choose another ULEI_STATE, or --fresh")
+    asked = {"nodes": nodes, "vms": vms, "changes_per_s": changes_per_s}
+    known = asdict(before) if before else {"nodes": 10, "vms": 10, "changes_per_s": 0.0}
+    return Simulation(**known | {name: value for name, value in asked.items() if value is not None})
+
+
+def _demo(state: State, simulation: Simulation | None) -> Demo:
+    if simulation is None:
+        return Demo(state)
+    from deploy.lab.simulated import SimulatedDemo
+
+    return SimulatedDemo(state, simulation)
 
 
 def _run(demo: Demo, chosen: argparse.Namespace) -> int:
@@ -257,7 +288,7 @@ def _run(demo: Demo, chosen: argparse.Namespace) -> int:
     began = time.monotonic()
     with alone(demo.state):
         if chosen.stop or chosen.fresh:
-            demo.stop()
+            _demo(demo.state, demo.state.simulation).stop()
         if chosen.stop:
             return 0
         if chosen.fresh:

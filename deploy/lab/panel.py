@@ -3,9 +3,8 @@
 import hashlib
 from pathlib import Path
 
-from deploy.lab import network
 from deploy.lab.processes import ROOT, Failed, Process, run
-from deploy.lab.state import ENROL_PORT, LAB_ADDRESS, State
+from deploy.lab.state import State
 
 PROCESSES = ("web", "enrol", "conductor")
 
@@ -53,12 +52,11 @@ class Panel:
     def command(self, name: str) -> list[str]:
         python = self.state.python
         uvicorn = [python, "-m", "uvicorn", "--lifespan", "off", "--no-access-log"]
-        netns = ["ip", "netns", "exec", network.namespace(self.state)]
         tls = ["--ssl-certfile", str(self.state.ca / "ca.pem"), "--ssl-keyfile", str(self.state.ca / "ca.key")]
-        enrol = ["web.asgi:enrolment", "--host", LAB_ADDRESS, "--port", str(ENROL_PORT), *tls]
+        enrol = ["web.asgi:enrolment", "--host", self.state.address, "--port", str(self.state.enrol_port), *tls]
         return {
             "web": [*uvicorn, "web.asgi:application", "--host", "127.0.0.1", "--port", str(self.state.port)],
-            "enrol": [*netns, *uvicorn, *enrol],
+            "enrol": self.state.in_lab(*uvicorn, *enrol),
             "conductor": [python, "manage.py", "conductor"],
         }[name]
 

@@ -2,9 +2,10 @@
 
 import base64
 import hashlib
+import json
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from deploy.lab.processes import ROOT, Failed, Process
@@ -15,8 +16,19 @@ ENROL_PORT = 8101
 REDIS_PORT = 6380
 NODES = {"n1": "10.99.0.11", "n2": "10.99.0.12"}
 
+SIMULATION = "simulated.json"
+
 # A unix socket's path must fit into sockaddr_un.
 SOCKET_PATH_MAX = 107
+
+
+@dataclass(frozen=True)
+class Simulation:
+    nodes: int
+    vms: int
+    """Guests of each node."""
+    changes_per_s: float
+    """Guests that go off or come back by themselves, over all nodes."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,36 @@ class State:
     def tag(self) -> str:
         """Prefix of this demo's namespaces."""
         return "ulei" + hashlib.sha256(str(self.folder).encode()).hexdigest()[:6]
+
+    @property
+    def simulation(self) -> "Simulation | None":
+        """What was asked of a demo whose nodes are simulated; None: they are real."""
+        try:
+            return Simulation(**json.loads((self.folder / SIMULATION).read_text()))
+        except FileNotFoundError:
+            return None
+
+    def simulate(self, simulation: "Simulation") -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / SIMULATION).write_text(json.dumps(asdict(simulation)))
+
+    @property
+    def address(self) -> str:
+        """Where nodes find Redis and the enrolment."""
+        return "127.0.0.1" if self.simulation else LAB_ADDRESS
+
+    @property
+    def enrol_port(self) -> int:
+        # Real nodes have a network of their own; simulated ones share this machine's with other demos.
+        return self.port + 1 if self.simulation else ENROL_PORT
+
+    @property
+    def redis_port(self) -> int:
+        return self.port + 2 if self.simulation else REDIS_PORT
+
+    def in_lab(self, *argv: str) -> list[str]:
+        """The command line that runs ``argv`` where the nodes can reach it."""
+        return list(argv) if self.simulation else ["ip", "netns", "exec", f"{self.tag}-lab", *argv]
 
     @property
     def url(self) -> str:
@@ -103,6 +145,8 @@ class State:
         }
         if os.environ.get("DATABASE_URL"):
             env["DATABASE_URL"] = os.environ["DATABASE_URL"]
+        if self.simulation:
+            env["ULEI_SIMULATED"] = "1"
         if self.faults:
             env["ULEI_UNANSWERED_AFTER_S"] = "6"  # a test would wait a minute for it
         return env | self.panel_secrets()
@@ -115,9 +159,9 @@ class State:
                 "ULEI_REDIS_WEB_PASSWORD": secrets.token_urlsafe(24),
                 "ULEI_REDIS_CONDUCTOR_PASSWORD": secrets.token_urlsafe(24),
                 "ULEI_REDIS_CHANNELS_PASSWORD": secrets.token_urlsafe(24),
-                "ULEI_ENROL_URL": f"https://{LAB_ADDRESS}:{ENROL_PORT}",
-                "ULEI_NODE_REDIS_HOST": LAB_ADDRESS,
-                "ULEI_NODE_REDIS_PORT": str(REDIS_PORT),
+                "ULEI_ENROL_URL": f"https://{self.address}:{self.enrol_port}",
+                "ULEI_NODE_REDIS_HOST": self.address,
+                "ULEI_NODE_REDIS_PORT": str(self.redis_port),
                 "ULEI_CA_DIR": str(self.ca),
             }
             write_private(self.env_file, "".join(f"{name}={value}\n" for name, value in made.items()))

@@ -52,7 +52,7 @@ class Hypervisor(Connections):
     def find(self, *, uuid: str | None = None, name: str | None = None) -> Domain | None:
         with self._call() as connection:
             domain = _lookup(connection, uuid, name)
-            return _describe(domain) if domain else None
+            return describe(domain) if domain else None
 
     def whereabouts(self, uuid: str) -> DomainWhereabouts:
         with self._call() as connection:
@@ -86,7 +86,7 @@ class Hypervisor(Connections):
 
     def all_domains(self) -> list[Domain]:
         with self._query() as connection:
-            return [_describe(domain) for domain in connection.listAllDomains()]
+            return [describe(domain) for domain in connection.listAllDomains()]
 
     def definitions(self) -> list[tuple[str, str]]:
         """(name, XML) of every domain: what it is now, and what it would be after its next start."""
@@ -182,7 +182,7 @@ def _lookup(connection: Any, uuid: str | None, name: str | None) -> Any:
         raise
 
 
-def _describe(domain: Any) -> Domain:
+def describe(domain: Any) -> Domain:
     code, reason = domain.state()
     return Domain(
         uuid=domain.UUIDString(),

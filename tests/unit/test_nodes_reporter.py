@@ -9,7 +9,7 @@ import pytest
 from nodes import reporter as module
 from nodes.contract.specs import DomainFacts, NodeFacts
 from nodes.hypervisor import LifecycleEvent
-from nodes.reporter import Reporter
+from nodes.reporter import Reporter, Surroundings
 
 UUID = "11111111-2222-3333-4444-555555555555"
 FACTS = NodeFacts(
@@ -60,7 +60,8 @@ def test_a_change_while_an_inventory_is_read_is_not_taken_back_by_it(
     ledger: Any = SimpleNamespace(counter=1, wanted=list)
     stream: Any = SimpleNamespace(report=told.append)
     facts: Any = SimpleNamespace(read=read)
-    reporter = Reporter(config, hypervisor, ledger, stream, facts, SimpleNamespace(), 1)  # type: ignore[arg-type]
-    reporter._scanner = SimpleNamespace(scan=scan)  # type: ignore[assignment]
+    surroundings = Surroundings(config, facts, SimpleNamespace())  # type: ignore[arg-type]
+    surroundings._scanner = SimpleNamespace(scan=scan)  # type: ignore[assignment]
+    reporter = Reporter(hypervisor, ledger, stream, surroundings, 1)
     reporter.inventory()
     assert [entry.domains[0].state for entry in told] == ["running", "running"]

@@ -82,6 +82,7 @@ def nodes(actor: Actor, rows: Sequence[Node]) -> list[Row]:
                 {"code": check["code"], "level": check["level"], "text": checks.said(check)} for check in node.checks
             ],
             "agent_version": node.agent_version,
+            "simulated": bool(node.facts.get("simulated")),
             "joined": node.joined,
             "version": node.version,
         }

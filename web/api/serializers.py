@@ -77,6 +77,7 @@ class NodeSerializer(s.Serializer[Any]):
     memory_allocated_bytes = _bytes()
     checks = CheckSerializer(many=True)
     agent_version = s.CharField()
+    simulated = s.BooleanField(help_text="It has no hypervisor: libvirt's test driver stands for one.")
     joined = s.DateTimeField(allow_null=True)
     version = s.IntegerField()
 

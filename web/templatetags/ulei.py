@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django import template
+from django.conf import settings
 from django.templatetags.static import static
 from django.utils import timezone
 from django.utils.html import format_html
@@ -64,6 +65,12 @@ def icon(name: str, extra: str = "") -> SafeString:
         static("vendor/icons.svg"),
         name,
     )
+
+
+@register.simple_tag
+def simulated() -> bool:
+    """Whether this panel's nodes have no hypervisor."""
+    return settings.INSTALLATION.simulated
 
 
 def word_of(kind: str, state: str) -> str:
