@@ -1,0 +1,1 @@
+"""Measurements beside the bare tools: ``python -m tests.bench``. Never run by pytest."""
