@@ -224,6 +224,10 @@ def a_hung_guest_holds_its_job_until_it_is_ended_or_an_administrator_speaks(lab:
         return vm, job, pid
 
     vm, job, pid = suspend_of_a_hung_guest()
+    began = time.monotonic()
+    neighbour = lab.create(node=lab.node_id("n2"), **DEAF)["id"]
+    lab.api.do(f"vms/{neighbour}/stop/")
+    assert time.monotonic() - began < AT_ONCE_S, "its neighbours do not notice"
     os.kill(pid, signal.SIGKILL)
     assert lab.api.follow(job)["state"] == "failed"
     lab.wait_state(vm, "stopped")
