@@ -17,12 +17,13 @@ from pydantic import ValidationError
 
 from nodes.contract import messages
 from nodes.contract.faults import point
-from nodes.contract.messages import Envelope, Heartbeat, Hello, Inventory, NodeInspect, Progress, Reply, Welcome
+from nodes.contract.messages import Envelope, Heartbeat, Hello, NodeInspect, Progress, Welcome
 from nodes.contract.wire import OFFLINE_AFTER_S, PANEL_WAKE, events_stream, node_of_stream
 
-from . import events, reconcile, services
-from .broker import Broker, Entries, Unreachable, stream_order
+from . import events, hearing, reconcile, services
+from .broker import Broker, Entries, Unreachable
 from .domain_specs import inspection, pool_spec
+from .hearing import Said
 from .models import Job, JobState, Look, Node, NodeState, Step, StreamCursor, Vm
 from .saga import dispatch, engine
 
@@ -83,11 +84,9 @@ class Conductor:
         positions = {s: p for s, p in self.positions.items() if self.paused.get(s, 0.0) <= time.monotonic()}
         found = self.broker.read(positions, block_ms if block_ms is not None else max(1, int(wait_s * 1000)))
         point("conductor.read")
-        for stream, entries in found.items():
-            if stream == PANEL_WAKE:
-                self.wake(entries)
-            else:
-                self._store_safely(node_of_stream(stream), entries)
+        self.wake(found.pop(PANEL_WAKE, []))
+        if found:
+            self._store_safely({node_of_stream(stream): entries for stream, entries in found.items()})
         self.advance_woken()
         if time.monotonic() >= self._tick_at:
             self.tick()
@@ -146,14 +145,24 @@ class Conductor:
             else:
                 self.refresh_nodes(self.run_id)
 
-    def _store_safely(self, node_id: str, entries: Entries) -> None:
-        """One node's entries must not stop the others': its stream is read again in a moment."""
+    def _store_safely(self, found: dict[str, Entries]) -> None:
+        """Everything in one transaction; where that fails, node by node: one's entries must not stop the others'."""
         try:
-            self._store_what_can_be(node_id, entries)
+            self.store(found)
+            return
         except Exception:
-            log.exception("entries of node %s could not be stored; they are read again", node_id)
             close_old_connections()
-            self.paused[events_stream(node_id)] = time.monotonic() + RETRY_AFTER_ERROR_S
+            if len(found) == 1:
+                log.exception("entries of a node could not be stored; they are read again")
+            else:
+                log.warning("entries of %d nodes could not be stored together: node by node now", len(found))
+        for node_id, entries in found.items():
+            try:
+                self._store_what_can_be(node_id, entries)
+            except Exception:
+                log.exception("entries of node %s could not be stored; they are read again", node_id)
+                close_old_connections()
+                self.paused[events_stream(node_id)] = time.monotonic() + RETRY_AFTER_ERROR_S
 
     def _store_what_can_be(self, node_id: str, entries: Entries) -> None:
         """An entry that no column holds (a number too large, a NUL) must not stop what the same node says after it.
@@ -161,7 +170,7 @@ class Conductor:
         Dropping is harmless: a message whose reply was dropped is sent again, a report says the same a minute later.
         """
         try:
-            self.store(node_id, entries)
+            self.store({node_id: entries})
         except (OperationalError, InterfaceError):
             raise  # not the entries' fault
         except Exception:
@@ -173,56 +182,38 @@ class Conductor:
             for entry in entries:
                 self._store_what_can_be(node_id, [entry])
 
-    def store(self, node_id: str, entries: Entries) -> None:
-        """Effects of a batch and the cursor's move, in one transaction: all of it once, or none."""
-        node = self.nodes.get(node_id)
-        if node is None:
-            return
-        stream = events_stream(node_id)
-        parsed = [(position, _parse(node, fields)) for position, fields in entries]
-        self.heard[node_id] = time.monotonic()
-        for _position, entry in parsed:
-            if isinstance(entry, Heartbeat):
-                self.skew_s[node_id] = entry.wall_clock - time.time()
-        matters = [(p, e) for p, e in parsed if e is not None and not isinstance(e, Heartbeat)]
-        if matters or node.state == NodeState.OFFLINE:
-            self._store(node, matters, entries[-1][0])
-        self.positions[stream] = entries[-1][0]
+    def store(self, found: dict[str, Entries]) -> None:
+        """Effects of what nodes said (by their ids) and the moves of the cursors: all of it once, or none."""
+        said: list[Said] = []
+        for node_id, entries in found.items():
+            node = self.nodes.get(node_id)
+            if node is None:
+                continue
+            parsed = [(position, _parse(node, fields)) for position, fields in entries]
+            self.heard[node_id] = time.monotonic()
+            for _position, entry in parsed:
+                if isinstance(entry, Heartbeat):
+                    self.skew_s[node_id] = entry.wall_clock - time.time()
+            matters = [(p, e) for p, e in parsed if e is not None and not isinstance(e, Heartbeat)]
+            if matters or node.state == NodeState.OFFLINE:
+                said.append(Said(node, matters, entries[-1][0]))
+        if said:
+            self._store(said)
+        for node_id, entries in found.items():
+            if node_id in self.nodes:
+                self.positions[events_stream(node_id)] = entries[-1][0]
 
-    def _store(self, node: Node, entries: list[tuple[str, Any]], last: str) -> None:
-        woken: list[str] = []
-        hellos: list[Hello] = []
-        with transaction.atomic():
-            cursor = StreamCursor.objects.get(node=node)
-            moved = StreamCursor.objects.filter(
-                node=node, run_id=cursor.run_id, last=cursor.last
-            ).update(last=last)  # fmt: skip
-            fresh = [e for p, e in entries if stream_order(p) > stream_order(cursor.last)]
-            if not moved or cursor.run_id != self.run_id:
-                # Another conductor is ahead; it has done all this.
-                fresh = []
-            elif reconcile.node_online(node):
-                transaction.on_commit(lambda: self._came_back(node))
-            for entry in fresh:
-                if isinstance(entry, Reply):
-                    job = dispatch.record(node.pk, entry)
-                    woken += [job] if job else []
-                elif isinstance(entry, Hello):
-                    reconcile.hello(node, entry)
-                    hellos.append(entry)
-                elif isinstance(entry, Inventory):
-                    overlooked = reconcile.inventory(node, entry, self.skew_s.get(node.pk))
-                    self.overlooked |= dict.fromkeys(overlooked, entry.counter)
-                elif isinstance(entry, Progress):
-                    self._progress(node, entry)
-                else:
-                    self.overlooked |= dict.fromkeys(reconcile.domains_changed(node, entry), entry.counter)
-            point("conductor.before-store")
-        point("conductor.after-store")
-        for job in woken:
+    def _store(self, said: list[Said]) -> None:
+        heard = hearing.store(said, self.run_id, self.skew_s)
+        self.overlooked |= heard.overlooked
+        for node in heard.back:
+            self._came_back(node)
+        for node, progress in heard.progress:
+            self._progress(node, progress)
+        for job in heard.woken:
             self._wake_job(job)
-        if hellos:
-            self._welcome(node, hellos[-1])
+        for node, hello in heard.hellos.values():
+            self._welcome(node, hello)
 
     def _welcome(self, node: Node, hello: Hello) -> None:
         raised = {row.object: row.number for row in node.raised.all()}

@@ -1,12 +1,13 @@
 """What nodes report against what the panel has: a node's word changes what is seen, never where a VM belongs."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from django.db.models import F
+from django.db.models import F, Q
 
-from nodes.contract.messages import DomainChanged, Hello, Inventory
+from nodes.contract.messages import Hello, Inventory
 from nodes.contract.specs import DomainFacts, FileFacts, PoolFacts
 
 from . import events
@@ -27,6 +28,8 @@ from .states import IN_WORK, SEEN
 
 log = logging.getLogger(__name__)
 
+AT_ONCE = 10_000
+"""Values in one query: SQLite and PostgreSQL take at least three times as many."""
 CLOCK_SKEW_WARNING_S = 2.0
 CLOCK_SKEW_ERROR_S = 30.0
 
@@ -69,14 +72,13 @@ def hello(node: Node, said: Hello) -> None:
     events.node_changed(node)
 
 
-def inventory(node: Node, seen: Inventory, clock_skew_s: float | None) -> list[str]:
-    """A full report: facts, checks, pools, images, and every domain. Returns what :func:`domains` does."""
+def inventory(node: Node, seen: Inventory, clock_skew_s: float | None) -> None:
+    """A full report: facts, checks, pools and images; its domains are an observation (:func:`observe`)."""
     facts = seen.facts.model_dump(mode="json")
     checks = [c.model_dump(mode="json") for c in seen.checks] + _clock_check(clock_skew_s)
     _pools(node, seen.pools)
     _files(node, seen.images, Image, ImageCopy, "image")
     _files(node, seen.isos, Iso, IsoCopy, "iso")
-    overlooked = domains(node, seen.domains, seen.counter, complete=True)
     node.refresh_from_db()
     if (node.facts, node.checks) != (facts, checks):
         Node.objects.filter(pk=node.pk).update(
@@ -88,46 +90,90 @@ def inventory(node: Node, seen: Inventory, clock_skew_s: float | None) -> list[s
         )
         node.refresh_from_db()
         events.node_changed(node)
-    return overlooked
 
 
-def domains_changed(node: Node, seen: DomainChanged) -> list[str]:
-    return domains(node, seen.domains, seen.counter, complete=False)
+@dataclass(frozen=True)
+class Observation:
+    """Domains as one node showed them when its agent's counter was ``counter``."""
+
+    node_id: str
+    domains: Sequence[DomainFacts]
+    counter: int
+    complete: bool
+    """All of the node's domains: one that is not among them is not there."""
 
 
-def domains(node: Node, seen: Iterable[DomainFacts], counter: int, *, complete: bool) -> list[str]:
-    """Take over what the node shows of the VMs that the panel places there.
+@dataclass
+class _Known:
+    """What the observations of one node come to."""
+
+    seen: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """uuid -> (state of the domain, counter)."""
+    complete: int | None = None
+
+    def add(self, observation: Observation) -> None:
+        if observation.complete:
+            self.seen, self.complete = {}, observation.counter
+        self.seen |= {domain.uuid: (domain.state, observation.counter) for domain in observation.domains}
+
+    def of(self, uuid: str) -> tuple[VmState, int] | None:
+        """What the VM with this uuid is here, and since which counter; None: nothing is said of it."""
+        state, counter = self.seen.get(uuid, ("absent", self.complete))
+        if state in SEEN and counter is not None:
+            return SEEN[state], counter
+        return None if self.complete is None else (VmState.ERROR, self.complete)
+
+
+def observe(observations: Iterable[Observation]) -> dict[str, int]:
+    """Take over what nodes show of the VMs that the panel places there, in a handful of queries for any number.
 
     Left alone: a VM whose job is running, one that a job which waits for its turn has made, and a report older than
     the last applied reply about the VM. A domain that the panel places elsewhere is a claim and moves nothing (law 6).
-    Returns the VMs that were shown while their jobs run: a guest may end beside its job, and is not reported again.
+    Returns the VMs that were shown while their jobs run, with the counter of that: a guest may end beside its job, and
+    is not reported again.
     """
-    states = {d.uuid: SEEN[d.state] for d in seen if d.state in SEEN}
-    busy = _in_work(held=True)
-    quiet = (
-        Vm.objects.filter(node=node, observed_counter__lte=counter)
-        .exclude(pk__in=busy)
+    known: dict[str, _Known] = {}
+    for observation in observations:
+        known.setdefault(observation.node_id, _Known()).add(observation)
+    if not known:
+        return {}
+    shown_by: dict[str, list[str]] = {}
+    for node_id, its in known.items():
+        for uuid, (state, _counter) in its.seen.items():
+            if state in SEEN:
+                shown_by.setdefault(uuid, []).append(node_id)
+    has_job = dict(Lock.objects.filter(name__startswith="vm:").order_by("held").values_list("name", "held"))
+    overlooked: dict[str, int] = {}
+    changes: dict[tuple[str, VmState], list[str]] = {}
+    for pk, uuid, node_id, state, observed_counter in _rows(known):
+        for other in shown_by.get(uuid, ()):
+            if other != node_id:
+                log.warning("node %s shows VM %s, which belongs to node %s: a claim", other, pk, node_id)
+        said = known[node_id].of(uuid) if node_id in known else None
+        if said is None:
+            continue
+        now, counter = said
+        running_job = has_job.get("vm:" + pk)
+        if running_job:
+            overlooked[pk] = counter
         # "Stopping" without any job is what a resolved one has left behind: then the node knows better.
-        .exclude(state__in=IN_WORK, pk__in=_in_work())
-    )
-    here = quiet if complete else quiet.filter(uuid__in=states)
-    wanted: dict[VmState, list[str]] = {}
-    for vm in here.only("id", "uuid", "state"):
-        now = states.get(vm.uuid, VmState.ERROR)
-        if vm.state != now:
-            wanted.setdefault(now, []).append(vm.pk)
-    for state, ids in wanted.items():
-        _set_states(quiet.filter(pk__in=ids), state)
-    claimed = Vm.objects.filter(uuid__in=states).exclude(node=node)
-    for vm in claimed:
-        log.warning("node %s shows VM %s (%s), which belongs to %s: a claim", node.name, vm.pk, vm.name, vm.node_id)
-    return list(Vm.objects.filter(node=node, pk__in=busy, uuid__in=states).values_list("pk", flat=True)) if busy else []
+        elif state != now and counter >= observed_counter and not (running_job is False and state in IN_WORK):
+            changes.setdefault((state, now), []).append(pk)
+    for (old, new), ids in changes.items():
+        # Compare and set: a job may have taken a VM since it was read.
+        Vm.objects.filter(pk__in=ids, state=old).update(state=new, version=F("version") + 1)
+        _tell(ids)
+    return overlooked
 
 
-def _in_work(**which: bool) -> list[str]:
-    """VMs that have a job. While it runs (``held``), the job says what they are."""
-    names = Lock.objects.filter(name__startswith="vm:", **which).values_list("name", flat=True)
-    return [name.removeprefix("vm:") for name in names]
+def _rows(known: dict[str, _Known]) -> Iterator[tuple[str, str, str, str, int]]:
+    """(id, uuid, node, state, observed_counter) of every VM that is spoken of."""
+    complete = [node_id for node_id, its in known.items() if its.complete is not None]
+    uuids = sorted({uuid for its in known.values() for uuid in its.seen})
+    fields = ("pk", "uuid", "node_id", "state", "observed_counter")
+    for start in range(0, max(1, len(uuids)), AT_ONCE):
+        spoken_of = Q(uuid__in=uuids[start : start + AT_ONCE])
+        yield from Vm.objects.filter(spoken_of | Q(node__in=complete) if start == 0 else spoken_of).values_list(*fields)
 
 
 def _set_states(vms: Any, state: VmState) -> None:
@@ -136,7 +182,11 @@ def _set_states(vms: Any, state: VmState) -> None:
     if not ids:
         return
     Vm.objects.filter(pk__in=ids).update(state=state, version=F("version") + 1)
-    for vm in Vm.objects.filter(pk__in=ids):
+    _tell(ids)
+
+
+def _tell(ids: Sequence[str]) -> None:
+    for vm in Vm.objects.filter(pk__in=ids).only("version", "state", "tenant_id", "owner_id"):
         events.vm_changed(vm)
 
 
