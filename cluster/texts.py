@@ -121,7 +121,6 @@ TEXTS: dict[str, tuple[str, str]] = {
     "no_pool": (_("node %(node)s has no storage pool in service"), _("add a pool to it, or choose another node")),
     "pool_elsewhere": (_("pool %(pool)s is not on node %(node)s"), _("choose another pool or another node")),
     "pool_unknown": (_("there is no such pool"), _("choose one from the list")),
-    "format_unsupported": (_("pool %(pool)s cannot hold %(format)s volumes"), _("choose another pool")),
     "size_too_small": (
         _("the disk (%(asked)s) is smaller than the image %(image)s (%(needed)s)"),
         _("ask for at least %(needed)s"),

@@ -17,13 +17,17 @@ class Network:
         self._folder = state_dir / "nics"
         self._uplinks = uplinks
         self._lock = threading.Lock()
+        self._known: dict[str, NicSpec] | None = None
+        """What the files say; nobody else writes them."""
         self.filters = Filters(shell)
         self.leases = Leases(state_dir / "dhcp", run_dir, shell)
 
     def plugged(self) -> list[NicSpec]:
-        if not self._folder.exists():
-            return []
-        return [NicSpec.model_validate_json(file.read_bytes()) for file in sorted(self._folder.glob("[!.]*.json"))]
+        if self._known is None:
+            files = self._folder.glob("[!.]*.json") if self._folder.exists() else ()
+            nics = [NicSpec.model_validate_json(file.read_bytes()) for file in files]
+            self._known = {nic.id: nic for nic in nics}
+        return [self._known[nic_id] for nic_id in sorted(self._known)]
 
     def restore(self) -> None:
         """After a boot of the node, or of the agent: closed ports, chains and DHCP servers as they were."""
@@ -45,6 +49,7 @@ class Network:
                     address=nic.address or nic.mac,
                 )
             write_atomically(self._folder / f"{nic.id}.json", nic.model_dump_json())
+            self._known = {**(self._known or {}), nic.id: nic}
             self.filters.add(nic, self._uplink_ports())
             self.leases.ensure(self.plugged())
 
@@ -58,6 +63,7 @@ class Network:
             if file.exists():
                 file.unlink()
                 fsync_folder(self._folder)
+            self._known = {nic.id: nic for nic in rest}
 
     def _uplink_ports(self) -> list[str]:
         return list(self._uplinks) or sorted({port for name in bridges.names() for port in bridges.uplinks(name)})
