@@ -26,7 +26,7 @@ def write(
         actor=actor.user if actor else None,
         username=actor.user.username if actor else "",
         role=actor.role if actor else "",
-        tenant=job.tenant if job else actor.tenant if actor else None,
+        tenant_id=job.tenant_id if job else actor.grant.tenant_id if actor else None,
         action=action,
         subject=subject,
         subject_name=subject_name,

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from django.db.models import prefetch_related_objects
+
 from . import services
 from .events import progress_of
 from .models import Job, Step, StepState
@@ -17,7 +19,8 @@ def job_view(actor: Actor, job: Job) -> dict[str, Any]:
 
 
 def job_views(actor: Actor, jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """Any number of jobs in a fixed number of queries (with ``steps__node`` and ``user`` fetched beforehand)."""
+    """Any number of jobs in a fixed number of queries (with ``user`` fetched beforehand)."""
+    prefetch_related_objects(jobs, "steps__node")
     waits = _waits(actor, jobs)
     return [_view(actor, job, waits.get(job.pk, [])) for job in jobs]
 

@@ -156,9 +156,9 @@ def silent_nodes(steps: Iterable[Step]) -> dict[str, Node]:
     return {
         step.node.pk: step.node
         for step in steps
-        if step.node is not None
-        and step.state in (StepState.RUNNING, StepState.UNDOING)
+        if step.state in (StepState.RUNNING, StepState.UNDOING)
         and step.answer is None
+        and step.node is not None
         and (step.node.state == NodeState.OFFLINE or is_overdue(step))
     }
 

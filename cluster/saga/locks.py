@@ -41,7 +41,7 @@ def in_the_way(job: Job, names: Iterable[LockName] | None = None) -> QuerySet[Lo
     conflict = Q(pk__in=[])
     for name, exclusive in wanted:
         conflict |= Q(name=name) if exclusive else Q(name=name, exclusive=True)
-    others = Lock.objects.filter(conflict).exclude(job_id__in=[job.pk, *_ancestors(job)])
+    others = Lock.objects.filter(conflict).exclude(job_id__in=_families([job])[job.pk])
     if names is None:
         earlier = Q(job__priority__gt=job.priority) | Q(job__priority=job.priority) & (
             Q(job__created__lt=job.created) | Q(job__created=job.created, job_id__lt=job.pk)
@@ -50,12 +50,18 @@ def in_the_way(job: Job, names: Iterable[LockName] | None = None) -> QuerySet[Lo
     return others.order_by("-held", "-job__priority", "job__created", "job_id")
 
 
-def _ancestors(job: Job) -> list[str]:
-    """What they hold is shared with their children; two children of one parent still wait for each other."""
-    found = []
-    while job.parent is not None:
-        job = job.parent
-        found.append(job.pk)
+def _families(jobs: Iterable[Job]) -> dict[str, list[str]]:
+    """Job's id -> itself and its ancestors, in one query for a generation of all of them.
+
+    What ancestors hold is shared with their children; two children of one parent still wait for each other.
+    """
+    found = {job.pk: [job.pk] for job in jobs}
+    parents = {job.pk: job.parent_id for job in jobs}
+    while unread := {parent for parent in parents.values() if parent and parent not in parents}:
+        parents |= dict.fromkeys(unread) | dict(Job.objects.filter(pk__in=unread).values_list("pk", "parent_id"))
+    for family in found.values():
+        while parent := parents[family[-1]]:
+            family.append(parent)
     return found
 
 
@@ -83,15 +89,16 @@ def release(job: Job) -> list[str]:
 def waits_for(jobs: Iterable[Job]) -> dict[str, list[dict[str, Any]]]:
     """Job's id -> for each lock that it misses: whose job is in the way, and its place in the line (1 = next).
 
-    Two queries for any number of jobs.
+    Two queries for any number of jobs, and one for each generation of their ancestors.
     """
     waiting = [job for job in jobs if job.state == JobState.WAITING]
     asked = list(Lock.objects.filter(job__in=waiting)) if waiting else []
     others = list(Lock.objects.filter(name__in={lock.name for lock in asked}).select_related("job")) if asked else []
     others.sort(key=lambda lock: (not lock.held, *_turn(lock.job)))
     found: dict[str, list[dict[str, Any]]] = {job.pk: [] for job in waiting}
+    families = _families(waiting)
     for job in waiting:
-        related = {job.pk, *_ancestors(job)}
+        related = families[job.pk]
         for mine in (lock for lock in asked if lock.job_id == job.pk):
             ahead = [
                 lock
