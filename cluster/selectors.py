@@ -1,5 +1,6 @@
 """Reads: take an actor, return the rows of which they may know. They feed pages, API and sockets."""
 
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 from django.db.models import Model, Prefetch, QuerySet
@@ -24,6 +25,7 @@ from .refusals import NotKnown, Refusal
 from .saga.steps import Operation
 
 M = TypeVar("M", bound=Model)
+Rows = Callable[[Actor], "QuerySet[Any]"]
 
 
 def vms(actor: Actor) -> "QuerySet[Vm]":
@@ -92,17 +94,26 @@ def get(queryset: "QuerySet[M]", pk: str) -> M:
     return row
 
 
-TARGETS = {"vms": vms, "nodes": nodes, "disks": disks, "images": images, "networks": networks}
+TARGETS: dict[str, Rows] = {"vms": vms, "nodes": nodes, "disks": disks, "images": images, "networks": networks}
 
 
-def allowed_actions(actor: Actor, target: Any, noun: str = "vms") -> list[dict[str, Any]]:
-    """Every operation of a noun: ``{"code", "allowed", "reasons": [{"code", "cause", "hint"}]}``.
+def target(actor: Actor, noun: str, pk: str) -> Any:
+    """What an operation is asked of, without what only lists and cards show of it. Raises :class:`NotKnown`."""
+    return get(TARGETS[noun](actor).prefetch_related(None), pk)
+
+
+def allowed_actions(
+    actor: Actor, target: Any, noun: str = "vms", codes: Collection[str] | None = None
+) -> list[dict[str, Any]]:
+    """Every operation of a noun: ``{"code", "allowed", "reasons": [{"code", "cause", "hint"}]}``; or only ``codes``.
 
     The page, the CLI, the API and the tests read this one list. ``code`` is the name in the URL.
     """
     rows = []
     for operation in Operation.registry.values():
         if operation.noun != noun or operation.creates:
+            continue
+        if codes is not None and operation.name() not in codes:
             continue
         reasons = possible(actor, operation, target, action_of(operation.code))
         rows.append(

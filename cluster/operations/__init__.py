@@ -117,7 +117,7 @@ def _begin(
 ) -> Started:
     locks.serialise()
     if target is not None:
-        target = selectors.get(selectors.TARGETS[operation.noun](actor), target.pk)
+        target = selectors.target(actor, operation.noun, target.pk)
     job = Job(
         operation=operation.code,
         user=actor.user,
@@ -173,7 +173,7 @@ def _asked(actor: Actor, code: str, target_id: str | None) -> tuple[type[Operati
     operation = Operation.registry[code]
     target = None
     if not operation.creates:
-        target = selectors.get(selectors.TARGETS[operation.noun](actor), target_id or "")
+        target = selectors.target(actor, operation.noun, target_id or "")
     try:
         actor.require(action_of(code))
     except Forbidden as forbidden:

@@ -69,7 +69,7 @@ class JobWordView(ApiView):
     word: Word = WORDS[0]
 
     def post(self, request: Request, pk: str) -> Response:
-        job = selectors.get(selectors.jobs(self.actor), pk)
+        job = selectors.get(selectors.jobs(self.actor).prefetch_related(None), pk)
         try:
             queries.only(request.query_params)
             said = bodies.parse(self.word.shape, bodies.read(request))

@@ -121,7 +121,7 @@ class ActionsView(ApiView):
     noun = "vms"
 
     def get(self, request: Request, pk: str) -> Response:
-        target = selectors.get(selectors.TARGETS[self.noun](self.actor), pk)
+        target = selectors.target(self.actor, self.noun, pk)
         queries.only(request.query_params)
         return Response(selectors.allowed_actions(self.actor, target, self.noun))
 

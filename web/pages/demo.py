@@ -15,10 +15,10 @@ LAST_JOBS = 10
 def demo(request: PageRequest) -> HttpResponse:
     if not request.actor.may("demo.run"):
         raise NotKnown("demo")
-    nodes = list(selectors.nodes(request.actor).order_by("name"))
+    actor = request.actor
     lines = [
-        {"node": node, "action": next((a for a in actions_of(request.actor, node, "nodes") if a.code == "wait"), None)}
-        for node in nodes
+        {"node": node, "action": next(iter(actions_of(actor, node, "nodes", {"wait"})), None)}
+        for node in selectors.nodes(actor).order_by("name")
     ]
-    jobs = selectors.jobs(request.actor).filter(operation__startswith="demo.").order_by("-created", "-pk")[:LAST_JOBS]
+    jobs = selectors.jobs(actor).filter(operation__startswith="demo.").order_by("-created", "-pk")[:LAST_JOBS]
     return show(request, "demo/demo.html", {"lines": lines, "jobs": job_lines(jobs)})

@@ -75,7 +75,7 @@ def _subject_url(request: PageRequest, job: Job) -> str:
         return ""
     noun, name = CARDS[kind]
     try:
-        selectors.get(selectors.TARGETS[noun](request.actor), pk)
+        selectors.target(request.actor, noun, pk)
         return reverse(name, args=[pk])
     except (NotKnown, NoReverseMatch):
         return ""
@@ -85,7 +85,7 @@ def _subject_url(request: PageRequest, job: Job) -> str:
 @require_POST
 def job_word(request: PageRequest, pk: str, word: str) -> HttpResponse:
     """cancel, proceed, retry, resolve, priority: a refusal is said beside the button, nothing typed is lost."""
-    job = selectors.get(selectors.jobs(request.actor), pk)
+    job = selectors.get(selectors.jobs(request.actor).prefetch_related(None), pk)
     try:
         _say(request, job, word)
     except (Refused, BadShape) as refused:

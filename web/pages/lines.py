@@ -1,6 +1,6 @@
 """Rows as people see them: a VM with its actions and its running job, gathered in a fixed number of queries."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,10 +70,10 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
-def actions_of(actor: Actor, target: Any, noun: str = "vms") -> list[Action]:
-    """The one list of actions, with what a button needs."""
+def actions_of(actor: Actor, target: Any, noun: str = "vms", codes: Collection[str] | None = None) -> list[Action]:
+    """The one list of actions, or those of ``codes`` in it, with what a button needs."""
     rows = []
-    for row in selectors.allowed_actions(actor, target, noun):
+    for row in selectors.allowed_actions(actor, target, noun, codes):
         operation = next(o for o in Operation.registry.values() if (o.noun, o.name()) == (noun, row["code"]))
         rows.append(
             Action(

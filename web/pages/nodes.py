@@ -13,7 +13,7 @@ from cluster.permissions import Actor
 from cluster.refusals import BadShape, NotKnown, Refused
 
 from .http import PageRequest, page, show
-from .lines import Action, actions_of, job_lines, running_jobs
+from .lines import actions_of, job_lines, running_jobs
 from .paging import page_of
 from .vm_form import shape_of
 
@@ -43,23 +43,23 @@ def node_card(request: PageRequest, pk: str) -> HttpResponse:
 
 def _card(request: PageRequest, node: Node) -> dict[str, Any]:
     actor = request.actor
-    vms = list(selectors.vms(actor).filter(node=node).order_by("name")[: MOST_VMS + 1])
+    vms = list(selectors.vms(actor).prefetch_related(None).filter(node=node).order_by("name")[: MOST_VMS + 1])
     jobs = selectors.jobs(actor).filter(subject=f"node:{node.pk}").order_by("-created", "-pk")[:LAST_JOBS]
-    checks = lines_of(node)
-    actions: list[Action] = [a for a in actions_of(actor, node, "nodes") if a.code in ("inspect", "remove")]
-    return {
-        "node": node,
+    return _state(node) | {
         "facts": node.facts,
-        "checks": checks,
-        "bad": _count(checks, "error"),
-        "doubtful": _count(checks, "warning"),
-        "actions": actions,
+        "actions": actions_of(actor, node, "nodes", {"inspect", "remove"}),
         "job": running_jobs(actor, [f"node:{node.pk}"]).get(f"node:{node.pk}"),
         "vms": vms[:MOST_VMS],
         "more_vms": len(vms) > MOST_VMS,
-        "pools": selectors.pools(actor).filter(nodes=node).order_by("name"),
+        "pools": selectors.pools(actor).prefetch_related(None).filter(nodes=node).order_by("name"),
         "jobs": job_lines(jobs),
     }
+
+
+def _state(node: Node) -> dict[str, Any]:
+    """The node itself and what its checks say."""
+    checks = lines_of(node)
+    return {"node": node, "checks": checks, "bad": _count(checks, "error"), "doubtful": _count(checks, "warning")}
 
 
 def _count(checks: list[Line], level: str) -> int:
@@ -84,7 +84,7 @@ def node_add(request: PageRequest) -> HttpResponse:
         errors = {r.get("field", "name"): [r["cause"]] for r in refusals}
         context = {"typed": typed, "errors": errors, "refusals": refusals}
         return render(request, "nodes/add.html", context, status=refused.status)
-    return render(request, "nodes/join.html", _card(request, node) | {"join": join}, status=201)
+    return render(request, "nodes/join.html", _state(node) | {"join": join}, status=201)
 
 
 @page
@@ -94,7 +94,7 @@ def node_token(request: PageRequest, pk: str) -> HttpResponse:
     _see(request.actor)
     node = selectors.get(selectors.nodes(request.actor), pk)
     join = services.node_token(request.actor, node)
-    return render(request, "nodes/join.html", _card(request, node) | {"join": join}, status=201)
+    return render(request, "nodes/join.html", _state(node) | {"join": join}, status=201)
 
 
 @page
@@ -102,4 +102,4 @@ def node_state(request: PageRequest, pk: str) -> HttpResponse:
     """What the page with the command watches: has the machine come?"""
     _see(request.actor)
     node = selectors.get(selectors.nodes(request.actor), pk)
-    return render(request, "nodes/_joining.html", _card(request, node))
+    return render(request, "nodes/_joining.html", _state(node))

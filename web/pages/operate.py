@@ -23,11 +23,11 @@ HOME = {"vms": "vm", "nodes": "node"}
 def operate(request: PageRequest, noun: str, pk: str, name: str) -> HttpResponse:
     """GET asks for confirmation, naming what is lost; POST starts the job."""
     operation = operations.operation_of(noun, name)
-    target: Any = selectors.get(selectors.TARGETS[noun](request.actor), pk)
     kind = noun.removesuffix("s")
     params = PARAMS.get(operation.code, {})
     home = reverse(HOME[noun], args=[pk])
     if request.method != "POST":
+        target: Any = selectors.get(selectors.TARGETS[noun](request.actor), pk)
         plan = operations.dry_run(request.actor, operation.code, params, pk)
         context = {
             "operation": operation,
@@ -49,7 +49,7 @@ def operate(request: PageRequest, noun: str, pk: str, name: str) -> HttpResponse
         return redirect(home)
     job = reverse("job", args=[started.job.pk])
     if is_fragment(request) and not operation.danger:
-        text = _("%(action)s: %(name)s") % {"action": operation.label, "name": target.name}
+        text = _("%(action)s: %(name)s") % {"action": operation.label, "name": started.subject.name}
         return told(text, link=job, refresh=f"{kind}:{pk}")
     if is_fragment(request):
         response = told()

@@ -40,11 +40,11 @@ class VmForm:
     """Slots that must be filled in and are not: said as an error only after a try to create."""
 
     def __post_init__(self) -> None:
-        self.images: list[Image] = list(selectors.images(self.actor).order_by("name"))
-        self.isos: list[Iso] = list(selectors.isos(self.actor).order_by("name"))
+        self.images: list[Image] = list(selectors.images(self.actor).prefetch_related(None).order_by("name"))
+        self.isos: list[Iso] = list(selectors.isos(self.actor).prefetch_related(None).order_by("name"))
         self.networks: list[Network] = list(selectors.networks(self.actor).order_by("name"))
         self.nodes: list[Node] = list(selectors.nodes(self.actor).order_by("name"))
-        self.pools: list[Pool] = list(selectors.pools(self.actor).order_by("name"))
+        self.pools: list[Pool] = list(selectors.pools(self.actor).prefetch_related(None).order_by("name"))
         self.tenants: list[Tenant] = [] if self.actor.is_tenant_side else list(selectors.tenants(self.actor))
 
     @classmethod
