@@ -118,8 +118,9 @@ class VmCreate(Operation["VmCreate.Params"]):
                 boot_order=first_disk if position == 0 else None,
                 position=position,
             )
+        networks = Network.objects.prefetch_related("ranges").in_bulk(data["networks"])
         for position, asked in enumerate(params.nics):
-            _take_nic(vm, position, asked, data["networks"][position])
+            _take_nic(vm, position, asked, networks[data["networks"][position]])
         return vm
 
     @classmethod
@@ -136,13 +137,13 @@ class VmCreate(Operation["VmCreate.Params"]):
 # --- rows ---------------------------------------------------------------------------------------------------
 
 
-def _take_nic(vm: Vm, position: int, asked: NicAsked, network_id: str) -> None:
-    network = Network.objects.get(pk=network_id)
+def _take_nic(vm: Vm, position: int, asked: NicAsked, network: Network) -> None:
+    """``network`` with its ranges fetched beforehand; its taken addresses are read anew for each interface."""
+    if asked.mac and Nic.objects.filter(mac=asked.mac).exists():
+        raise Refused(Refusal("mac_taken", {"mac": asked.mac}, field=f"nics.{position}.mac", status=409))
     mac = asked.mac or _free_mac()
-    if Nic.objects.filter(mac=mac).exists():
-        raise Refused(Refusal("mac_taken", {"mac": mac}, field=f"nics.{position}.mac", status=409))
     nic = Nic.objects.create(vm=vm, network=network, model=asked.model, mac=mac, position=position)
-    if not network.ranges.exists():
+    if not network.ranges.all():
         return
     taken = network.taken()
     address = asked.address or placement.next_free_address(network, taken)

@@ -26,12 +26,15 @@ class Planning:
     actor: Actor
     params: "VmCreate.Params"
     refusals: list[Refusal] = field(default_factory=list)
+    pools: dict[str, Pool] = field(default_factory=dict)
+    """Those that are asked for, by id."""
 
     def plan(self) -> Plan:
         params = self.params
         tenant = self._tenant()
         image, iso = self._image(), self._iso()
-        networks = [self._network(nic.network) for nic in params.nics]
+        networks = self._networks()
+        self.pools = Pool.objects.in_bulk({disk.pool for disk in params.disks if disk.pool})
         if image and not params.disks:
             self.refusals.append(Refusal("disk_needed", field="disks"))
         if params.os and params.os not in CATALOGUE:
@@ -87,8 +90,12 @@ class Planning:
     def _iso(self) -> Iso | None:
         return self._one(Iso, self.params.iso, "iso", "iso_unknown")
 
-    def _network(self, pk: str) -> Network | None:
-        return self._one(Network, pk, "nics", "network_unknown")
+    def _networks(self) -> list[Network | None]:
+        """Each interface's own; None for one that is not known."""
+        asked = [nic.network for nic in self.params.nics]
+        known = visible(Network.objects.prefetch_related("ranges"), self.actor).in_bulk(asked)
+        self.refusals += [Refusal("network_unknown", field="nics") for pk in asked if pk not in known]
+        return [known.get(pk) for pk in asked]
 
     def _one(self, model: Any, pk: str | None, name: str, code: str) -> Any:
         if pk is None:
@@ -99,21 +106,20 @@ class Planning:
         return row
 
     def _candidates(self, need: placement.Need) -> list[placement.Candidate]:
-        nodes = Node.objects.prefetch_related("image_copies", "iso_copies", "pool_places").select_related(
-            "default_pool"
-        )
+        held = {"image_copies": need.image, "iso_copies": need.iso, "pool_places": self.pools}
+        nodes = Node.objects.select_related("default_pool")
+        nodes = nodes.prefetch_related(*(name for name, asked in held.items() if asked))
         asked = self.params.node if not self.actor.is_tenant_side else None
         if asked:
             nodes = nodes.filter(pk=asked)
             if not nodes:
                 raise NotKnown(f"node {asked}")
         rows = placement.candidates(need, list(nodes))
-        pools = Pool.objects.filter(pk__in={d.pool for d in self.params.disks if d.pool})
-        for row in rows:
+        for row in rows if self.pools else ():
             here = {place.pool_id for place in row.node.pool_places.all()}
             row.reasons += [
                 Refusal("pool_elsewhere", {"pool": pool.name, "node": row.node.name}, field="disks")
-                for pool in pools
+                for pool in self.pools.values()
                 if pool.pk not in here
             ]
         for row in rows:
@@ -125,7 +131,7 @@ class Planning:
     def _pool_of(self, node: Node, asked: "DiskAsked") -> Pool | None:
         if asked.pool is None or self.actor.is_tenant_side:
             return node.default_pool
-        return Pool.objects.filter(pk=asked.pool).first()
+        return self.pools.get(asked.pool)
 
     def _no_room(self, node: Node) -> list[Refusal]:
         wanted: dict[str, int] = {}
@@ -189,6 +195,7 @@ class Planning:
 
     def _check_nics(self, networks: Sequence[Network | None]) -> None:
         asked_macs, asked_addresses = set(), set()
+        taken = {pk: network.taken() for pk, network in {n.pk: n for n in networks if n}.items()}
         for position, (nic, network) in enumerate(zip(self.params.nics, networks, strict=True)):
             if nic.mac:
                 path = f"nics.{position}.mac"
@@ -204,8 +211,8 @@ class Planning:
                 if not any(r.holds(nic.address) for r in network.ranges.all()):
                     facts = {"address": nic.address, "network": network.name}
                     self.refusals.append(Refusal("address_outside", facts, field=path))
-                if nic.address in network.taken() or (network.pk, nic.address) in asked_addresses:
+                if nic.address in taken[network.pk] or (network.pk, nic.address) in asked_addresses:
                     self.refusals.append(Refusal("address_taken", {"address": nic.address}, field=path, status=409))
                 asked_addresses.add((network.pk, nic.address))
-            elif network.ranges.all() and placement.next_free_address(network, network.taken()) is None:
+            elif network.ranges.all() and placement.next_free_address(network, taken[network.pk]) is None:
                 self.refusals.append(Refusal("no_address", {"network": network.name}, field=path, status=507))
