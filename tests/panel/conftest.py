@@ -14,8 +14,9 @@ from django.db import connections
 from django.test import override_settings
 
 from cluster import ca, wake
-from cluster.models import Address
-from tests.panel.client import Api
+from cluster.models import Address, AuditEvent, Iso, IsoCopy
+from cluster.operations import start
+from tests.panel.client import Api, vm_like
 from tests.panel.engine.scenarios import Scene, make_scene
 from tests.people import Person, make_people
 
@@ -80,6 +81,32 @@ def scene(people: dict[str, Person]) -> Scene:
     lease = {"network": scene.network, "nic": scene.running.nics.get(), "address": "10.99.0.150"}
     Address.objects.create(**lease)
     return scene
+
+
+@pytest.fixture
+def ids(scene: Scene, people: dict[str, Person]) -> dict[str, str]:
+    """For each noun one row that has to do with the owner, where it can."""
+    owner, vm = people["owner"].actor, scene.running
+    job = start(owner, "vm.start", {}, vm_like(vm, name="third").pk).job
+    iso = Iso.objects.create(name="rescue.iso", size_bytes=1)
+    IsoCopy.objects.create(iso=iso, node=scene.node)
+    nic = vm.nics.select_related("lease").get()
+    return {
+        "vms": vm.pk,
+        "nodes": scene.node.pk,
+        "pools": scene.pool.pk,
+        "networks": scene.network.pk,
+        "addresses": nic.lease.pk,
+        "images": scene.image.pk,
+        "isos": iso.pk,
+        "disks": vm.disks.all()[0].pk,
+        "nics": nic.pk,
+        "jobs": job.pk,
+        "tenants": vm.tenant_id,
+        "users": owner.user.pk,
+        "grants": owner.grant.pk,
+        "audit": str(AuditEvent.objects.get(job=job).pk),
+    }
 
 
 @pytest.fixture
