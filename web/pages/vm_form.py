@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from django.utils.translation import get_language
@@ -39,14 +40,6 @@ class VmForm:
     blank: list[str] = field(default_factory=list)
     """Slots that must be filled in and are not: said as an error only after a try to create."""
 
-    def __post_init__(self) -> None:
-        self.images: list[Image] = list(selectors.images(self.actor).prefetch_related(None).order_by("name"))
-        self.isos: list[Iso] = list(selectors.isos(self.actor).prefetch_related(None).order_by("name"))
-        self.networks: list[Network] = list(selectors.networks(self.actor).order_by("name"))
-        self.nodes: list[Node] = list(selectors.nodes(self.actor).order_by("name"))
-        self.pools: list[Pool] = list(selectors.pools(self.actor).prefetch_related(None).order_by("name"))
-        self.tenants: list[Tenant] = [] if self.actor.is_tenant_side else list(selectors.tenants(self.actor))
-
     @classmethod
     def new(cls, actor: Actor) -> "VmForm":
         """Filled in so that a name is all that is missing."""
@@ -65,6 +58,32 @@ class VmForm:
     def read(cls, actor: Actor, data: Mapping[str, str]) -> "VmForm":
         typed = {name: data.get(name, "").strip()[:LONGEST] for name in PLAIN}
         return cls(actor, typed, _rows(data, "disk", DISK, MAX_DISKS), _rows(data, "nic", NIC, MAX_NICS))
+
+    # --- what there is to choose from: read where it is asked for, as a check asks for little of it
+
+    @cached_property
+    def images(self) -> list[Image]:
+        return list(selectors.images(self.actor).prefetch_related(None).order_by("name"))
+
+    @cached_property
+    def isos(self) -> list[Iso]:
+        return list(selectors.isos(self.actor).prefetch_related(None).order_by("name"))
+
+    @cached_property
+    def networks(self) -> list[Network]:
+        return list(selectors.networks(self.actor).order_by("name"))
+
+    @cached_property
+    def nodes(self) -> list[Node]:
+        return list(selectors.nodes(self.actor).order_by("name"))
+
+    @cached_property
+    def pools(self) -> list[Pool]:
+        return list(selectors.pools(self.actor).prefetch_related(None).order_by("name"))
+
+    @cached_property
+    def tenants(self) -> list[Tenant]:
+        return [] if self.actor.is_tenant_side else list(selectors.tenants(self.actor))
 
     @property
     def os(self) -> Os | None:
