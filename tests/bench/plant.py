@@ -48,14 +48,16 @@ class Plant:
     def work(self, part: str, **given: Any) -> Any:
         """Runs ``tests.bench.work.<part>`` to its end; the JSON of its last line."""
         argv = [sys.executable, "-m", f"tests.bench.work.{part}", json.dumps(given)]
-        done = subprocess.run(argv, cwd=ROOT, env=self.environment(), stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(argv, cwd=ROOT, env=self.environment(), capture_output=True, text=True)
         if done.returncode:
-            raise Failed(f"{part} ended with {done.returncode}")
+            raise Failed(f"{part} ended with {done.returncode}", "\n".join(done.stderr.splitlines()[-5:]))
         return json.loads(done.stdout.splitlines()[-1])
 
     def run(self, *argv: str) -> None:
         """A process that lives until the plant is left."""
-        process = subprocess.Popen([sys.executable, *argv], cwd=ROOT, env=self.environment())
+        log = self._open.enter_context((self.state.folder / "log/work.log").open("ab"))
+        command = [sys.executable, *argv]
+        process = subprocess.Popen(command, cwd=ROOT, env=self.environment(), stdout=log, stderr=log)
         self._open.callback(process.wait)
         self._open.callback(process.terminate)
 

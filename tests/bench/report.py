@@ -106,12 +106,16 @@ def raw_of(results: Iterable[Result]) -> dict[str, Any]:
         result.row.name: {
             "unit": result.row.unit,
             "figures": {name: found.as_dict() for name, found in result.figures.items()},
-            "samples": result.samples,
+            "samples": {name: _rounded(values) for name, values in result.samples.items()},
             "verdict": result.verdict,
             "note": result.note,
         }
         for result in results
     }
+
+
+def _rounded(values: Any) -> Any:
+    return [_rounded(value) if isinstance(value, Sequence) else round(value, 4) for value in values]
 
 
 def notes_of(results: Iterable[Result]) -> str:

@@ -1,8 +1,8 @@
 """A guest's life beside the same calls by hand, and how soon the panel says 202.
 
-Bare is libvirt's own calls (and qemu-img) on an open connection inside the node: the strict floor. Beside it stands
-virsh, as a person would type it; its processes are a part of what that person waits for. Ours is from the first byte
-of the POST to the websocket's word that it is done.
+Bare is libvirt's own calls (and qemu-img) on an open connection inside the node: the strict floor, apart from the
+node's agent, which hears of those domains too. Beside it stands virsh, as a person would type it; its processes are a
+part of what that person waits for. Ours is from the first byte of the POST to the websocket's word that it is done.
 """
 
 from collections.abc import Iterator
