@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import libvirt
@@ -13,6 +14,9 @@ from nodes.contract.specs import DomainFacts, DomainState
 from nodes.hypervisor.connections import Connections, LifecycleEvent
 from nodes.names import vm_of
 from nodes.shell import Cancellation
+
+PID_FILES = Path("/run/libvirt/qemu")
+"""``<domain>.pid`` of each QEMU. Source: libvirt, qemu_process.c."""
 
 STATES: dict[int, DomainState] = {
     libvirt.VIR_DOMAIN_NOSTATE: "running",
@@ -69,6 +73,22 @@ class Hypervisor(Connections):
                 paused_by_migration=paused_by_migration and not incoming,
                 defined=bool(domain.isPersistent()),
             )
+
+    def may_be_moving(self, uuid: str) -> bool:
+        """Whether a migration of this domain may not have ended; never waits for a QEMU that hangs.
+
+        libvirt tells of an incoming migration only by the domain's job, and for that it waits until its present call
+        into QEMU has returned. A QEMU that was not started with ``-incoming`` needs no such question.
+        """
+        with self._call() as connection:
+            domain = _lookup(connection, uuid, None)
+            if domain is None or not domain.isActive():
+                return False
+            if domain.state() == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION]:
+                return True
+            if self.simulated or _was_started_here(domain.name(), uuid):
+                return False
+        return self.whereabouts(uuid).state == "incoming"
 
     def domains(self) -> list[DomainFacts]:
         """Every domain of this node, ours or not."""
@@ -191,6 +211,16 @@ def describe(domain: Any) -> Domain:
         defined=bool(domain.isPersistent()),
         shut_itself_down=code == libvirt.VIR_DOMAIN_SHUTOFF and reason == libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN,
     )
+
+
+def _was_started_here(name: str, uuid: str) -> bool:
+    """By the command line of its QEMU; False also where that cannot be read."""
+    try:
+        pid = int((PID_FILES / f"{name}.pid").read_text())
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (OSError, ValueError):
+        return False
+    return uuid.encode() in arguments and b"-incoming" not in arguments
 
 
 def _job(domain: Any) -> tuple[bool, bool]:

@@ -37,6 +37,9 @@ def node_error(error: libvirt.libvirtError, connection: Any) -> NodeError:
     message = error.get_error_message() or str(error)
     if error.get_error_domain() in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE) or not connection.isAlive():
         return CallLost("libvirt_lost", f"the connection to libvirtd was lost before the answer: {message}")
+    if error.get_error_code() == libvirt.VIR_ERR_OPERATION_TIMEOUT:
+        hint = "The guest's QEMU may hang: look at it on the node, or stop the VM by force."
+        return NodeError("domain_busy", f"libvirt: {message}", hint, retryable=True, certain=False)
     refusal = REFUSALS.get(error.get_error_code())
     if refusal:
         return NodeError(refusal, f"libvirt: {message}")

@@ -243,6 +243,20 @@ def a_hung_guest_holds_its_job_until_it_is_ended_or_an_administrator_speaks(lab:
     lab.wait_state(vm, "stopped")
 
 
+def a_guest_that_hangs_can_be_stopped_also_after_a_restart_of_libvirtd(lab: Lab, faults: Faults):
+    """libvirtd comes back and waits for the QEMU's monitor; every question about the domain's job waits for that."""
+    node = lab.nodes["n2"]
+    before = set(node.guests())
+    vm = lab.create(node=lab.node_id("n2"), **DEAF)["id"]
+    (pid,) = set(node.guests()) - before
+    os.kill(pid, signal.SIGSTOP)
+    faults.restart("n2.libvirtd")
+    began = time.monotonic()
+    assert lab.api.follow(lab.api.post(f"vms/{vm}/stop/")["job"]["id"], 60)["state"] == "succeeded"
+    assert time.monotonic() - began < 25, "before libvirt gives up waiting for its lock"
+    lab.wait_state(vm, "stopped")
+
+
 STORIES: list[Callable[[Lab, Faults], None]] = [
     a_stuck_delete_goes_on_when_its_cause_is_gone,
     an_administrators_word_is_held_against_what_the_node_shows,
@@ -253,6 +267,7 @@ STORIES: list[Callable[[Lab, Faults], None]] = [
     a_cancelled_shutdown_outlives_its_agent,
     foreign_things_of_exactly_the_wanted_names_survive,
     a_hung_guest_holds_its_job_until_it_is_ended_or_an_administrator_speaks,
+    a_guest_that_hangs_can_be_stopped_also_after_a_restart_of_libvirtd,
 ]
 
 
