@@ -204,6 +204,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "domain_not_active": (_("the domain does not run"), _("start it first")),
     "domain_absent": (_("the node does not know the domain"), _("look at the history of the VM")),
     "domain_migrating": (_("the domain is being moved"), _("wait until the move has ended")),
+    "domain_busy": (
+        _("libvirt waits for an earlier call into this guest's QEMU, which may hang"),
+        _("look at that QEMU on the node, or stop the VM by force"),
+    ),
     "start_failed": (_("libvirt could not start the guest"), _("look at the domain's log on the node")),
     "libvirt_error": (_("libvirt refused"), _("look at libvirtd's log on the node")),
     "libvirt_unreachable": (_("libvirt on the node does not answer"), _("look at libvirtd on that node")),

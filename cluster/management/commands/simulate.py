@@ -29,9 +29,7 @@ class Command(BaseCommand):
         kinds = parser.add_subparsers(dest="kind", required=True)
         nodes = kinds.add_parser("nodes", help="nodes sim1 to simN; prints the tickets of those that have to join")
         nodes.add_argument("count", type=int)
-        guests = kinds.add_parser(
-            "guests", help="guests for each simulated node that has never run; prints them"
-        )
+        guests = kinds.add_parser("guests", help="guests for each simulated node that has never run; prints them")
         guests.add_argument("count", type=int)
 
     def handle(self, *args: Any, **options: Any) -> None:
