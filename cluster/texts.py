@@ -189,6 +189,21 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("the pool on the node is not the one that the panel knows"),
         _("is the right storage mounted there?"),
     ),
+    "pool_absent": (_("there is no such pool on the node"), _("is the right storage there, and does its key fit?")),
+    "pool_unreachable": (
+        _("the pool does not answer"),
+        _("look at the storage cluster and the network to it; the operation goes on when it is back"),
+    ),
+    "would_shrink": (
+        _("the disk has %(size)s already and would become smaller (%(asked)s): what lies behind would be lost"),
+        _("ask for at least %(size)s"),
+    ),
+    "snapshots_hinder": (
+        _("the disk cannot grow while it has snapshots"),
+        _("delete its snapshots first"),
+    ),
+    "snapshot_absent": (_("the snapshot is not there"), _("look at the snapshots of the disk on the node")),
+    "unsupported": (_("this kind of storage or VM cannot do that"), _("choose another kind")),
     "pool_unfit": (
         _("the folder cannot be a pool"),
         _("it needs a file system with user extended attributes, such as ext4 or XFS"),
@@ -223,7 +238,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "agent_error": (_("an internal error of the node's agent"), _("look at the agent's log on that node")),
 }
 
-_SIZES = frozenset({"free", "needed", "asked"})
+_SIZES = frozenset({"free", "needed", "asked", "size"})
 
 
 def _word(name: str, value: Any, language: Literal["ru", "en"]) -> Any:

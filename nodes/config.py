@@ -56,6 +56,15 @@ class Paths(BaseSettings):
         return self.state_dir / "demo"
 
     @property
+    def pools_file(self) -> Path:
+        return self.state_dir / "pools.json"
+
+    @property
+    def keys_dir(self) -> Path:
+        """Keys of pools, each readable by root only."""
+        return self.state_dir / "keys"
+
+    @property
     def ca_file(self) -> Path:
         return self.pki_dir / "CA" / "cacert.pem"
 

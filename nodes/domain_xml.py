@@ -17,12 +17,34 @@ _DEVICE_PREFIX: dict[DiskBus, str] = {"virtio": "vd", "scsi": "sd", "sata": "sd"
 
 
 @dataclass(frozen=True)
-class DiskSource:
-    """Where a disk's bytes are on this node."""
-
+class FileSource:
     path: str
     direct_io: bool = True
     """The file system takes O_DIRECT."""
+
+
+@dataclass(frozen=True)
+class BlockSource:
+    """A block device of this node."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class RbdSource:
+    """An image of a Ceph cluster, to which QEMU itself connects."""
+
+    name: str
+    """``<pool>/<image>``"""
+    monitors: tuple[str, ...]
+    """``host:port``"""
+    user: str
+    secret_uuid: str
+    """The libvirt secret that holds the user's key."""
+
+
+DiskSource = FileSource | BlockSource | RbdSource
+"""Where a disk's bytes are, seen from this node."""
 
 
 def build(
@@ -109,7 +131,7 @@ def _letters(index: int) -> str:
 
 def _disk(disk: DomainDisk, target: str, source: DiskSource | None) -> etree._Element:
     boot = E.boot(order=str(disk.boot_order)) if disk.boot_order is not None else ""
-    where = E.source(file=source.path) if source else ""
+    kind, where = _source(source)
     if disk.device == "cdrom":
         return E.disk(
             E.driver(name="qemu", type="raw"),
@@ -117,21 +139,50 @@ def _disk(disk: DomainDisk, target: str, source: DiskSource | None) -> etree._El
             E.target(dev=target, bus=disk.bus),
             E.readonly(),
             boot,
-            type="file",
+            type=kind,
             device="cdrom",
         )
-    # none: the guest's flush reaches the disk, and its blocks are not kept in memory twice. A file system
-    # without O_DIRECT (tmpfs, some overlays) would refuse to open it; writeback honours flushes as well.
-    cache = "none" if source is None or source.direct_io else "writeback"
     return E.disk(
-        E.driver(name="qemu", type=disk.format, cache=cache, discard="unmap"),
+        E.driver(name="qemu", type=disk.format, cache=_cache(source), discard="unmap"),
         where,
         E.target(dev=target, bus=disk.bus),
         E.serial(disk.id),
         boot,
-        type="file",
+        type=kind,
         device="disk",
     )
+
+
+def _source(source: DiskSource | None) -> tuple[str, etree._Element | str]:
+    """(the disk's type, its source element). Source: libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms"""
+    match source:
+        case None:
+            return "file", ""
+        case FileSource():
+            return "file", E.source(file=source.path)
+        case BlockSource():
+            return "block", E.source(dev=source.path)
+        case RbdSource():
+            hosts = [_host(monitor) for monitor in source.monitors]
+            auth = E.auth(E.secret(type="ceph", uuid=source.secret_uuid), username=source.user)
+            return "network", E.source(*hosts, auth, protocol="rbd", name=source.name)
+
+
+def _host(monitor: str) -> etree._Element:
+    name, _, port = monitor.rpartition(":")
+    return E.host(name=name.strip("[]"), port=port)
+
+
+def _cache(source: DiskSource | None) -> str:
+    """none: the guest's flush reaches the disk, and its blocks are not kept in memory twice.
+
+    A file system without O_DIRECT (tmpfs, some overlays) would refuse to open it, and an RBD image has no other cache
+    than librbd's; writeback honours flushes as well.
+    """
+    match source:
+        case FileSource(direct_io=False) | RbdSource():
+            return "writeback"
+    return "none"
 
 
 def _nic(nic: NicSpec) -> etree._Element:

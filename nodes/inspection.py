@@ -4,13 +4,15 @@ from typing import Any
 
 from nodes import preflight
 from nodes.config import Config, Paths
-from nodes.contract.specs import Check
+from nodes.contract.specs import Check, PoolPlace
 from nodes.facts import Facts
 from nodes.hypervisor import Hypervisor
 from nodes.ledger import Ledger, Row
 from nodes.network import Network, bridges
+from nodes.pools import Pools
 from nodes.shell import Shell, start_time
-from nodes.storage.directory import DirectoryDriver
+from nodes.storage import driver_at, driver_of
+from nodes.storage.base import Volume
 
 
 def checks(config: Config) -> tuple[Check, ...]:
@@ -59,7 +61,7 @@ def audit(config: Config) -> dict[str, Any]:
         ],
         "volumes": [
             {"name": volume.name, "owner": volume.disk, "part": volume.name.endswith(".part")}
-            for volume in DirectoryDriver(str(config.images_dir), shell).volumes()
+            for volume in _volumes(config, shell)
         ],
         "leases": [{"nic": nic, "mac": mac, "address": address} for nic, mac, address in network.leases.held()],
         "plugged": sorted(plugged),
@@ -73,3 +75,10 @@ def audit(config: Config) -> dict[str, Any]:
             if start_time(child.pid) == child.started
         ],
     }
+
+
+def _volumes(config: Config, shell: Shell) -> list[Volume]:
+    """Of every pool: the node's folder of images, and those that the panel attached."""
+    images = driver_at(PoolPlace(kind="directory", path=str(config.images_dir)), shell, config.keys_dir)
+    attached = [driver_of(pool, shell, config.keys_dir) for pool in Pools(config, shell).attached()]
+    return [volume for driver in (images, *attached) for volume in driver.volumes()]

@@ -189,7 +189,8 @@ class Ledger:
                     "object": envelope.object,
                     "number": envelope.dispatch,
                     "verb": envelope.verb,
-                    "envelope": envelope.model_dump_json(),
+                    # Without what it asks for: that may hold a key or a password.
+                    "envelope": envelope.model_dump_json(exclude={"body"}),
                     "incarnation": incarnation,
                     "libvirtd": libvirtd,
                 },

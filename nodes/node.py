@@ -7,9 +7,10 @@ from xml.sax.saxutils import escape
 
 from nodes.config import Paths
 from nodes.contract.errors import NodeError
-from nodes.contract.specs import PoolSpec
+from nodes.contract.specs import PoolPlace
 from nodes.hypervisor import Domain, Hypervisor
 from nodes.network import Network
+from nodes.pools import Pools
 from nodes.probe import VirtType
 from nodes.shell import Shell
 from nodes.storage import driver_of
@@ -26,8 +27,13 @@ class Node:
     inspect: Callable[[], None]
     """Run the preflight again and send a full inventory."""
 
-    def driver(self, pool: PoolSpec) -> Driver:
-        return driver_of(pool, self.shell)
+    def driver(self, pool: PoolPlace) -> Driver:
+        """The driver of exactly this pool. Raises a certain ``pool_kind`` or ``pool_identity``."""
+        return driver_of(pool, self.shell, self.paths.keys_dir)
+
+    @property
+    def pools(self) -> Pools:
+        return Pools(self.paths, self.shell)
 
     def users(self, volume_path: str) -> list[str]:
         """Domains of this node, ours or not, whose definition or live chain of files names the volume."""

@@ -10,20 +10,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nodes import preflight
+from nodes import preflight, storage
 from nodes.boot import notice_shutdowns
 from nodes.config import Config
 from nodes.contract import wire
 from nodes.contract.errors import NodeError
 from nodes.contract.messages import DomainChanged, Heartbeat, Inventory
-from nodes.contract.specs import Check, DomainFacts, FileFacts, NodeFacts, PoolFacts
+from nodes.contract.specs import Check, DomainFacts, FileFacts, NodeFacts, PoolFacts, PoolOffer
 from nodes.facts import Facts, memory
 from nodes.hypervisor import Hypervisor, LifecycleEvent
 from nodes.images import Scanner
 from nodes.ledger import Ledger
 from nodes.log import Log
+from nodes.pools import Pools
 from nodes.shell import Shell
-from nodes.storage.directory import DirectoryDriver
 from nodes.stream import Stream
 
 log = Log("ulei.reporter")
@@ -40,6 +40,7 @@ class Seen:
     facts: NodeFacts
     checks: tuple[Check, ...]
     pools: tuple[PoolFacts, ...]
+    offers: tuple[PoolOffer, ...]
     images: tuple[FileFacts, ...]
     isos: tuple[FileFacts, ...]
 
@@ -50,19 +51,14 @@ class Surroundings:
     def __init__(self, config: Config, facts: Facts, shell: Shell) -> None:
         self._config = config
         self._facts = facts
-        self._pool = DirectoryDriver(str(config.images_dir), shell)
+        self._shell = shell
+        self._pools = Pools(config, shell)
         self._scanner = Scanner(shell)
 
     def look(self) -> Seen:
         node = self._facts.read()
-        checks, pools = preflight.run(self._config, node), self._pools()
-        return Seen(node, checks, pools, *self._scanner.scan(self._config.images_dir, self._config.isos_dir))
-
-    def _pools(self) -> tuple[PoolFacts, ...]:
-        try:
-            return (self._pool.facts(),)
-        except (NodeError, OSError):
-            return ()  # the preflight says why
+        checks, pools, offers = preflight.run(self._config, node), self._pools.facts(), storage.offers(self._shell)
+        return Seen(node, checks, pools, offers, *self._scanner.scan(self._config.images_dir, self._config.isos_dir))
 
 
 class Reporter:
@@ -137,6 +133,7 @@ class Reporter:
                         checks=seen.checks,
                         domains=tuple(self._hypervisor.domains()),
                         pools=seen.pools,
+                        offers=seen.offers,
                         images=seen.images,
                         isos=seen.isos,
                     )

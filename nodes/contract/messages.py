@@ -21,9 +21,11 @@ from .specs import (
     NicSpec,
     NodeFacts,
     PoolFacts,
+    PoolOffer,
     PoolSpec,
     Spec,
     Uuid,
+    VolumeSpec,
 )
 
 PROTOCOL = 1
@@ -95,6 +97,8 @@ class DiskState(Result):
     ours: bool = False
     size_bytes: int | None = None
     used_by: tuple[str, ...] = ()
+    """Domains of this node, and what in the pool rests on the volume: overlays, clones, snapshots, other clients."""
+    snapshots: tuple[str, ...] = ()
 
 
 class DiskLook(Message):
@@ -108,6 +112,100 @@ class DiskLook(Message):
     @property
     def object(self) -> str:
         return "disk:" + self.id
+
+
+class _Volume(Message):
+    id: Id
+    pool: PoolSpec
+    format: Literal["qcow2", "raw"]
+
+    @property
+    def object(self) -> str:
+        return "disk:" + self.id
+
+
+class DiskResize(_Volume):
+    """Grow the volume, then tell the guest that runs on it. Never shrinks: certain ``would_shrink``."""
+
+    verb = "disk.resize"
+    result = VolumeFacts
+    size_bytes: Annotated[int, Field(gt=0, le=MAX_BYTES)]
+
+
+class DiskClone(Message):
+    """Make a volume with the content of another one, or of a snapshot of it; the source may be in another pool.
+
+    Without a snapshot no guest may run on the source. ``linked``: only where the pool's facts say so.
+    """
+
+    verb = "disk.clone"
+    long = True
+    result = VolumeFacts
+    disk: DiskSpec
+    source: VolumeSpec
+    snapshot: Id | None = None
+    linked: bool = False
+
+    @property
+    def object(self) -> str:
+        return "disk:" + self.disk.id
+
+
+class DiskSnapshot(_Volume):
+    """Keep the volume as it is now, under an id that the panel made."""
+
+    verb = "disk.snapshot"
+    long = True
+    snapshot: Id
+    room_bytes: Annotated[int, Field(gt=0, le=MAX_BYTES)] | None = None
+    """Where ``snapshots_take_room``: for how many written bytes; None: for the whole volume, which is always enough."""
+
+
+class DiskSnapshotDelete(_Volume):
+    verb = "disk.snapshot_delete"
+    long = True
+    snapshot: Id
+
+
+class DiskRevert(_Volume):
+    """The volume gets back the content of the snapshot, which stays. No guest may run on it."""
+
+    verb = "disk.revert"
+    long = True
+    result = VolumeFacts
+    snapshot: Id
+
+
+# --- pools ------------------------------------------------------------------------------------------------
+
+
+class AttachedPool(Result):
+    facts: PoolFacts
+
+
+class PoolAttach(Message):
+    """From now on the node tells of this pool in its inventory. An empty identity asks for the one that is found."""
+
+    verb = "pool.attach"
+    result = AttachedPool
+    pool: PoolSpec
+    key: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/=]*$", repr=False)] = ""
+    """RBD: the Ceph user's key. Secret."""
+
+    @property
+    def object(self) -> str:
+        return "pool:" + self.pool.id
+
+
+class PoolDetach(Message):
+    """Forget the pool; its volumes stay."""
+
+    verb = "pool.detach"
+    id: Id
+
+    @property
+    def object(self) -> str:
+        return "pool:" + self.id
 
 
 # --- NICs -------------------------------------------------------------------------------------------------
@@ -264,6 +362,13 @@ VERBS: dict[str, type[Message]] = {
         DiskCreate,
         DiskDelete,
         DiskLook,
+        DiskResize,
+        DiskClone,
+        DiskSnapshot,
+        DiskSnapshotDelete,
+        DiskRevert,
+        PoolAttach,
+        PoolDetach,
         NicPlug,
         NicUnplug,
         DomainDefine,
@@ -393,6 +498,7 @@ class Inventory(Entry):
     checks: tuple[Check, ...]
     domains: tuple[DomainFacts, ...]
     pools: tuple[PoolFacts, ...]
+    offers: tuple[PoolOffer, ...] = ()
     images: tuple[FileFacts, ...]
     isos: tuple[FileFacts, ...]
 

@@ -35,6 +35,15 @@ def round_up(size_bytes: int, granule_bytes: int) -> int:
     return -(-size_bytes // granule_bytes) * granule_bytes
 
 
+def nearest_sizes(size_bytes: int, granule_bytes: int) -> tuple[int, int]:
+    """The two sizes around one that is off the grid, for pools that take exact sizes only: (below, above).
+
+    Both are the size itself where it is on the grid; below is 0 where there is none. Raises ValueError below one byte.
+    """
+    above = round_up(size_bytes, granule_bytes)
+    return (above if above == size_bytes else above - granule_bytes), above
+
+
 def granule_of(facts: PoolFacts, disk_format: DiskFormat) -> int:
     """Bytes of which a volume's size is a multiple in this pool.
 

@@ -17,6 +17,7 @@ Title = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\
 
 PoolKind = Literal["directory", "lvm", "lvmthin", "rbd"]
 DiskFormat = Literal["qcow2", "raw"]
+CloneKind = Literal["full", "linked"]
 DiskBus = Literal["virtio", "scsi", "sata", "ide"]
 NicModel = Literal["virtio", "rtl8139", "e1000"]
 DomainState = Literal["running", "paused", "shutoff", "crashed", "incoming", "absent"]
@@ -26,14 +27,29 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class PoolSpec(Spec):
-    """A pool as the panel knows it. ``identity`` is checked by the node before it touches anything in it."""
+class PoolPlace(Spec):
+    """Where a pool is.
+
+    ``identity`` is what the node must find there before it touches anything; empty: not yet known.
+    """
+
+    kind: PoolKind
+    identity: str = ""
+    path: str
+    """Directory: its absolute path. LVM: the volume group. Thin LVM: ``<volume group>/<pool>``. RBD: the Ceph pool."""
+    stripes: Annotated[int, Field(ge=1, le=128)] = 1
+    """LVM: over how many physical volumes each new volume is laid."""
+    monitors: tuple[str, ...] = ()
+    """RBD: ``host:port`` of each Ceph monitor."""
+    user: str = ""
+    """RBD: the name of the Ceph user, without ``client.``. Its key came to the node by ``pool.attach``."""
+
+
+class PoolSpec(PoolPlace):
+    """A pool as the panel knows it."""
 
     id: Id
-    kind: PoolKind
     identity: str
-    path: str
-    """Directory: its absolute path. LVM: the volume group. RBD: the Ceph pool."""
 
 
 class PoolFacts(Spec):
@@ -51,6 +67,41 @@ class PoolFacts(Spec):
     snapshots: bool = False
     rotational: bool | None = None
     """None: the node cannot tell whether it is an SSD."""
+    snapshot_formats: tuple[DiskFormat, ...] = ()
+    """Volumes of these formats can have snapshots."""
+    snapshots_online: bool = False
+    """Also while a guest runs on the volume."""
+    snapshots_take_room: bool = False
+    """A snapshot is given a size when it is made, and is lost when more than that is written to its volume."""
+    clones: tuple[CloneKind, ...] = ()
+    extent_bytes: int | None = None
+    extents_total: int | None = None
+    extents_free: int | None = None
+    stripes: int | None = None
+    chunk_bytes: int | None = None
+    """Thin pool: what it gives to a volume at a time."""
+    data_percent: float | None = None
+    metadata_percent: float | None = None
+    """Thin pool: at 100 of either, guests stop with an I/O error."""
+    problem: str = ""
+    """The code of the error for which it cannot be used now; the numbers are then those of before."""
+
+
+class PoolOffer(Spec):
+    """Something on a node of which a pool could be made."""
+
+    kind: PoolKind
+    path: str
+    identity: str
+    capacity_bytes: int
+    free_bytes: int
+    extent_bytes: int | None = None
+    extents_total: int | None = None
+    extents_free: int | None = None
+    most_stripes: int | None = None
+    """LVM: the number of its physical volumes."""
+    data_percent: float | None = None
+    metadata_percent: float | None = None
 
 
 class DiskSpec(Spec):
@@ -62,6 +113,14 @@ class DiskSpec(Spec):
     size_bytes: Annotated[int, Field(gt=0)]
     backing: str | None = None
     backing_format: DiskFormat | None = None
+
+
+class VolumeSpec(Spec):
+    """A volume that is there."""
+
+    id: Id
+    pool: PoolSpec
+    format: DiskFormat
 
 
 class DomainDisk(Spec):

@@ -1,5 +1,6 @@
 """Thin calls about domains."""
 
+import base64
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import libvirt
+from lxml import etree
+from lxml.builder import E  # type: ignore[import-not-found]  # its stubs leave the builder out
 
 from nodes.contract.messages import DomainWhereabouts
 from nodes.contract.specs import DomainFacts, DomainState
@@ -46,6 +49,16 @@ class Domain:
     def vm(self) -> str | None:
         """The VM's id; None: the domain is not ours."""
         return vm_of(self.name)
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A disk of a domain that is active."""
+
+    uuid: str
+    name: str
+    device: str
+    """As libvirt names it: ``vda``."""
 
 
 class Hypervisor(Connections):
@@ -117,6 +130,20 @@ class Hypervisor(Connections):
                     found.append((domain.name(), domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)))
             return found
 
+    def guest_on(self, disk_id: str) -> Attached | None:
+        """The active domain that has this disk of ours; None: no domain that is active here."""
+        with self._call() as connection:
+            for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+                try:
+                    device = _device_of(domain.XMLDesc(), disk_id)
+                except libvirt.libvirtError as error:
+                    if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                        continue  # it went off since it was listed
+                    raise
+                if device is not None:
+                    return Attached(domain.UUIDString(), domain.name(), device)
+        return None
+
     def capabilities(self) -> str:
         with self._query() as connection:
             return str(connection.getCapabilities())
@@ -170,6 +197,20 @@ class Hypervisor(Connections):
         with self._on(uuid) as domain:
             domain.reset()
 
+    def resize_disk(self, disk: Attached, size_bytes: int) -> None:
+        """Let the guest see that its disk has grown; a file is made larger by that."""
+        with self._on(disk.uuid) as domain:
+            domain.blockResize(disk.device, size_bytes, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+
+    def keep_secret(self, uuid: str, name: str, key_base64: str) -> None:
+        """Give libvirt a Ceph key. Its value can then not be read back from libvirt."""
+        if self.simulated:
+            return  # libvirt's test driver keeps no secrets
+        usage = E.usage(E.name(name), type="ceph")
+        xml = etree.tostring(E.secret(E.uuid(uuid), usage, ephemeral="no", private="yes"), encoding="unicode")
+        with self._call() as connection:
+            connection.secretDefineXML(xml).setValue(base64.b64decode(key_base64))
+
     @contextmanager
     def _on(self, uuid: str) -> Iterator[Any]:
         with self._call() as connection:
@@ -199,6 +240,16 @@ def _lookup(connection: Any, uuid: str | None, name: str | None) -> Any:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             return None
         raise
+
+
+def _device_of(xml: str, disk_id: str) -> str | None:
+    if disk_id not in xml:
+        return None
+    for disk in etree.fromstring(xml, etree.XMLParser(resolve_entities=False)).iterfind("devices/disk"):
+        target = disk.find("target")
+        if disk.findtext("serial") == disk_id and target is not None:
+            return target.get("dev")
+    return None
 
 
 def describe(domain: Any) -> Domain:

@@ -77,7 +77,7 @@ class SimulatedSurroundings(Surroundings):
 
     def look(self) -> Seen:
         kvm = Check(code="kvm", level="ok", facts={"type": "test", "reason": REASON})
-        return Seen(self._facts.read(), (kvm,), (self._driver.facts(),), (MICRO,), ())
+        return Seen(self._facts.read(), (kvm,), (self._driver.facts(),), (), (MICRO,), ())
 
 
 class SimulatedAgent(Agent):

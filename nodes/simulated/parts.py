@@ -1,18 +1,29 @@
 """What stands for a simulated node's disks and network: rows that say what would be there."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from nodes.contract.errors import NodeError
 from nodes.contract.messages import DiskState, VolumeFacts
-from nodes.contract.sizes import round_up
-from nodes.contract.specs import DiskFormat, DiskSpec, FileFacts, NicSpec, PoolFacts, PoolSpec
-from nodes.domain_xml import DiskSource
+from nodes.contract.specs import DiskFormat, DiskSpec, FileFacts, NicSpec, PoolFacts, PoolPlace
+from nodes.domain_xml import FileSource
 from nodes.network import Network
 from nodes.node import Node
 from nodes.shell import Cancellation, Shell
 from nodes.simulated.memory import Memory
-from nodes.storage.base import Driver, Users, Volume
+from nodes.storage.base import (
+    Driver,
+    Fill,
+    QemuImage,
+    Readable,
+    Users,
+    Volume,
+    absent,
+    check_grows,
+    snapshot_absent,
+)
 
 GRANULE_BYTES = 64 * 1024
 CAPACITY_BYTES = 4 << 40
@@ -28,27 +39,26 @@ class SimulatedDriver(Driver):
     KIND = "directory"
 
     def __init__(self, node_id: str, memory: Memory, shell: Shell) -> None:
-        super().__init__(FOLDER, shell)
-        self._identity = f"simulated:{node_id}"
+        identity = f"simulated:{node_id}"
+        super().__init__(PoolPlace(kind="directory", identity=identity, path=FOLDER), shell, Path(FOLDER))
         self._memory = memory
 
-    def check_identity(self, identity: str) -> None:
-        if identity != self._identity:
-            raise NodeError("pool_identity", f"the pool here is {self._identity}, not {identity}")
+    def identity(self) -> str:
+        return self.pool.identity
 
     def facts(self) -> PoolFacts:
         return PoolFacts(
             kind=self.KIND,
-            identity=self._identity,
-            path=self.path,
+            identity=self.pool.identity,
+            path=FOLDER,
             capacity_bytes=CAPACITY_BYTES,
             free_bytes=max(0, CAPACITY_BYTES - self._memory.allocated_bytes()),
             granules={"qcow2": GRANULE_BYTES, "raw": 512},
         )
 
-    def create(self, disk: DiskSpec, cancellation: Cancellation) -> VolumeFacts:
+    def create(self, disk: DiskSpec, cancellation: Cancellation, fill: Fill | None = None) -> VolumeFacts:
         cancellation.check()
-        size_bytes = round_up(disk.size_bytes, self.facts().granules[disk.format])
+        size_bytes = self.rounded(disk.size_bytes, disk.format, self.facts())
         if self._memory.volume_bytes(volume_name(disk.id, disk.format)) is None:
             self._memory.keep_volume(volume_name(disk.id, disk.format), disk.id, size_bytes)
         return VolumeFacts(size_bytes=size_bytes)
@@ -68,8 +78,35 @@ class SimulatedDriver(Driver):
             exists=True, ours=True, size_bytes=size_bytes, used_by=tuple(users(volume_path(disk_id, disk_format)))
         )
 
-    def source(self, disk_id: str, disk_format: DiskFormat) -> DiskSource:
-        return DiskSource(volume_path(disk_id, disk_format))
+    def resize(self, disk_id: str, disk_format: DiskFormat, size_bytes: int, *, leave_to_qemu: bool) -> VolumeFacts:
+        name = volume_name(disk_id, disk_format)
+        present_bytes = self._memory.volume_bytes(name)
+        if present_bytes is None:
+            raise absent(name)
+        wanted_bytes = self.rounded(size_bytes, disk_format, self.facts())
+        check_grows(name, present_bytes, wanted_bytes)
+        self._memory.keep_volume(name, disk_id, wanted_bytes)
+        return VolumeFacts(size_bytes=wanted_bytes)
+
+    def source(self, disk_id: str, disk_format: DiskFormat) -> FileSource:
+        return FileSource(volume_path(disk_id, disk_format))
+
+    @contextmanager
+    def readable(self, disk_id: str, disk_format: DiskFormat, snapshot: str | None) -> Iterator[Readable]:
+        name = volume_name(disk_id, disk_format)
+        size_bytes = self._memory.volume_bytes(name)
+        if size_bytes is None:
+            raise absent(name)
+        yield Readable(QemuImage(disk_format, name), size_bytes)
+
+    def snapshot(self, disk_id: str, disk_format: DiskFormat, snapshot: str, room_bytes: int | None) -> None:
+        raise NodeError("unsupported", "a simulated node has no snapshots")
+
+    def delete_snapshot(self, disk_id: str, disk_format: DiskFormat, snapshot: str) -> None:
+        pass
+
+    def revert(self, disk_id: str, disk_format: DiskFormat, snapshot: str) -> VolumeFacts:
+        raise snapshot_absent(volume_name(disk_id, disk_format), snapshot)
 
     def volumes(self) -> list[Volume]:
         return [Volume(name, disk) for name, disk, _size in self._memory.volumes()]
@@ -109,6 +146,7 @@ class SimulatedNode(Node):
         super().__init__(*parts)
         self._driver = driver
 
-    def driver(self, pool: PoolSpec) -> Driver:
-        self._driver.check_identity(pool.identity)
+    def driver(self, pool: PoolPlace) -> Driver:
+        if pool.identity != self._driver.identity():
+            raise NodeError("pool_identity", f"the pool here is {self._driver.identity()}, not {pool.identity}")
         return self._driver

@@ -7,6 +7,7 @@ repetition could mistake.
 """
 
 import errno
+import json
 import os
 import socket
 import uuid
@@ -17,12 +18,26 @@ from pathlib import Path
 from nodes.contract.errors import NodeError
 from nodes.contract.faults import point
 from nodes.contract.messages import DiskState, VolumeFacts
-from nodes.contract.specs import DiskFormat, DiskSpec, PoolFacts
-from nodes.domain_xml import DiskSource
+from nodes.contract.sizes import round_up
+from nodes.contract.specs import DiskFormat, DiskSpec, PoolFacts, PoolPlace
+from nodes.domain_xml import FileSource
 from nodes.files import fsync_folder, is_rotational, write_atomically
 from nodes.shell import Cancellation, Cancelled, Shell
 from nodes.storage import qcow2
-from nodes.storage.base import Driver, Users, Volume
+from nodes.storage.base import (
+    Driver,
+    Fill,
+    QemuImage,
+    Readable,
+    Users,
+    Volume,
+    absent,
+    check_grows,
+    check_same_size,
+    check_unused,
+    not_ours,
+    snapshot_absent,
+)
 
 MARK = "user.ulei.disk"
 IDENTITY_FILE = ".ulei-pool"
@@ -56,22 +71,17 @@ def check_fit(folder: Path) -> None:
 
 class DirectoryDriver(Driver):
     KIND = "directory"
+    QEMU_GROWS = True
 
-    def __init__(self, path: str, shell: Shell) -> None:
-        super().__init__(path, shell)
-        self.folder = Path(path)
+    def __init__(self, pool: PoolPlace, shell: Shell, keys: Path) -> None:
+        super().__init__(pool, shell, keys)
+        self.folder = Path(pool.path)
 
-    def check_identity(self, identity: str) -> None:
+    def identity(self) -> str:
         try:
-            found = (self.folder / IDENTITY_FILE).read_text().strip()
+            return (self.folder / IDENTITY_FILE).read_text().strip()
         except OSError as error:
-            found = f"none ({error.strerror})"
-        if found != identity:
-            raise NodeError(
-                "pool_identity",
-                f"{self.folder} is not the pool that was meant: its identity is {found}, not {identity}",
-                "Is the right file system mounted there?",
-            )
+            return f"none ({error.strerror})"
 
     def facts(self) -> PoolFacts:
         check_fit(self.folder)
@@ -84,49 +94,48 @@ class DirectoryDriver(Driver):
             free_bytes=room.f_bavail * room.f_frsize,
             granules=GRANULES,
             rotational=is_rotational(self.folder),
+            snapshots=True,
+            snapshot_formats=("qcow2",),
+            clones=("full",),
         )
 
     # --- create -------------------------------------------------------------------------------------------
 
-    def create(self, disk: DiskSpec, cancellation: Cancellation) -> VolumeFacts:
+    def create(self, disk: DiskSpec, cancellation: Cancellation, fill: Fill | None = None) -> VolumeFacts:
         final, part = self._final(disk.id, disk.format), self._part(disk.id)
+        wanted_bytes = round_up(disk.size_bytes, GRANULES[disk.format])
         if os.path.lexists(final):
-            facts = self._existing(final, disk)
+            size_bytes = self._measured(final, disk.id, disk.format)
+            check_same_size(final, size_bytes, wanted_bytes)
+            fsync_folder(self.folder)
             self._remove_part(part, disk.id)
-            return facts
+            return VolumeFacts(size_bytes=size_bytes)
         if disk.backing is not None:
             self._check_backing(Path(disk.backing), disk)
-        self._check_room(disk)
+        self._check_room(wanted_bytes, disk.format)
         self._remove_part(part, disk.id)
         self._make_part(part, disk.id)
         try:
-            self._fill(part, disk, cancellation)
+            self._lay_out(part, disk, wanted_bytes, cancellation)
+            if fill is not None:
+                fill(QemuImage(disk.format, str(part), zeroed=True))
+            point("disk.filled", disk.id)
             _fsync(part)
             os.link(part, final)
         except FileExistsError:
             part.unlink()
-            raise _not_ours(final) from None
+            raise not_ours(final) from None
         except (OSError, NodeError, Cancelled) as error:
             # The part carries our mark, so it may go; after a kill -9 the repetition or the undo removes it.
             part.unlink(missing_ok=True)
             if isinstance(error, Cancelled) or not _says_no_room(error):
                 raise
-            raise self._no_room(disk.size_bytes) from None
+            raise self._no_room(wanted_bytes) from None
         point("disk.linked", disk.id)
         part.unlink()
         fsync_folder(self.folder)
         point("disk.unlinked", disk.id)
         return VolumeFacts(size_bytes=self._size(final, disk.format))
-
-    def _existing(self, final: Path, disk: DiskSpec) -> VolumeFacts:
-        """A volume that an earlier attempt finished."""
-        if _mark(final) != disk.id:
-            raise _not_ours(final)
-        size_bytes = self._size(final, disk.format)
-        if size_bytes != disk.size_bytes:
-            raise NodeError("exists_other_size", f"{final} is this disk, but has {size_bytes} bytes")
-        fsync_folder(self.folder)
-        return VolumeFacts(size_bytes=size_bytes)
 
     def _make_part(self, part: Path, disk_id: str) -> None:
         with _unnamed_file(self.folder) as descriptor:
@@ -137,18 +146,18 @@ class DirectoryDriver(Driver):
             try:
                 os.link(f"/proc/self/fd/{descriptor}", part.name, src_dir_fd=folder, dst_dir_fd=folder)
             except FileExistsError:
-                raise _not_ours(part) from None
+                raise not_ours(part) from None
             finally:
                 os.close(folder)
         point("disk.part-made", disk_id)
 
-    def _fill(self, part: Path, disk: DiskSpec, cancellation: Cancellation) -> None:
+    def _lay_out(self, part: Path, disk: DiskSpec, size_bytes: int, cancellation: Cancellation) -> None:
         if disk.format == "raw":
-            os.truncate(part, disk.size_bytes)
+            os.truncate(part, size_bytes)
             return
         backing = ["-b", disk.backing, "-F", disk.backing_format or "qcow2"] if disk.backing else []
         self.shell.run(
-            ["qemu-img", "create", "-q", "-f", "qcow2", *backing, str(part), str(disk.size_bytes)],
+            ["qemu-img", "create", "-q", "-f", "qcow2", *backing, str(part), str(size_bytes)],
             timeout_s=QEMU_IMG_TIMEOUT_S,
             cancellation=cancellation,
         )
@@ -166,13 +175,13 @@ class DirectoryDriver(Driver):
             backing = self.folder / header.backing
         raise NodeError("backing_invalid", f"{disk.backing} rests on too many files")
 
-    def _check_room(self, disk: DiskSpec) -> None:
+    def _check_room(self, size_bytes: int, disk_format: DiskFormat) -> None:
         # Volumes are sparse, so this refuses what never fits, and qemu-img what does not fit now.
         room = os.statvfs(self.folder)
         free_bytes = room.f_bavail * room.f_frsize
-        needed_bytes = disk.size_bytes if disk.format == "raw" else QCOW2_OVERHEAD_BYTES
-        if needed_bytes > free_bytes or disk.size_bytes > room.f_blocks * room.f_frsize:
-            raise self._no_room(disk.size_bytes)
+        needed_bytes = size_bytes if disk_format == "raw" else QCOW2_OVERHEAD_BYTES
+        if needed_bytes > free_bytes or size_bytes > room.f_blocks * room.f_frsize:
+            raise self._no_room(size_bytes)
 
     def _no_room(self, needed_bytes: int) -> NodeError:
         room = os.statvfs(self.folder)
@@ -188,24 +197,34 @@ class DirectoryDriver(Driver):
             needed=needed_bytes,
         )
 
-    # --- delete and look ----------------------------------------------------------------------------------
+    # --- delete, grow and look ----------------------------------------------------------------------------
 
     def delete(self, disk_id: str, disk_format: DiskFormat, users: Users) -> None:
         final = self._final(disk_id, disk_format)
         if os.path.lexists(final):
             if _mark(final) != disk_id:
                 self._remove_part(self._part(disk_id), disk_id)  # ours, left by an attempt before that file came
-                raise _not_ours(final)
-            found = self._users(final, users)
-            if found:
-                used_by = ", ".join(found)
-                raise NodeError(
-                    "disk_in_use", f"{final} is used by {used_by}", "Detach or delete that first.", used_by=used_by
-                )
+                raise not_ours(final)
+            check_unused(final, [*self._users(final, users), *self._inside(final)])
             final.unlink()
             point("disk.unlinked", disk_id)
         self._remove_part(self._part(disk_id), disk_id)
         fsync_folder(self.folder)
+
+    def resize(self, disk_id: str, disk_format: DiskFormat, size_bytes: int, *, leave_to_qemu: bool) -> VolumeFacts:
+        final = self._final(disk_id, disk_format)
+        wanted_bytes = round_up(size_bytes, GRANULES[disk_format])
+        present_bytes = self._measured(final, disk_id, disk_format)
+        check_grows(final, present_bytes, wanted_bytes)
+        if present_bytes < wanted_bytes:
+            self._check_room(wanted_bytes, disk_format)
+            if not leave_to_qemu:
+                # Refused while a QEMU has the file open: qemu-img takes the same lock.
+                argv = ["qemu-img", "resize", "-q", "-f", disk_format, str(final), str(wanted_bytes)]
+                self.shell.run(argv, timeout_s=QEMU_IMG_TIMEOUT_S)
+                _fsync(final)
+                point("disk.grown", disk_id)
+        return VolumeFacts(size_bytes=self._size(final, disk_format))
 
     def look(self, disk_id: str, disk_format: DiskFormat, users: Users) -> DiskState:
         final = self._final(disk_id, disk_format)
@@ -213,16 +232,69 @@ class DirectoryDriver(Driver):
             return DiskState(exists=False)
         if _mark(final) != disk_id:
             return DiskState(exists=True)
-        size_bytes = self._size(final, disk_format)
-        return DiskState(exists=True, ours=True, size_bytes=size_bytes, used_by=tuple(self._users(final, users)))
+        return DiskState(
+            exists=True,
+            ours=True,
+            size_bytes=self._size(final, disk_format),
+            used_by=(*self._users(final, users), *self._inside(final)),
+            snapshots=tuple(self._snapshots(final)) if self._inside(final) else (),
+        )
 
-    def source(self, disk_id: str, disk_format: DiskFormat) -> DiskSource:
+    def source(self, disk_id: str, disk_format: DiskFormat) -> FileSource:
         final = self._final(disk_id, disk_format)
-        if not os.path.lexists(final):
-            raise NodeError("disk_absent", f"{final} is missing")
-        if _mark(final) != disk_id:
-            raise _not_ours(final)
-        return DiskSource(str(final), direct_io=_takes_direct_io(final))
+        self._measured(final, disk_id, disk_format)
+        return FileSource(str(final), direct_io=_takes_direct_io(final))
+
+    # --- copies and snapshots -----------------------------------------------------------------------------
+
+    @contextmanager
+    def readable(self, disk_id: str, disk_format: DiskFormat, snapshot: str | None) -> Iterator[Readable]:
+        final = self._final(disk_id, disk_format)
+        size_bytes = self._measured(final, disk_id, disk_format)
+        if snapshot is not None and snapshot not in self._snapshots(final):
+            raise snapshot_absent(final, snapshot)
+        yield Readable(QemuImage(disk_format, str(final), snapshot), size_bytes)
+
+    def snapshot(self, disk_id: str, disk_format: DiskFormat, snapshot: str, room_bytes: int | None) -> None:
+        final = self._snapshotable(disk_id, disk_format)
+        if snapshot not in self._snapshots(final):
+            self._change_snapshots("-c", snapshot, final)
+
+    def delete_snapshot(self, disk_id: str, disk_format: DiskFormat, snapshot: str) -> None:
+        final = self._snapshotable(disk_id, disk_format)
+        if snapshot in self._snapshots(final):
+            self._change_snapshots("-d", snapshot, final)
+
+    def revert(self, disk_id: str, disk_format: DiskFormat, snapshot: str) -> VolumeFacts:
+        final = self._snapshotable(disk_id, disk_format)
+        if snapshot not in self._snapshots(final):
+            raise snapshot_absent(final, snapshot)
+        check_unused(final, self._resting(final))
+        self._change_snapshots("-a", snapshot, final)
+        return VolumeFacts(size_bytes=self._size(final, disk_format))
+
+    def _snapshotable(self, disk_id: str, disk_format: DiskFormat) -> Path:
+        if disk_format != "qcow2":
+            raise NodeError("unsupported", f"a {disk_format} file can have no snapshots", "Use a qcow2 volume.")
+        final = self._final(disk_id, disk_format)
+        self._measured(final, disk_id, disk_format)
+        return final
+
+    def _change_snapshots(self, change: str, snapshot: str, final: Path) -> None:
+        self.shell.run(["qemu-img", "snapshot", "-q", change, snapshot, str(final)], timeout_s=QEMU_IMG_TIMEOUT_S)
+        _fsync(final)
+        point("disk.snapshots-changed", snapshot)
+
+    def _snapshots(self, final: Path) -> list[str]:
+        # -U: also while a QEMU has it open.
+        argv = ["qemu-img", "info", "-U", "-f", "qcow2", "--output=json", str(final)]
+        info = json.loads(self.shell.run(argv, timeout_s=QEMU_IMG_TIMEOUT_S).stdout)
+        return [each["name"] for each in info.get("snapshots", [])]
+
+    def _inside(self, final: Path) -> list[str]:
+        """What lies in the file beside the volume; told without starting a program."""
+        header = qcow2.read_header(final)
+        return [f"{header.snapshots} snapshots in it"] if header and header.snapshots else []
 
     def volumes(self) -> list[Volume]:
         found = []
@@ -235,6 +307,9 @@ class DirectoryDriver(Driver):
 
     def _users(self, final: Path, users: Users) -> list[str]:
         """Domains of this node, and volumes of this pool that rest on the file."""
+        return [*users(str(final)), *self._resting(final)]
+
+    def _resting(self, final: Path) -> list[str]:
         resting = []
         with os.scandir(self.folder) as entries:
             for entry in entries:
@@ -246,14 +321,22 @@ class DirectoryDriver(Driver):
                     # By its last part: a backing file may be named relatively, or by a protocol's address.
                     if header and header.backing and final.name in header.backing:
                         resting.append(entry.name)
-        return [*users(str(final)), *resting]
+        return resting
 
     def _remove_part(self, part: Path, disk_id: str) -> None:
         if not os.path.lexists(part):
             return
         if _mark(part) != disk_id:
-            raise _not_ours(part)
+            raise not_ours(part)
         part.unlink()
+
+    def _measured(self, final: Path, disk_id: str, disk_format: DiskFormat) -> int:
+        """The size of a volume that is there and ours. Raises ``disk_absent``, ``exists_not_ours``."""
+        if not os.path.lexists(final):
+            raise absent(final)
+        if _mark(final) != disk_id:
+            raise not_ours(final)
+        return self._size(final, disk_format)
 
     def _size(self, final: Path, disk_format: DiskFormat) -> int:
         if disk_format == "raw":
@@ -309,11 +392,3 @@ def _fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _not_ours(path: Path) -> NodeError:
-    return NodeError(
-        "exists_not_ours",
-        f"{path} exists and is not this disk: it was left untouched",
-        "Look at that file on the node, and move it away if nobody needs it.",
-    )

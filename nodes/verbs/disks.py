@@ -1,7 +1,24 @@
-"""Volumes. All the care is in the drivers."""
+"""Volumes. All the care is in the drivers; here stands what a running guest has to do with them."""
 
-from nodes.contract.messages import DiskCreate, DiskDelete, DiskLook, DiskState, Nothing, VolumeFacts
+from nodes.contract.errors import NodeError
+from nodes.contract.faults import point
+from nodes.contract.messages import (
+    DiskClone,
+    DiskCreate,
+    DiskDelete,
+    DiskLook,
+    DiskResize,
+    DiskRevert,
+    DiskSnapshot,
+    DiskSnapshotDelete,
+    DiskState,
+    Nothing,
+    VolumeFacts,
+)
+from nodes.drain import CallLost
+from nodes.hypervisor import Attached
 from nodes.node import Node
+from nodes.storage.base import Driver, check_unused
 from nodes.verbs import handles
 from nodes.verbs.run import Run
 
@@ -20,3 +37,81 @@ def delete(node: Node, message: DiskDelete, run: Run) -> Nothing:
 @handles(DiskLook)
 def look(node: Node, message: DiskLook, run: Run) -> DiskState:
     return node.driver(message.pool).look(message.id, message.format, node.users)
+
+
+@handles(DiskResize)
+def resize(node: Node, message: DiskResize, run: Run) -> VolumeFacts:
+    driver = node.driver(message.pool)
+    guest = node.hypervisor.guest_on(message.id)
+    if guest is None:
+        return _grown(driver, message, leave_to_qemu=False)
+    if node.hypervisor.may_be_moving(guest.uuid):
+        raise NodeError("domain_migrating", "a migration of this domain has not ended", retryable=True)
+    # The volume first: a guest that sees more than there is would write into nothing.
+    present = _grown(driver, message, leave_to_qemu=driver.QEMU_GROWS)
+    wanted_bytes = max(present.size_bytes, driver.rounded(message.size_bytes, message.format, driver.facts()))
+    # Also where the volume was large enough: an earlier attempt may have died between the two.
+    if not _told(node, guest, message.id, wanted_bytes):
+        return _grown(driver, message, leave_to_qemu=False)
+    return _grown(driver, message, leave_to_qemu=driver.QEMU_GROWS)
+
+
+def _grown(driver: Driver, message: DiskResize, *, leave_to_qemu: bool) -> VolumeFacts:
+    return driver.resize(message.id, message.format, message.size_bytes, leave_to_qemu=leave_to_qemu)
+
+
+def _told(node: Node, guest: Attached, disk_id: str, size_bytes: int) -> bool:
+    """False: the guest went off meanwhile, and with it whatever hindered growing its volume."""
+    point("disk.before-call", disk_id)
+    try:
+        node.hypervisor.resize_disk(guest, size_bytes)
+    except CallLost:
+        raise
+    except NodeError:
+        if node.hypervisor.guest_on(disk_id) is not None:
+            raise
+        return False
+    point("disk.after-call", disk_id)
+    return True
+
+
+@handles(DiskClone)
+def clone(node: Node, message: DiskClone, run: Run) -> VolumeFacts:
+    driver, source = node.driver(message.disk.pool), message.source
+    if message.snapshot is None:
+        _no_guest_on(node, source.id)
+    if not message.linked:
+        return driver.clone(message.disk, node.driver(source.pool), source, message.snapshot, run.cancellation)
+    if source.pool.identity != message.disk.pool.identity:
+        raise NodeError("unsupported", "a linked clone lies in the pool of its source", "Ask for a full copy.")
+    return driver.link(message.disk, source, message.snapshot)
+
+
+@handles(DiskSnapshot)
+def snapshot(node: Node, message: DiskSnapshot, run: Run) -> Nothing:
+    driver = node.driver(message.pool)
+    if not driver.SNAPSHOTS_ONLINE:
+        _no_guest_on(node, message.id)
+    driver.snapshot(message.id, message.format, message.snapshot, message.room_bytes)
+    return Nothing()
+
+
+@handles(DiskSnapshotDelete)
+def delete_snapshot(node: Node, message: DiskSnapshotDelete, run: Run) -> Nothing:
+    driver = node.driver(message.pool)
+    if not driver.SNAPSHOTS_ONLINE:
+        _no_guest_on(node, message.id)
+    driver.delete_snapshot(message.id, message.format, message.snapshot)
+    return Nothing()
+
+
+@handles(DiskRevert)
+def revert(node: Node, message: DiskRevert, run: Run) -> VolumeFacts:
+    _no_guest_on(node, message.id)
+    return node.driver(message.pool).revert(message.id, message.format, message.snapshot)
+
+
+def _no_guest_on(node: Node, disk_id: str) -> None:
+    """Raises ``disk_in_use``."""
+    guest = node.hypervisor.guest_on(disk_id)
+    check_unused(f"disk {disk_id}", [guest.name] if guest else [])

@@ -52,10 +52,10 @@ def define(node: Node, message: DomainDefine, run: Run) -> DomainWhereabouts:
 
 
 def _sources(node: Node, spec: DomainSpec) -> dict[str, domain_xml.DiskSource]:
-    sources = {}
+    sources: dict[str, domain_xml.DiskSource] = {}
     for disk in spec.disks:
         if disk.iso is not None:
-            sources[disk.id] = domain_xml.DiskSource(str(node.iso(disk.iso)))
+            sources[disk.id] = domain_xml.FileSource(str(node.iso(disk.iso)))
         elif disk.pool is not None:
             sources[disk.id] = node.driver(disk.pool).source(disk.id, disk.format)
     return sources

@@ -58,7 +58,7 @@ def test_a_volume_is_made_marked_and_measured(disk_format, agent, panel):
     assert panel.done(create(agent, format=disk_format)) == {"size_bytes": 1 << 20}
     assert os.getxattr(volume(agent, suffix=disk_format), "user.ulei.disk").decode() == DISK
     seen = panel.done(look(agent, format=disk_format))
-    assert seen == {"exists": True, "ours": True, "size_bytes": 1 << 20, "used_by": []}
+    assert seen == {"exists": True, "ours": True, "size_bytes": 1 << 20, "used_by": [], "snapshots": []}
     panel.done(delete(agent, format=disk_format))
     assert not volume(agent, suffix=disk_format).exists()
     assert not panel.done(look(agent, format=disk_format))["exists"]
@@ -83,7 +83,8 @@ def test_a_foreign_file_of_the_wanted_name_survives_everything(mark, agent, pane
         os.setxattr(volume(agent), "user.ulei.disk", mark)
     assert code(panel.call(create(agent))) == "exists_not_ours"
     assert code(panel.call(delete(agent))) == "exists_not_ours"
-    assert panel.done(look(agent)) == {"exists": True, "ours": False, "size_bytes": None, "used_by": []}
+    seen = panel.done(look(agent))
+    assert seen == {"exists": True, "ours": False, "size_bytes": None, "used_by": [], "snapshots": []}
     assert volume(agent).read_text() == "somebody's"
 
 
@@ -127,9 +128,9 @@ def test_another_pool_at_the_same_path_is_not_touched(agent, panel):
     assert not volume(agent).exists()
 
 
-def test_a_pool_of_an_unknown_kind_is_refused(agent, panel):
-    other = PoolSpec(id="p" * 13, kind="lvm", identity="x", path="vg0")
-    assert code(panel.call(create(agent, pool=other))) == "pool_kind"
+def test_a_volume_group_that_is_not_there_is_refused(agent, panel):
+    other = PoolSpec(id="p" * 13, kind="lvm", identity="x", path="no-such-group")
+    assert code(panel.call(create(agent, pool=other, format="raw"))) == "pool_identity"
 
 
 @pytest.mark.parametrize("disk_format", ["qcow2", "raw"])

@@ -7,7 +7,7 @@ import pytest
 from lxml import etree
 
 from nodes.contract.specs import DomainDisk, DomainSpec, NicSpec, PoolSpec
-from nodes.domain_xml import DiskSource, build
+from nodes.domain_xml import BlockSource, FileSource, RbdSource, build
 
 GOLDEN = Path(__file__).parent / "golden" / "domain"
 POOL = PoolSpec(id="p" * 13, kind="directory", identity="x", path="/pool")
@@ -28,7 +28,7 @@ def nic(letter, **changes):
     return NicSpec(**{"id": letter * 13, "bridge": "br0", "mac": "52:54:00:00:00:01", **changes})
 
 
-SOURCES = {letter * 13: DiskSource(f"/pool/{letter * 13}.qcow2") for letter in "abcdef"}
+SOURCES = {letter * 13: FileSource(f"/pool/{letter * 13}.qcow2") for letter in "abcdef"}
 
 CASES = {
     "least": (spec(), "qemu", {}),
@@ -46,7 +46,7 @@ CASES = {
             )
         ),
         "qemu",
-        {"a" * 13: SOURCES["a" * 13], "c" * 13: DiskSource("/isos/install.iso")},
+        {"a" * 13: SOURCES["a" * 13], "c" * 13: FileSource("/isos/install.iso")},
     ),
     "every-bus-and-model": (
         spec(
@@ -61,7 +61,18 @@ CASES = {
             nics=(nic("n"), nic("o", model="rtl8139"), nic("q", model="e1000")),
         ),
         "qemu",
-        {**SOURCES, "b" * 13: DiskSource("/tmpfs/b.qcow2", direct_io=False)},
+        {**SOURCES, "b" * 13: FileSource("/tmpfs/b.qcow2", direct_io=False)},
+    ),
+    "every-kind-of-storage": (
+        spec(disks=(disk("a", format="raw"), disk("b", format="raw", bus="scsi"), disk("c"))),
+        "kvm",
+        {
+            "a" * 13: BlockSource("/dev/vg0/" + "a" * 13),
+            "b" * 13: RbdSource(
+                "rbd/" + "b" * 13, ("10.0.0.1:6789", "[fd00::1]:3300"), "ulei", "11111111-2222-3333-4444-666666666666"
+            ),
+            "c" * 13: FileSource("/pool/" + "c" * 13 + ".qcow2"),
+        },
     ),
     "hostile-title": (spec(title="</title><x a='\"'>&amp;;$(reboot) " + "я" * 200), "qemu", {}),
 }

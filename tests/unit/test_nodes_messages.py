@@ -23,12 +23,17 @@ from nodes.contract.specs import (
     NicSpec,
     NodeFacts,
     PoolFacts,
+    PoolOffer,
     PoolSpec,
+    VolumeSpec,
 )
 
 GOLDEN = Path(__file__).parent / "golden" / "messages"
 VM, UUID = "v" * 13, "11111111-2222-3333-4444-555555555555"
 POOL = PoolSpec(id="p" * 13, kind="directory", identity="6f0c", path="/var/lib/libvirt/images")
+STRIPED = PoolSpec(id="q" * 13, kind="lvm", identity="vg-uuid", path="vg0", stripes=2)
+THIN = PoolSpec(id="r" * 13, kind="lvmthin", identity="vg-uuid/lv-uuid", path="vg0/thin")
+CEPH = PoolSpec(id="p" * 13, kind="rbd", identity="fsid/3", path="rbd", monitors=("10.0.0.1:6789",), user="ulei")
 NIC = NicSpec(
     id="n" * 13,
     bridge="br0",
@@ -60,6 +65,18 @@ BODIES: dict[str, m.Message] = {
     "disk.create": m.DiskCreate(disk=DISK),
     "disk.delete": m.DiskDelete(id="d" * 13, pool=POOL, format="qcow2"),
     "disk.look": m.DiskLook(id="d" * 13, pool=POOL, format="qcow2"),
+    "disk.resize": m.DiskResize(id="d" * 13, pool=THIN, format="raw", size_bytes=2 << 30),
+    "disk.clone": m.DiskClone(
+        disk=DiskSpec(id="e" * 13, pool=THIN, format="raw", size_bytes=1 << 30),
+        source=VolumeSpec(id="d" * 13, pool=THIN, format="raw"),
+        snapshot="s" * 13,
+        linked=True,
+    ),
+    "disk.snapshot": m.DiskSnapshot(id="d" * 13, pool=STRIPED, format="raw", snapshot="s" * 13, room_bytes=1 << 28),
+    "disk.snapshot_delete": m.DiskSnapshotDelete(id="d" * 13, pool=POOL, format="qcow2", snapshot="s" * 13),
+    "disk.revert": m.DiskRevert(id="d" * 13, pool=POOL, format="qcow2", snapshot="s" * 13),
+    "pool.attach": m.PoolAttach(pool=CEPH, key="c2VjcmV0"),
+    "pool.detach": m.PoolDetach(id="p" * 13),
     "nic.plug": m.NicPlug(nic=NIC),
     "nic.unplug": m.NicUnplug(id="n" * 13, bridge="br0"),
     "domain.define": m.DomainDefine(domain=DOMAIN),
@@ -98,6 +115,39 @@ FACTS = PoolFacts(
     kind="directory", identity="6f0c", path=POOL.path, capacity_bytes=9, free_bytes=8, granules={"qcow2": 65536}
 )
 
+THIN_FACTS = PoolFacts(
+    kind="lvmthin",
+    identity=THIN.identity,
+    path=THIN.path,
+    capacity_bytes=9,
+    free_bytes=8,
+    granules={"raw": 4 << 20},
+    shared=False,
+    snapshots=True,
+    snapshot_formats=("raw",),
+    snapshots_online=True,
+    clones=("full", "linked"),
+    extent_bytes=4 << 20,
+    extents_total=10,
+    extents_free=5,
+    stripes=1,
+    chunk_bytes=1 << 16,
+    data_percent=12.5,
+    metadata_percent=1.5,
+    problem="command_timeout",
+)
+OFFER = PoolOffer(
+    kind="lvm",
+    path="vg0",
+    identity="vg-uuid",
+    capacity_bytes=9,
+    free_bytes=8,
+    extent_bytes=4 << 20,
+    extents_total=10,
+    extents_free=5,
+    most_stripes=2,
+)
+
 OTHERS = {
     "envelope": m.Envelope(**PLACE, verb="demo.mark", phase="do", attempt=1, body={"id": "m" * 13}),
     "cancel": m.Cancel(**PLACE),
@@ -116,6 +166,9 @@ OTHERS = {
         pools=(FACTS,),
         images=(FILE,),
         isos=(),
+    ),
+    "entry.inventory-storage": m.Inventory(
+        **SEEN, facts=NODE, checks=(), domains=(), pools=(THIN_FACTS,), offers=(OFFER,), images=(), isos=()
     ),
     "entry.domains": m.DomainChanged(**SEEN, domains=(SEEN_DOMAIN,)),
     "enrol.request": m.EnrolRequest(

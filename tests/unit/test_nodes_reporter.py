@@ -56,7 +56,10 @@ def test_a_change_while_an_inventory_is_read_is_not_taken_back_by_it(
         return (), ()
 
     monkeypatch.setattr(module.preflight, "run", lambda config, node: change("preflight") or ())
-    config: Any = SimpleNamespace(images_dir=tmp_path, isos_dir=tmp_path)
+    monkeypatch.setattr(module.storage, "offers", lambda shell: ())
+    config: Any = SimpleNamespace(
+        images_dir=tmp_path, isos_dir=tmp_path, keys_dir=tmp_path, pools_file=tmp_path / "pools.json"
+    )
     ledger: Any = SimpleNamespace(counter=1, wanted=list)
     stream: Any = SimpleNamespace(report=told.append)
     facts: Any = SimpleNamespace(read=read)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from nodes.contract.sizes import MAX_BYTES, format_size, granule_of, parse_size, round_up
+from nodes.contract.sizes import MAX_BYTES, format_size, granule_of, nearest_sizes, parse_size, round_up
 from nodes.contract.specs import PoolFacts
 
 sizes = st.integers(1, MAX_BYTES)
@@ -28,6 +28,15 @@ def test_rounding_twice_changes_nothing(size, granule):
 def test_rounding_keeps_the_order(one, other, granule):
     if one <= other:
         assert round_up(one, granule) <= round_up(other, granule)
+
+
+@given(sizes, granules)
+def test_the_nearest_sizes_are_the_neighbours_on_the_grid(size, granule):
+    below, above = nearest_sizes(size, granule)
+    assert below % granule == above % granule == 0
+    assert above == round_up(size, granule)
+    assert below <= size <= above
+    assert above - below == (0 if size % granule == 0 else granule)
 
 
 @pytest.mark.parametrize(("size", "granule"), [(0, 512), (-1, 512), (1, 0)])

@@ -1,0 +1,64 @@
+"""The pools that this node tells of: its folder of images, and those that the panel attached."""
+
+import threading
+
+from pydantic import TypeAdapter
+
+from nodes.config import Paths
+from nodes.contract.errors import NodeError
+from nodes.contract.specs import PoolFacts, PoolPlace, PoolSpec
+from nodes.files import write_atomically
+from nodes.log import Log
+from nodes.shell import Shell
+from nodes.storage import driver_at, driver_of
+
+log = Log("ulei.pools")
+
+_SPECS = TypeAdapter(list[PoolSpec])
+_WRITING = threading.Lock()
+
+
+class Pools:
+    def __init__(self, paths: Paths, shell: Shell) -> None:
+        self._paths = paths
+        self._shell = shell
+        self._last: dict[str, PoolFacts] = {}
+
+    def attached(self) -> list[PoolSpec]:
+        try:
+            return _SPECS.validate_json(self._paths.pools_file.read_bytes())
+        except FileNotFoundError:
+            return []
+
+    def attach(self, pool: PoolSpec) -> None:
+        with _WRITING:
+            self._write([*(known for known in self.attached() if known.id != pool.id), pool])
+
+    def detach(self, pool_id: str) -> None:
+        with _WRITING:
+            self._write([known for known in self.attached() if known.id != pool_id])
+
+    def _write(self, pools: list[PoolSpec]) -> None:
+        write_atomically(self._paths.pools_file, _SPECS.dump_json(pools, indent=1))
+
+    def facts(self) -> tuple[PoolFacts, ...]:
+        """Of every pool. One that cannot be read now is told as it was, with the reason."""
+        found = []
+        try:
+            images = PoolPlace(kind="directory", path=str(self._paths.images_dir))
+            found.append(driver_at(images, self._shell, self._paths.keys_dir).facts())
+        except (NodeError, OSError):
+            pass  # the preflight says why
+        found += [facts for pool in self.attached() if (facts := self._facts_of(pool)) is not None]
+        return tuple(found)
+
+    def _facts_of(self, pool: PoolSpec) -> PoolFacts | None:
+        """None: it could not be read since the agent started."""
+        try:
+            facts = driver_of(pool, self._shell, self._paths.keys_dir).facts()
+        except NodeError as error:
+            log.warning("a pool cannot be read", pool=pool.id, path=pool.path, cause=error.info.cause)
+            last = self._last.get(pool.id)
+            return last.model_copy(update={"problem": error.info.code}) if last else None
+        self._last[pool.id] = facts
+        return facts

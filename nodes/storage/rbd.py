@@ -1,0 +1,527 @@
+"""Volumes as images of a Ceph pool: ``<disk id>``, with the owner mark in the image's metadata, ``ulei.disk``.
+
+Ceph cannot make an image and its metadata in one step, so an image begins as ``<disk id>.part``, is marked, filled,
+and renamed last. A part that was not yet marked when its maker died is nobody's as long as nothing was written to it.
+
+Ceph is spoken to by its own library inside this process: one connection serves every verb, and what it says of a
+failure is a number and no text. Source: docs.ceph.com/en/pacific/rbd/api/librbdpy.
+"""
+
+import json
+import re
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
+
+from nodes.contract.errors import NodeError
+from nodes.contract.faults import point
+from nodes.contract.messages import DiskState, VolumeFacts
+from nodes.contract.sizes import round_up
+from nodes.contract.specs import DiskFormat, DiskSpec, PoolFacts, PoolKind, PoolPlace, VolumeSpec
+from nodes.domain_xml import RbdSource
+from nodes.files import write_atomically
+from nodes.shell import Cancellation, Cancelled, Shell
+from nodes.storage.base import (
+    Driver,
+    Fill,
+    QemuImage,
+    Readable,
+    Secret,
+    Users,
+    Volume,
+    absent,
+    check_grows,
+    check_holds,
+    check_same_size,
+    check_unused,
+    not_ours,
+    snapshot_absent,
+)
+
+MARK = "ulei.disk"
+ORDER = 22
+OBJECT_BYTES = 1 << ORDER
+CONNECT_TIMEOUT_S = 10
+OPERATION_TIMEOUT_S = 60
+DEAD_WATCHER_TIMEOUT_S = 40.0
+"""A client that was killed counts as a watcher for another 30 s. Source: Ceph, osd_client_watch_timeout."""
+WATCHER_LOOK_S = 1.0
+SECRETS = uuid.UUID("5b1f2f0e-3b0a-4c55-9d0c-5f3a1d0f7c11")
+"""The namespace of our secrets' uuids: every node gives the same key the same uuid, so that a guest can move."""
+
+_VOLUME = re.compile(r"[a-z2-7]{13}(\.part)?")
+_connections: dict[tuple[Any, ...], Any] = {}
+_connecting = threading.Lock()
+
+
+class RbdDriver(Driver):
+    KIND: ClassVar[PoolKind] = "rbd"
+    SNAPSHOTS_ONLINE = True
+
+    def __init__(self, pool: PoolPlace, shell: Shell, keys: Path) -> None:
+        super().__init__(pool, shell, keys)
+        self._fsid = pool.identity.partition("/")[0]
+
+    # --- the cluster --------------------------------------------------------------------------------------
+
+    @property
+    def _secret_uuid(self) -> str:
+        return str(uuid.uuid5(SECRETS, f"{self._fsid}/{self.pool.user}"))
+
+    @property
+    def _keyring(self) -> Path:
+        return self.keys / f"{self._secret_uuid}.keyring"
+
+    def keep_key(self, key: str) -> Secret:
+        with self._errors():
+            cluster = self._connected(key=key)
+            self._fsid = cluster.get_fsid()
+            cluster.shutdown()
+        write_atomically(self._keyring, f"[client.{self.pool.user}]\n\tkey = {key}\n")
+        self._forget_connection()
+        return Secret(self._secret_uuid, f"ulei {self._fsid} client.{self.pool.user}")
+
+    def _connected(self, **key: str) -> Any:
+        rados, _ = _bindings()
+        settings = {
+            "mon_host": ",".join(self.pool.monitors),
+            "client_mount_timeout": str(CONNECT_TIMEOUT_S),
+            "rados_mon_op_timeout": str(CONNECT_TIMEOUT_S),
+            "rados_osd_op_timeout": str(OPERATION_TIMEOUT_S),
+            "log_to_stderr": "false",
+            **key,
+        }
+        cluster = rados.Rados(rados_id=self.pool.user, conf=settings)
+        cluster.connect(timeout=CONNECT_TIMEOUT_S)
+        return cluster
+
+    @property
+    def _place(self) -> tuple[Any, ...]:
+        return (self.pool.monitors, self.pool.user, self._keyring)
+
+    def _cluster(self) -> Any:
+        with _connecting:
+            if self._place not in _connections:
+                if not self._keyring.exists():
+                    raise NodeError("pool_absent", f"this node has no key of client.{self.pool.user} for {self._fsid}")
+                _connections[self._place] = self._connected(keyring=str(self._keyring))
+            return _connections[self._place]
+
+    def _forget_connection(self) -> None:
+        with _connecting:
+            _connections.pop(self._place, None)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Ceph's errors that no line below foresaw. Never certain: what was asked may have happened, or happen yet."""
+        rados, rbd = _bindings()
+        try:
+            yield
+        except (rados.Error, rbd.Error) as error:
+            self._forget_connection()
+            raise NodeError(
+                "pool_unreachable",
+                f"the Ceph pool {self.pool.path} at {', '.join(self.pool.monitors)}: {error}",
+                "Look at the cluster: ceph status.",
+                retryable=True,
+                certain=False,
+            ) from None
+
+    @contextmanager
+    def _pool(self) -> Iterator[tuple[Any, ModuleType]]:
+        """(the pool, Ceph's module of images)"""
+        _, rbd = _bindings()
+        with self._errors():
+            pool = self._cluster().open_ioctx(self.pool.path)
+            try:
+                yield pool, rbd
+            finally:
+                pool.close()
+
+    def identity(self) -> str:
+        with self._errors():
+            cluster = self._cluster()
+            number = cluster.pool_lookup(self.pool.path)
+            if number is None:
+                return f"none (the cluster has no pool {self.pool.path})"
+            return f"{cluster.get_fsid()}/{number}"
+
+    def facts(self) -> PoolFacts:
+        used_bytes, free_bytes = self._room()
+        return PoolFacts(
+            kind=self.KIND,
+            identity=self.identity(),
+            path=self.pool.path,
+            capacity_bytes=used_bytes + free_bytes,
+            free_bytes=free_bytes,
+            granules={"raw": OBJECT_BYTES},
+            shared=True,
+            snapshots=True,
+            snapshot_formats=("raw",),
+            snapshots_online=True,
+            clones=("full", "linked"),
+        )
+
+    def _room(self) -> tuple[int, int]:
+        """(used, free) bytes, without the copies that Ceph keeps."""
+        with self._errors():
+            status, text, words = self._cluster().mon_command(json.dumps({"prefix": "df", "format": "json"}), b"")
+        if status:
+            raise NodeError("pool_unreachable", f"ceph df: {words}", retryable=True, certain=False)
+        stats = next(each["stats"] for each in json.loads(text)["pools"] if each["name"] == self.pool.path)
+        return int(stats["stored"]), int(stats["max_avail"])
+
+    # --- create and delete --------------------------------------------------------------------------------
+
+    def create(self, disk: DiskSpec, cancellation: Cancellation, fill: Fill | None = None) -> VolumeFacts:
+        if disk.format != "raw" or disk.backing is not None:
+            raise NodeError("unsupported", f"a {self.KIND} pool holds raw volumes without a backing image")
+
+        def make(pool: Any, rbd: ModuleType, part: str, size_bytes: int) -> None:
+            rbd.RBD().create(pool, part, size_bytes, order=ORDER, old_format=False, features=_features(rbd))
+
+        return self._made(disk, make, fill)
+
+    def link(self, disk: DiskSpec, volume: VolumeSpec, snapshot: str | None) -> VolumeFacts:
+        # With clones of the second kind a snapshot may be deleted while clones rest on it: Ceph keeps what they need.
+        kept = snapshot or _clone_snapshot(disk.id)
+
+        def make(pool: Any, rbd: ModuleType, part: str, size_bytes: int) -> None:
+            self._size_of(pool, rbd, volume.id)
+            with rbd.Image(pool, volume.id) as origin:
+                names = [each["name"] for each in origin.list_snaps()]
+                if kept not in names:
+                    if snapshot is not None:
+                        raise snapshot_absent(f"{self.pool.path}/{volume.id}", snapshot)
+                    origin.create_snap(kept)
+                    point("disk.snapshots-changed", kept)
+            with rbd.Image(pool, volume.id, snapshot=kept, read_only=True) as origin:
+                check_holds(disk, origin.size())
+            rbd.RBD().clone(pool, volume.id, kept, pool, part, features=_features(rbd), order=ORDER, clone_format=2)
+
+        facts = self._made(disk, make, None)
+        with self._pool() as (pool, rbd):
+            self._drop_clone_snapshot(pool, rbd, volume.id, disk.id)
+        return facts
+
+    def _made(self, disk: DiskSpec, make: Any, fill: Fill | None) -> VolumeFacts:
+        """Part, mark, content, name."""
+        part, wanted_bytes = f"{disk.id}.part", round_up(disk.size_bytes, OBJECT_BYTES)
+        with self._pool() as (pool, rbd):
+            self._settle_rename(pool, rbd, disk.id)
+            if self._exists(pool, rbd, disk.id):
+                size_bytes = self._size_of(pool, rbd, disk.id)
+                check_same_size(f"{self.pool.path}/{disk.id}", size_bytes, wanted_bytes)
+                self._remove_part(pool, rbd, disk.id)
+                return VolumeFacts(size_bytes=size_bytes)
+            self._check_room(wanted_bytes)
+            self._remove_part(pool, rbd, disk.id)
+            try:
+                make(pool, rbd, part, wanted_bytes)
+            except rbd.ImageExists:
+                raise not_ours(f"{self.pool.path}/{part}") from None
+            point("disk.part-made", disk.id)
+            with rbd.Image(pool, part) as image:
+                image.metadata_set(MARK, disk.id)
+                if image.size() < wanted_bytes:
+                    image.resize(wanted_bytes)
+            point("disk.marked", disk.id)
+            try:
+                if fill is not None:
+                    fill(QemuImage("raw", self._address(part), zeroed=True))
+            except (NodeError, Cancelled):
+                self._remove_part(pool, rbd, disk.id)
+                raise
+            point("disk.filled", disk.id)
+            try:
+                rbd.RBD().rename(pool, part, disk.id)
+            except rbd.ImageExists:
+                self._remove_part(pool, rbd, disk.id)
+                raise not_ours(f"{self.pool.path}/{disk.id}") from None
+            point("disk.linked", disk.id)
+            return VolumeFacts(size_bytes=self._size_of(pool, rbd, disk.id))
+
+    def _check_room(self, needed_bytes: int) -> None:
+        # Images take room when they are written to: this refuses what never fits.
+        used_bytes, free_bytes = self._room()
+        if needed_bytes > used_bytes + free_bytes:
+            raise NodeError(
+                "no_room",
+                f"the Ceph pool {self.pool.path} has {free_bytes} bytes free; needed: {needed_bytes}",
+                "Choose another pool or a smaller disk, or add an OSD.",
+                pool=self.pool.path,
+                node=socket.gethostname(),
+                free=free_bytes,
+                needed=needed_bytes,
+            )
+
+    def delete(self, disk_id: str, disk_format: DiskFormat, users: Users) -> None:
+        with self._pool() as (pool, rbd):
+            self._settle_rename(pool, rbd, disk_id)
+            self._remove_part(pool, rbd, disk_id)
+            if not self._exists(pool, rbd, disk_id):
+                return
+            name = f"{self.pool.path}/{disk_id}"
+            self._size_of(pool, rbd, disk_id)
+            with rbd.Image(pool, disk_id, read_only=True) as image:
+                check_unused(name, self._users(image, disk_id, users))
+                left_over = [each["name"] for each in image.list_snaps()]
+            parent = self._parent(pool, rbd, disk_id)
+            for snapshot in left_over:  # of linked clones that were never finished
+                with rbd.Image(pool, disk_id) as image:
+                    image.remove_snap(snapshot)
+            try:
+                rbd.RBD().remove(pool, disk_id)
+            except (rbd.ImageBusy, rbd.ImageHasSnapshots):
+                check_unused(name, ["another client of the cluster"])
+            if parent is not None:
+                self._drop_clone_snapshot(pool, rbd, parent, disk_id)
+            point("disk.unlinked", disk_id)
+
+    def _users(self, image: Any, disk_id: str, users: Users) -> list[str]:
+        return [
+            *users(f"{self.pool.path}/{disk_id}"),
+            *(f"client {each['addr']}" for each in image.watchers_list()),
+            *(f"clone {each['image'] or each['id']}" for each in image.list_children2()),
+            *(f"snapshot {name}" for name in _snapshots(image)),
+        ]
+
+    def _remove_part(self, pool: Any, rbd: ModuleType, disk_id: str) -> None:
+        part = f"{disk_id}.part"
+        if not self._exists(pool, rbd, part):
+            return
+        with rbd.Image(pool, part, read_only=True) as image:
+            mark = _mark(image)
+            # A clone begins with its origin's metadata.
+            unmarked = mark is None or (mark != disk_id and _is_clone(image, rbd))
+            if mark != disk_id and not (unmarked and _is_untouched(image)):
+                raise not_ours(f"{self.pool.path}/{part}")
+        parent = self._parent(pool, rbd, part)
+        deadline = time.monotonic() + DEAD_WATCHER_TIMEOUT_S
+        while True:
+            try:
+                rbd.RBD().remove(pool, part)
+                break
+            except rbd.ImageBusy:
+                # Its maker was killed; Ceph forgets a dead client in time, and says nothing when it does.
+                if time.monotonic() > deadline:
+                    check_unused(f"{self.pool.path}/{part}", ["another client of the cluster"])
+                time.sleep(WATCHER_LOOK_S)
+        if parent is not None:
+            self._drop_clone_snapshot(pool, rbd, parent, disk_id)
+
+    def _settle_rename(self, pool: Any, rbd: ModuleType, disk_id: str) -> None:
+        """Ceph renames in three steps; a client that died between them leaves one image with two names.
+
+        Source: Ceph, librbd/operation/RenameRequest.cc.
+        """
+        part = f"{disk_id}.part"
+        if not (self._exists(pool, rbd, part) and self._exists(pool, rbd, disk_id)):
+            return
+        with rbd.Image(pool, part, read_only=True) as one, rbd.Image(pool, disk_id, read_only=True) as other:
+            if one.id() != other.id():
+                return
+        listed = rbd.RBD().list(pool)
+        pool.remove_object(f"rbd_id.{part if disk_id in listed else disk_id}")
+
+    # --- grow and look ------------------------------------------------------------------------------------
+
+    def resize(self, disk_id: str, disk_format: DiskFormat, size_bytes: int, *, leave_to_qemu: bool) -> VolumeFacts:
+        wanted_bytes = round_up(size_bytes, OBJECT_BYTES)
+        with self._pool() as (pool, rbd):
+            present_bytes = self._size_of(pool, rbd, disk_id)
+            check_grows(f"{self.pool.path}/{disk_id}", present_bytes, wanted_bytes)
+            if present_bytes < wanted_bytes:
+                self._check_room(wanted_bytes)
+                with rbd.Image(pool, disk_id) as image:
+                    image.resize(wanted_bytes, allow_shrink=False)
+                point("disk.grown", disk_id)
+            return VolumeFacts(size_bytes=self._size_of(pool, rbd, disk_id))
+
+    def look(self, disk_id: str, disk_format: DiskFormat, users: Users) -> DiskState:
+        with self._pool() as (pool, rbd):
+            try:
+                image = rbd.Image(pool, disk_id, read_only=True)
+            except rbd.ImageNotFound:
+                return DiskState(exists=False)
+            with image:
+                if _mark(image) != disk_id:
+                    return DiskState(exists=True)
+                return DiskState(
+                    exists=True,
+                    ours=True,
+                    size_bytes=image.size(),
+                    used_by=tuple(self._users(image, disk_id, users)),
+                    snapshots=tuple(_snapshots(image)),
+                )
+
+    def source(self, disk_id: str, disk_format: DiskFormat) -> RbdSource:
+        with self._pool() as (pool, rbd):
+            self._size_of(pool, rbd, disk_id)
+        return RbdSource(f"{self.pool.path}/{disk_id}", self.pool.monitors, self.pool.user, self._secret_uuid)
+
+    def volumes(self) -> list[Volume]:
+        with self._pool() as (pool, rbd):
+            found = []
+            for name in filter(_VOLUME.fullmatch, sorted(rbd.RBD().list(pool))):
+                try:
+                    with rbd.Image(pool, name, read_only=True) as image:
+                        mark = _mark(image)
+                except rbd.ImageNotFound:
+                    continue  # deleted meanwhile
+                if mark is not None or name.endswith(".part"):
+                    found.append(Volume(name, mark))
+            return found
+
+    # --- copies and snapshots -----------------------------------------------------------------------------
+
+    @contextmanager
+    def readable(self, disk_id: str, disk_format: DiskFormat, snapshot: str | None) -> Iterator[Readable]:
+        with self._pool() as (pool, rbd):
+            size_bytes = self._size_of(pool, rbd, disk_id)
+            if snapshot is not None:
+                self._check_snapshot(pool, rbd, disk_id, snapshot)
+                with rbd.Image(pool, disk_id, snapshot=snapshot, read_only=True) as image:
+                    size_bytes = image.size()
+            else:
+                self._check_unwatched(pool, rbd, disk_id)
+        yield Readable(QemuImage("raw", self._address(disk_id, snapshot)), size_bytes)
+
+    def snapshot(self, disk_id: str, disk_format: DiskFormat, snapshot: str, room_bytes: int | None) -> None:
+        with self._pool() as (pool, rbd):
+            self._size_of(pool, rbd, disk_id)
+            with rbd.Image(pool, disk_id) as image:
+                if snapshot not in _snapshots(image):
+                    image.create_snap(snapshot)
+        point("disk.snapshots-changed", snapshot)
+
+    def delete_snapshot(self, disk_id: str, disk_format: DiskFormat, snapshot: str) -> None:
+        with self._pool() as (pool, rbd):
+            self._size_of(pool, rbd, disk_id)
+            with rbd.Image(pool, disk_id) as image:
+                if snapshot in _snapshots(image):
+                    try:
+                        image.remove_snap(snapshot)
+                    except rbd.ImageBusy:
+                        check_unused(f"{self.pool.path}/{disk_id}@{snapshot}", ["clones of it"])
+        point("disk.snapshots-changed", snapshot)
+
+    def revert(self, disk_id: str, disk_format: DiskFormat, snapshot: str) -> VolumeFacts:
+        with self._pool() as (pool, rbd):
+            self._size_of(pool, rbd, disk_id)
+            self._check_snapshot(pool, rbd, disk_id, snapshot)
+            self._check_unwatched(pool, rbd, disk_id)
+            with rbd.Image(pool, disk_id) as image:
+                image.rollback_to_snap(snapshot)
+            point("disk.reverted", snapshot)
+            return VolumeFacts(size_bytes=self._size_of(pool, rbd, disk_id))
+
+    def _check_snapshot(self, pool: Any, rbd: ModuleType, disk_id: str, snapshot: str) -> None:
+        with rbd.Image(pool, disk_id, read_only=True) as image:
+            if snapshot not in _snapshots(image):
+                raise snapshot_absent(f"{self.pool.path}/{disk_id}", snapshot)
+
+    def _check_unwatched(self, pool: Any, rbd: ModuleType, disk_id: str) -> None:
+        """A guest of another node is seen here only as a client that watches the image."""
+        with rbd.Image(pool, disk_id, read_only=True) as image:
+            watchers = [f"client {each['addr']}" for each in image.watchers_list()]
+        check_unused(f"{self.pool.path}/{disk_id}", watchers)
+
+    def _drop_clone_snapshot(self, pool: Any, rbd: ModuleType, origin: str, disk_id: str) -> None:
+        try:
+            with rbd.Image(pool, origin) as image:
+                if _clone_snapshot(disk_id) in [each["name"] for each in image.list_snaps()]:
+                    image.remove_snap(_clone_snapshot(disk_id))
+        except rbd.ImageNotFound:
+            pass
+
+    # --- images -------------------------------------------------------------------------------------------
+
+    def _exists(self, pool: Any, rbd: ModuleType, name: str) -> bool:
+        try:
+            rbd.Image(pool, name, read_only=True).close()
+        except rbd.ImageNotFound:
+            return False
+        return True
+
+    def _size_of(self, pool: Any, rbd: ModuleType, disk_id: str) -> int:
+        """Of the volume, which is ours. Raises ``disk_absent``, ``exists_not_ours``."""
+        name = f"{self.pool.path}/{disk_id}"
+        try:
+            with rbd.Image(pool, disk_id, read_only=True) as image:
+                if _mark(image) != disk_id:
+                    raise not_ours(name)
+                return int(image.size())
+        except rbd.ImageNotFound:
+            raise absent(name) from None
+
+    def _parent(self, pool: Any, rbd: ModuleType, name: str) -> str | None:
+        with rbd.Image(pool, name, read_only=True) as image:
+            try:
+                return str(image.parent_info()[1])
+            except rbd.ImageNotFound:
+                return None
+
+    def _address(self, name: str, snapshot: str | None = None) -> str:
+        """For qemu-img: the key stays in its file. Source: qemu-block-drivers(7)."""
+        at = f"@{snapshot}" if snapshot else ""
+        monitors = ";".join(monitor.replace(":", r"\:") for monitor in self.pool.monitors)
+        options = f"id={self.pool.user}:mon_host={monitors}:keyring={self._keyring}"
+        return f"rbd:{self.pool.path}/{name}{at}:{options}"
+
+
+def _bindings() -> tuple[ModuleType, ModuleType]:
+    """Loaded by the nodes that have such a pool only. Raises ``no_program``."""
+    try:
+        import rados
+        import rbd
+    except ImportError:
+        raise NodeError("no_program", "Ceph's library is not installed", "Install python3-rbd on this node.") from None
+    return rados, rbd
+
+
+def _features(rbd: ModuleType) -> int:
+    """exclusive-lock, so that two nodes never write to one image; the rest makes copies and deletions quick."""
+    return int(
+        rbd.RBD_FEATURE_LAYERING
+        | rbd.RBD_FEATURE_EXCLUSIVE_LOCK
+        | rbd.RBD_FEATURE_OBJECT_MAP
+        | rbd.RBD_FEATURE_FAST_DIFF
+        | rbd.RBD_FEATURE_DEEP_FLATTEN
+    )
+
+
+def _mark(image: Any) -> str | None:
+    try:
+        return str(image.metadata_get(MARK))
+    except KeyError:
+        return None
+
+
+def _clone_snapshot(disk_id: str) -> str:
+    return f"clone-{disk_id}"
+
+
+def _snapshots(image: Any) -> list[str]:
+    return [each["name"] for each in image.list_snaps() if not each["name"].startswith("clone-")]
+
+
+def _is_clone(image: Any, rbd: ModuleType) -> bool:
+    try:
+        image.parent_info()
+    except rbd.ImageNotFound:
+        return False
+    return True
+
+
+def _is_untouched(image: Any) -> bool:
+    """Nothing was ever written to it, it has no snapshot, and nobody has it open."""
+    written: list[int] = []
+    image.diff_iterate(0, image.size(), None, lambda offset, length, exists: written.append(offset), False)
+    return not written and not list(image.list_snaps()) and not list(image.watchers_list())

@@ -1,0 +1,31 @@
+"""Pools: from when on the node tells of them, and the keys that open them."""
+
+from nodes.contract.errors import NodeError
+from nodes.contract.messages import AttachedPool, Nothing, PoolAttach, PoolDetach
+from nodes.node import Node
+from nodes.storage import driver_at
+from nodes.verbs import handles
+from nodes.verbs.run import Run
+
+
+@handles(PoolAttach)
+def attach(node: Node, message: PoolAttach, run: Run) -> AttachedPool:
+    driver = driver_at(message.pool, node.shell, node.paths.keys_dir)
+    secret = driver.keep_key(message.key) if message.key else None
+    found = driver.identity()
+    if message.pool.identity:
+        driver.check_identity()
+    elif found.startswith("none"):
+        raise NodeError("pool_absent", f"there is no pool at {message.pool.path}: {found}")
+    facts = driver_at(message.pool.model_copy(update={"identity": found}), node.shell, node.paths.keys_dir).facts()
+    if secret is not None:
+        node.hypervisor.keep_secret(secret.uuid, secret.name, message.key)
+    node.pools.attach(message.pool.model_copy(update={"identity": found}))
+    return AttachedPool(facts=facts)
+
+
+@handles(PoolDetach)
+def detach(node: Node, message: PoolDetach, run: Run) -> Nothing:
+    # Its key stays: another pool of the same cluster may use it, and so do guests that are defined.
+    node.pools.detach(message.id)
+    return Nothing()
