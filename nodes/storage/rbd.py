@@ -55,6 +55,11 @@ WATCHER_LOOK_S = 1.0
 SECRETS = uuid.UUID("5b1f2f0e-3b0a-4c55-9d0c-5f3a1d0f7c11")
 """The namespace of our secrets' uuids: every node gives the same key the same uuid, so that a guest can move."""
 
+CLONE = "clone-"
+"""So begins the name of a snapshot that stands only while a linked clone of it is made."""
+USER_NAMESPACE = 0
+"""Source: Ceph, librbd.h, RBD_SNAP_NAMESPACE_TYPE_USER."""
+
 _VOLUME = re.compile(r"[a-z2-7]{13}(\.part)?")
 _connections: dict[tuple[Any, ...], Any] = {}
 _connecting = threading.Lock()
@@ -95,6 +100,8 @@ class RbdDriver(Driver):
             "rados_mon_op_timeout": str(CONNECT_TIMEOUT_S),
             "rados_osd_op_timeout": str(OPERATION_TIMEOUT_S),
             "log_to_stderr": "false",
+            "err_to_stderr": "false",
+            "rbd_default_clone_format": "2",
             **key,
         }
         cluster = rados.Rados(rados_id=self.pool.user, conf=settings)
@@ -195,15 +202,14 @@ class RbdDriver(Driver):
         def make(pool: Any, rbd: ModuleType, part: str, size_bytes: int) -> None:
             self._size_of(pool, rbd, volume.id)
             with rbd.Image(pool, volume.id) as origin:
-                names = [each["name"] for each in origin.list_snaps()]
-                if kept not in names:
+                if kept not in _all_snapshots(origin):
                     if snapshot is not None:
                         raise snapshot_absent(f"{self.pool.path}/{volume.id}", snapshot)
                     origin.create_snap(kept)
                     point("disk.snapshots-changed", kept)
             with rbd.Image(pool, volume.id, snapshot=kept, read_only=True) as origin:
                 check_holds(disk, origin.size())
-            rbd.RBD().clone(pool, volume.id, kept, pool, part, features=_features(rbd), order=ORDER, clone_format=2)
+            rbd.RBD().clone(pool, volume.id, kept, pool, part, features=_features(rbd), order=ORDER)
 
         facts = self._made(disk, make, None)
         with self._pool() as (pool, rbd):
@@ -271,7 +277,7 @@ class RbdDriver(Driver):
             self._size_of(pool, rbd, disk_id)
             with rbd.Image(pool, disk_id, read_only=True) as image:
                 check_unused(name, self._users(image, disk_id, users))
-                left_over = [each["name"] for each in image.list_snaps()]
+                left_over = _all_snapshots(image)
             parent = self._parent(pool, rbd, disk_id)
             for snapshot in left_over:  # of linked clones that were never finished
                 with rbd.Image(pool, disk_id) as image:
@@ -436,7 +442,7 @@ class RbdDriver(Driver):
     def _drop_clone_snapshot(self, pool: Any, rbd: ModuleType, origin: str, disk_id: str) -> None:
         try:
             with rbd.Image(pool, origin) as image:
-                if _clone_snapshot(disk_id) in [each["name"] for each in image.list_snaps()]:
+                if _clone_snapshot(disk_id) in _all_snapshots(image):
                     image.remove_snap(_clone_snapshot(disk_id))
         except rbd.ImageNotFound:
             pass
@@ -505,11 +511,17 @@ def _mark(image: Any) -> str | None:
 
 
 def _clone_snapshot(disk_id: str) -> str:
-    return f"clone-{disk_id}"
+    return CLONE + disk_id
+
+
+def _all_snapshots(image: Any) -> list[str]:
+    """Without those that were deleted and that Ceph keeps for the clones that rest on them."""
+    return [each["name"] for each in image.list_snaps() if each["namespace"] == USER_NAMESPACE]
 
 
 def _snapshots(image: Any) -> list[str]:
-    return [each["name"] for each in image.list_snaps() if not each["name"].startswith("clone-")]
+    """Those that somebody asked for."""
+    return [name for name in _all_snapshots(image) if not name.startswith(CLONE)]
 
 
 def _is_clone(image: Any, rbd: ModuleType) -> bool:

@@ -1,0 +1,87 @@
+"""A pool of every kind, made once; what a test leaves in it is taken away after the test."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.storage import places
+from tests.storage.ceph import Ceph
+from tests.storage.places import Place
+
+KINDS = ("directory-qcow2", "directory-raw", "lvm", "lvm-striped", "lvmthin", "rbd")
+NO_DEVICE_MAPPER = "this kernel has no device-mapper: LVM can only write down here what it would do"
+
+
+@pytest.fixture(scope="session")
+def folder() -> Iterator[Path]:
+    """On a disk: a memory file system may have no user xattrs."""
+    path = Path(tempfile.mkdtemp(prefix="ulei-storage-", dir="/var/tmp"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def group(folder: Path) -> Iterator[str]:
+    (folder / "lvm").mkdir()
+    with places.volume_group(folder / "lvm") as name:
+        yield name
+
+
+@pytest.fixture(scope="session")
+def ceph(folder: Path) -> Iterator[Ceph]:
+    (folder / "ceph").mkdir()
+    server = Ceph(folder / "ceph")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def made(folder: Path) -> dict[str, Place]:
+    return {}
+
+
+def _make(kind: str, request: pytest.FixtureRequest, folder: Path) -> Place:
+    keys = folder / "keys"
+    if kind.startswith("directory-"):
+        disk_format = kind.removeprefix("directory-")
+        return places.directory(folder / disk_format, "qcow2" if disk_format == "qcow2" else "raw")
+    if kind == "rbd":
+        return places.rbd(request.getfixturevalue("ceph"), keys)
+    group = request.getfixturevalue("group")
+    if kind == "lvmthin":
+        if not places.has_device_mapper():
+            pytest.skip(NO_DEVICE_MAPPER)
+        return places.thin(group, keys)
+    return places.logical(group, keys, stripes=2 if kind == "lvm-striped" else 1)
+
+
+@pytest.fixture(params=KINDS)
+def place(request: pytest.FixtureRequest, folder: Path, made: dict[str, Place]) -> Iterator[Place]:
+    """The suite's pool of each kind in its turn."""
+    kind = request.param
+    if kind not in made:
+        made[kind] = _make(kind, request, folder)
+    yield made[kind]
+    made[kind].clear()
+
+
+@pytest.fixture
+def on_device(place: Place) -> Place:
+    """Only where the pool's volumes have a content."""
+    if not place.devices:
+        pytest.skip(NO_DEVICE_MAPPER)
+    return place
+
+
+@pytest.fixture
+def rbd(request: pytest.FixtureRequest, folder: Path, made: dict[str, Place]) -> Iterator[Place]:
+    if "rbd" not in made:
+        made["rbd"] = _make("rbd", request, folder)
+    yield made["rbd"]
+    made["rbd"].clear()
