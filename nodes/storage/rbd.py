@@ -152,6 +152,8 @@ class RbdDriver(Driver):
                 pool.close()
 
     def identity(self) -> str:
+        if not self._keyring.exists():
+            return f"none (this node has no key of client.{self.pool.user} for it)"
         with self._errors():
             cluster = self._cluster()
             number = cluster.pool_lookup(self.pool.path)
@@ -206,7 +208,7 @@ class RbdDriver(Driver):
                     if snapshot is not None:
                         raise snapshot_absent(f"{self.pool.path}/{volume.id}", snapshot)
                     origin.create_snap(kept)
-                    point("disk.snapshots-changed", kept)
+            point("disk.snapshots-changed", kept)
             with rbd.Image(pool, volume.id, snapshot=kept, read_only=True) as origin:
                 check_holds(disk, origin.size())
             rbd.RBD().clone(pool, volume.id, kept, pool, part, features=_features(rbd), order=ORDER)

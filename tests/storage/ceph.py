@@ -117,6 +117,9 @@ class Ceph:
         """As the cluster's administrator."""
         return _do("rbd", "-c", self._conf, "-p", POOL, *argv)
 
+    def rados(self, *argv: str) -> str:
+        return _do("rados", "-c", self._conf, "-p", POOL, *argv)
+
     def free_bytes(self) -> int:
         pools = json.loads(self.ceph("df", "--format", "json"))["pools"]
         return next((int(pool["stats"]["max_avail"]) for pool in pools if pool["name"] == POOL), 0)

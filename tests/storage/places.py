@@ -135,7 +135,8 @@ class RbdPlace(Place):
     ceph: Ceph
 
     def clear(self) -> None:
-        for name in json.loads(self.ceph.rbd("ls", "--format", "json")):
+        # The last first: a clone's name comes after its origin's.
+        for name in sorted(json.loads(self.ceph.rbd("ls", "--format", "json")), reverse=True):
             self.ceph.rbd("snap", "purge", name)
             self.ceph.rbd("rm", name)
 

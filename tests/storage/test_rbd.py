@@ -1,0 +1,123 @@
+"""What only a Ceph pool can do wrong: half made and half renamed images, other clients, keys, silent monitors."""
+
+import subprocess
+
+import pytest
+
+from nodes.contract.errors import NodeError
+from nodes.contract.specs import PoolPlace
+from nodes.domain_xml import RbdSource
+from nodes.shell import Cancellation, Shell
+from nodes.storage import driver_at
+from tests.storage.places import DISK, OTHER, SNAPSHOT, RbdPlace, nobody
+
+PART = f"{DISK}.part"
+
+
+def test_a_part_that_died_before_its_mark_and_was_never_written_to_is_replaced(rbd: RbdPlace) -> None:
+    rbd.ceph.rbd("create", "--size", "8M", PART)
+    rbd.create()
+    assert rbd.names() == [DISK]
+
+
+def test_a_clone_that_died_with_its_origins_mark_is_replaced(rbd: RbdPlace) -> None:
+    rbd.create()
+    rbd.ceph.rbd("snap", "create", f"{DISK}@clone-{OTHER}")
+    rbd.ceph.rbd("clone", "--rbd-default-clone-format", "2", f"{DISK}@clone-{OTHER}", f"volumes/{OTHER}.part")
+    rbd.driver().link(rbd.disk(OTHER), rbd.volume(), None)
+    assert rbd.names() == [DISK, OTHER]
+    rbd.driver().delete(OTHER, "raw", nobody)
+    rbd.driver().delete(DISK, "raw", nobody)
+
+
+def test_what_a_link_left_at_its_origin_does_not_keep_that(rbd: RbdPlace) -> None:
+    rbd.create()
+    rbd.ceph.rbd("snap", "create", f"{DISK}@clone-{OTHER}")
+    assert rbd.driver().look(DISK, "raw", nobody).used_by == ()
+    rbd.driver().delete(DISK, "raw", nobody)
+    assert rbd.names() == []
+
+
+@pytest.mark.parametrize("renamed", [True, False])
+def test_an_image_that_was_half_renamed_is_one_image(rbd: RbdPlace, renamed: bool) -> None:
+    """A client that dies within a rename leaves the object of one more name."""
+    rbd.create()
+    if renamed:
+        _copy_name(rbd, DISK, PART)
+    else:
+        rbd.ceph.rbd("rename", DISK, PART)
+        _copy_name(rbd, PART, DISK)
+    rbd.create()
+    assert rbd.ceph.rbd("ls").split() == [DISK]
+    assert rbd.measured() == 8 << 20
+    rbd.driver().delete(DISK, "raw", nobody)
+    assert rbd.ceph.rbd("ls").split() == []
+
+
+def _copy_name(rbd: RbdPlace, present: str, wanted: str) -> None:
+    file = str(rbd.keys.parent / "name")
+    rbd.ceph.rados("get", f"rbd_id.{present}", file)
+    rbd.ceph.rados("put", f"rbd_id.{wanted}", file)
+
+
+def test_another_client_of_the_cluster_hinders_deletion_revert_and_copy(rbd: RbdPlace) -> None:
+    rbd.create()
+    rbd.driver().snapshot(DISK, "raw", SNAPSHOT, None)
+    other = ["qemu-io", "-f", "raw", rbd.driver()._address(DISK)]  # type: ignore[attr-defined]
+    with subprocess.Popen(other, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as guest:
+        assert guest.stdin
+        assert guest.stdout
+        guest.stdin.write("write 0 4k\n")
+        guest.stdin.flush()
+        while "wrote" not in guest.stdout.readline():
+            pass
+        driver = rbd.driver()
+        calls = [
+            lambda: driver.delete(DISK, "raw", nobody),
+            lambda: driver.revert(DISK, "raw", SNAPSHOT),
+            lambda: driver.clone(rbd.disk(OTHER), driver, rbd.volume(), None, Cancellation()),
+        ]
+        for call in calls:
+            with pytest.raises(NodeError, match=r"disk_in_use.*client"):
+                call()
+        # Growing does not: the guest's own client is asked to do it.
+        assert driver.resize(DISK, "raw", 16 << 20, leave_to_qemu=False).size_bytes == 16 << 20
+        assert driver.clone(rbd.disk(OTHER), driver, rbd.volume(), SNAPSHOT, Cancellation()).size_bytes == 8 << 20
+        guest.stdin.write("quit\n")
+        guest.stdin.flush()
+
+
+def test_a_domain_gets_monitors_user_and_the_uuid_of_the_secret(rbd: RbdPlace) -> None:
+    rbd.create()
+    source = rbd.driver().source(DISK, "raw")
+    assert isinstance(source, RbdSource)
+    assert (source.name, source.monitors, source.user) == (f"volumes/{DISK}", rbd.ceph.monitors, "ulei")
+    secret = driver_at(rbd.pool, Shell(), rbd.keys).keep_key(rbd.ceph.key)
+    assert secret.uuid == source.secret_uuid
+
+
+def test_the_key_is_in_a_file_that_only_root_reads_and_on_no_command_line(rbd: RbdPlace) -> None:
+    [file] = rbd.keys.iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert rbd.ceph.key in file.read_text()
+    assert rbd.ceph.key not in rbd.driver()._address(DISK)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("odd", [{"key": "AQBAAAAAAAAAABAAAAAAAAAAAAAAAAAAAAAAAA=="}, {"monitors": ("127.0.0.1:9",)}])
+def test_a_cluster_that_does_not_let_us_in_is_said_in_time_and_never_for_certain(rbd: RbdPlace, odd: dict) -> None:
+    place = PoolPlace(kind="rbd", path="volumes", user="ulei", monitors=odd.get("monitors", rbd.ceph.monitors))
+    with pytest.raises(NodeError) as caught:
+        driver_at(place, Shell(), rbd.keys).keep_key(odd.get("key", rbd.ceph.key))
+    assert (caught.value.info.code, caught.value.info.certain) == ("pool_unreachable", False)
+
+
+def test_a_pool_that_the_cluster_does_not_have_is_not_that_pool(rbd: RbdPlace) -> None:
+    with pytest.raises(NodeError, match="pool_identity"):
+        rbd.driver(path="elsewhere")
+
+
+def test_it_is_shared_and_knows_its_room(rbd: RbdPlace) -> None:
+    facts = rbd.driver().facts()
+    assert facts.shared
+    assert facts.capacity_bytes >= facts.free_bytes > 100 << 20
+    assert facts.clones == ("full", "linked")
