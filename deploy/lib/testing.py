@@ -98,6 +98,10 @@ def layer_agent(full: bool) -> Result:
     return pytest("agent", "tests/agent")
 
 
+def layer_storage(full: bool) -> Result:
+    return pytest("storage", "tests/storage", *slowest(full))
+
+
 def layer_lab(full: bool) -> Result:
     return pytest("lab", "tests/lab", *slowest(full), ULEI_TEST_FULL="1" if full else "")
 
@@ -115,6 +119,7 @@ LAYERS: dict[str, Callable[[bool], Result]] = {
     "unit": layer_unit,
     "panel": layer_panel,
     "agent": layer_agent,
+    "storage": layer_storage,
     "lab": layer_lab,
     "browser": layer_browser,
 }

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from nodes.contract import messages as m
-from nodes.contract.specs import DiskSpec, DomainDisk, DomainSpec, PoolSpec
+from nodes.contract.specs import DiskSpec, DomainDisk, DomainSpec, PoolSpec, VolumeSpec
 
 DISK, VM = "d" * 13, "v" * 13
 UUID = "11111111-2222-3333-4444-555555555555"
@@ -180,6 +180,43 @@ def test_a_disk_that_any_domain_names_is_in_use(agent, panel):
     assert "web." + VM in reply.error.cause
     panel.done(m.DomainUndefine(vm=VM, uuid=UUID))
     panel.done(delete(agent))
+
+
+def test_a_disk_grows_is_kept_reverted_and_copied(agent, panel):
+    named = {"id": DISK, "pool": agent.pool, "format": "qcow2"}
+    panel.done(create(agent))
+    assert panel.done(m.DiskResize(**named, size_bytes=(2 << 20) + 1)) == {"size_bytes": (2 << 20) + 65536}
+    assert code(panel.call(m.DiskResize(**named, size_bytes=1 << 20))) == "would_shrink"
+    panel.done(m.DiskSnapshot(**named, snapshot="s" * 13))
+    assert panel.done(look(agent))["snapshots"] == ["s" * 13]
+    assert code(panel.call(delete(agent))) == "disk_in_use"
+    panel.done(m.DiskRevert(**named, snapshot="s" * 13))
+    copy = DiskSpec(id="e" * 13, pool=agent.pool, format="raw", size_bytes=4 << 20)
+    clone = {"disk": copy, "source": VolumeSpec(**named), "snapshot": "s" * 13}
+    assert panel.done(m.DiskClone(**clone)) == {"size_bytes": 4 << 20}
+    assert code(panel.call(m.DiskClone(**{**clone, "disk": copy.model_copy(update={"id": "f" * 13})}, linked=True)))
+    panel.done(m.DiskSnapshotDelete(**named, snapshot="s" * 13))
+    panel.done(delete(agent))
+    panel.done(delete(agent, id="e" * 13, format="raw"))
+    assert [file.name for file in agent.images.iterdir()] == [".ulei-pool"]
+
+
+def test_an_attached_pool_is_told_of_until_it_is_detached(agent, panel):
+    folder = agent.folder / "second"
+    folder.mkdir()
+    (folder / ".ulei-pool").write_text("second\n")
+    pool = PoolSpec(id="q" * 13, kind="directory", identity="", path=str(folder))
+    assert panel.done(m.PoolAttach(pool=pool))["facts"]["identity"] == "second"
+    panel.done(m.NodeInspect())
+    assert [facts.path for facts in panel.newest(m.Inventory).pools] == [str(agent.images), str(folder)]
+    (folder / ".ulei-pool").unlink()
+    panel.done(m.NodeInspect())
+    assert panel.newest(m.Inventory).pools[1].problem == "pool_identity"
+    panel.done(m.PoolDetach(id="q" * 13))
+    panel.done(m.NodeInspect())
+    assert [facts.path for facts in panel.newest(m.Inventory).pools] == [str(agent.images)]
+    other = pool.model_copy(update={"identity": "another"})
+    assert code(panel.call(m.PoolAttach(pool=other))) == "pool_identity"
 
 
 def test_images_are_found_and_our_own_volumes_are_none(agent, panel):

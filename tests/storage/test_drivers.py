@@ -1,6 +1,5 @@
 """One suite over every driver: what each promises of volumes, whatever they are made of."""
 
-import itertools
 import json
 import os
 import signal
@@ -272,61 +271,67 @@ POINTS = (
     "disk.marked", "disk.part-made", "disk.filled", "disk.linked", "disk.unlinked", "disk.grown",
     "disk.snapshots-changed", "disk.revert-noted", "disk.merged", "disk.reverted",
 )  # fmt: skip
-REACHED = {
-    "create": ("disk.part-made", "disk.linked"),
-    "delete": ("disk.unlinked",),
-    "resize": ("disk.grown",),
-}
 
 
-def attempt(place: Place, call: str, point: str | None, faults: Path, **arguments: Any) -> int:
-    """Run a call in a process that the point kills. Returns its status."""
-    faults.mkdir(exist_ok=True)
-    for file in faults.iterdir():
-        file.unlink()
-    if point is not None:
-        (faults / point).write_text("kill")
-    asked = {"pool": place.pool.model_dump(), "keys": str(place.keys), "call": call, "arguments": arguments}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.storage.attempt"],
-        input=json.dumps(asked),
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "ULEI_FAULTS": str(faults)},
-        capture_output=True,
-    )
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode
+class Attempts:
+    """One call with its arguments, tried in a process that a named point kills."""
 
+    def __init__(self, place: Place, faults: Path, call: str, prepare: Callable[[], object], **arguments: Any) -> None:
+        self.place, self.call, self.faults, self.prepare = place, call, faults, prepare
+        self._asked = {"pool": place.pool.model_dump(), "keys": str(place.keys), "call": call, "arguments": arguments}
+        faults.mkdir()
 
-def killed_at(place: Place, call: str, faults: Path, prepare: Callable[[], None], **arguments: Any) -> list[str]:
-    """The points at which the call died; after each, the same call made it so."""
-    died = []
-    for point in POINTS:
-        place.clear()
-        prepare()
-        if attempt(place, call, point, faults, **arguments) == 0:
-            continue
-        died.append(point)
-        assert attempt(place, call, None, faults, **arguments) == 0
-        assert [name for name in place.names() if name.endswith(".part")] == [], f"after {call} died at {point}"
-    return died
+    def points(self) -> list[str]:
+        """Those that the call passes, in their order."""
+        self._run("note", *POINTS)
+        lines = (self.faults / "notes").read_text().splitlines()
+        return list(dict.fromkeys(line.split()[1].partition(":")[0] for line in lines))
+
+    def die_at(self, point: str) -> None:
+        assert self._run("kill", point) == -signal.SIGKILL
+
+    def repeat(self) -> None:
+        assert self._run("") == 0
+
+    def _run(self, action: str, *points: str) -> int:
+        for file in self.faults.iterdir():
+            file.unlink()
+        for point in points:
+            (self.faults / point).write_text(action)
+        if action:
+            self.place.clear()
+            self.prepare()
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.storage.attempt"],
+            input=json.dumps(self._asked),
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "ULEI_FAULTS": str(self.faults)},
+            capture_output=True,
+        )
+        assert done.returncode in (0, -signal.SIGKILL), done.stderr
+        return done.returncode
 
 
 @pytest.mark.parametrize("call", ["create", "delete", "resize"])
 def test_a_call_that_was_killed_is_made_so_by_repeating_it(place: Place, call: str, tmp_path: Path) -> None:
-    prepare = (lambda: None) if call == "create" else (lambda: place.create() and None)
     size_bytes = 16 * MIB if call == "resize" else 8 * MIB
     disk = place.disk(size_bytes=size_bytes).model_dump()
-    died = killed_at(place, call, tmp_path / "faults", prepare, disk=disk)
-    assert set(died) & set(REACHED[call])
-    assert place.names() == ([] if call == "delete" else [place.final()])
-    if call != "delete":
-        assert place.measured() == size_bytes
+    attempts = Attempts(place, tmp_path / "faults", call, lambda: call != "create" and place.create(), disk=disk)
+    points = attempts.points()
+    assert points
+    for point in points:
+        attempts.die_at(point)
+        attempts.repeat()
+        assert place.names() == ([] if call == "delete" else [place.final()])
+        if call != "delete":
+            assert place.measured() == size_bytes
 
 
 @pytest.mark.parametrize("call", ["clone", "link"])
-def test_a_copy_that_was_killed_is_whole_after_repeating_it(on_device: Place, call: str, tmp_path: Path) -> None:
+def test_a_copy_that_was_killed_is_whole_after_repeating_it_and_gone_after_its_undo(
+    on_device: Place, call: str, tmp_path: Path
+) -> None:
     place = on_device
     if call == "link" and "linked" not in place.driver().facts().clones:
         return  # said by the test of linked clones
@@ -335,37 +340,43 @@ def test_a_copy_that_was_killed_is_whole_after_repeating_it(on_device: Place, ca
         place.create()
         place.write(7)
 
-    disk, source = place.disk(OTHER, 16 * MIB), place.volume()
-    faults = tmp_path / "faults"
-    died = killed_at(place, call, faults, prepare, disk=disk.model_dump(), source=source.model_dump())
-    assert {"disk.filled", "disk.linked"} <= set(died)
-    assert place.holds(7, OTHER)
-    for point in died:  # and undone instead of repeated, it leaves nothing
-        place.clear()
-        prepare()
-        attempt(place, call, point, faults, disk=disk.model_dump(), source=source.model_dump())
+    asked = {"disk": place.disk(OTHER, 16 * MIB).model_dump(), "source": place.volume().model_dump()}
+    attempts = Attempts(place, tmp_path / "faults", call, prepare, **asked)
+    points = attempts.points()
+    assert points[-2:] in (["disk.filled", "disk.linked"], ["disk.linked", "disk.unlinked"])
+    for point in points:
+        attempts.die_at(point)
+        attempts.repeat()
+        assert place.names() == [place.final(), place.final(OTHER)]
+        assert place.holds(7, OTHER)
+        attempts.die_at(point)
         place.driver().delete(OTHER, place.format, nobody)
         assert place.names() == [place.final()]
         assert place.holds(7)
         place.driver().delete(DISK, place.format, nobody)
 
 
-def test_a_snapshot_or_revert_that_was_killed_is_made_so_by_repeating_it(on_device: Place, tmp_path: Path) -> None:
+@pytest.mark.parametrize("call", ["snapshot", "revert", "delete_snapshot"])
+def test_a_change_of_snapshots_that_was_killed_is_made_so_by_repeating_it(
+    on_device: Place, call: str, tmp_path: Path
+) -> None:
     place = on_device
     if place.format not in place.driver().facts().snapshot_formats:
         return  # said by the test of snapshots
-    asked = {"disk": place.disk().model_dump(), "snapshot": SNAPSHOT}
-    faults = tmp_path / "faults"
-    for call, point in itertools.product(("snapshot", "revert", "delete_snapshot"), POINTS):
-        place.clear()
+
+    def prepare() -> None:
         place.create()
         place.write(7)
         if call != "snapshot":
             place.driver().snapshot(DISK, place.format, SNAPSHOT, None)
             place.write(9)
-        if attempt(place, call, point, faults, **asked) == 0:
-            continue
-        attempt(place, call, None, faults, **asked)
+
+    attempts = Attempts(place, tmp_path / "faults", call, prepare, disk=place.disk().model_dump(), snapshot=SNAPSHOT)
+    points = attempts.points()
+    assert points
+    for point in points:
+        attempts.die_at(point)
+        attempts.repeat()
         kept = place.driver().look(DISK, place.format, nobody).snapshots
-        assert kept == (() if call == "delete_snapshot" else (SNAPSHOT,)), (call, point)
-        assert place.holds(9 if call == "delete_snapshot" else 7), (call, point)
+        assert kept == (() if call == "delete_snapshot" else (SNAPSHOT,)), point
+        assert place.holds(9 if call == "delete_snapshot" else 7), point

@@ -1,0 +1,150 @@
+"""What a running guest has to do with its volumes: a real QEMU under a libvirtd of the suite's own."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import libvirt
+import pytest
+
+from nodes import domain_xml
+from nodes.config import Paths
+from nodes.contract.errors import NodeError
+from nodes.contract.messages import DiskClone, DiskDelete, DiskResize, DiskRevert, DiskSnapshot, PoolAttach
+from nodes.contract.specs import DomainDisk, DomainSpec
+from nodes.hypervisor import Hypervisor
+from nodes.node import Node
+from nodes.probe import VirtType
+from nodes.shell import Shell
+from nodes.verbs import HANDLERS, load
+from nodes.verbs.run import Run
+from tests.storage.places import DISK, MIB, OTHER, SNAPSHOT, Place, RbdPlace
+
+UUID, VM = "11111111-2222-3333-4444-555555555555", "v" * 13
+PATIENCE_S = 30.0
+LIBVIRTD_CONF = 'auth_unix_rw = "none"\n'
+QEMU_CONF = """\
+user = "root"
+group = "root"
+security_driver = "none"
+namespaces = []
+cgroup_controllers = []
+stdio_handler = "file"
+"""
+OWN_PLACES = """\
+for path in etc/libvirt var/lib/libvirt var/cache/libvirt var/log/libvirt run/libvirt; do
+    mkdir -p "/$path" "$0/$path"
+    mount --bind "$0/$path" "/$path"
+done
+exec libvirtd --pid-file "$0/libvirtd.pid"
+"""
+
+
+@pytest.fixture(scope="session")
+def libvirt_uri(folder: Path) -> Iterator[str]:
+    """It sees /etc, /var and /run of its own, so that it and one that this machine may have do not meet."""
+    root = folder / "node"
+    (root / "etc/libvirt").mkdir(parents=True)
+    (root / "etc/libvirt/libvirtd.conf").write_text(LIBVIRTD_CONF)
+    (root / "etc/libvirt/qemu.conf").write_text(QEMU_CONF)
+    argv = ["unshare", "--mount", "--propagation", "private", "bash", "-euc", OWN_PLACES, str(root)]
+    with (folder / "libvirtd.log").open("wb") as log:
+        process = subprocess.Popen(argv, stdout=log, stderr=log)
+    uri = f"qemu+unix:///system?socket={root}/run/libvirt/libvirt-sock"
+    try:
+        deadline = time.monotonic() + PATIENCE_S
+        while not (root / "run/libvirt/libvirt-sock").exists():
+            assert time.monotonic() < deadline, (folder / "libvirtd.log").read_text()
+            assert process.poll() is None, (folder / "libvirtd.log").read_text()
+            time.sleep(0.05)
+        yield uri
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def node(libvirt_uri: str, folder: Path) -> Node:
+    load()
+    hypervisor = Hypervisor(libvirt_uri)
+    hypervisor.start()
+    assert hypervisor.await_ok(PATIENCE_S)
+    parts: Any = {"network": None, "inspect": lambda: None}
+    virt = VirtType("qemu", "the suite's")
+    return Node(paths=Paths(state_dir=folder), hypervisor=hypervisor, shell=Shell(), virt=virt, **parts)
+
+
+def perform(node: Node, message: Any) -> Any:
+    return HANDLERS[message.verb](node, message, Run(1, repeats=False, report=lambda percent: None))
+
+
+@pytest.fixture
+def guest(on_device: Place, node: Node, folder: Path) -> Iterator[Place]:
+    """A guest runs on the pool's one volume; it is paused before its first instruction, its QEMU is not."""
+    place = on_device
+    if isinstance(place, RbdPlace):
+        perform(node, PoolAttach(pool=place.pool, key=place.ceph.key))
+    place.create()
+    disk = DomainDisk(id=DISK, bus="virtio", pool=place.pool, format=place.format)
+    spec = DomainSpec(id=VM, uuid=UUID, name="web", vcpus=1, memory_bytes=64 * MIB, disks=(disk,))
+    sources = {DISK: place.driver().source(DISK, place.format)}
+    node.hypervisor.define(domain_xml.build(spec, "qemu", sources, folder))
+    try:
+        node.hypervisor.create(UUID, paused=True)
+        yield place
+    finally:
+        if node.hypervisor.whereabouts(UUID).state != "shutoff":
+            node.hypervisor.destroy(UUID)
+        node.hypervisor.undefine(UUID)
+
+
+def seen_by_guest(libvirt_uri: str) -> int:
+    with_guest = libvirt.open(libvirt_uri)
+    try:
+        return int(with_guest.lookupByUUIDString(UUID).blockInfo("vda")[0])
+    finally:
+        with_guest.close()
+
+
+def test_a_running_guest_sees_its_disk_grow(guest: Place, node: Node, libvirt_uri: str) -> None:
+    assert seen_by_guest(libvirt_uri) == 8 * MIB
+    message = DiskResize(id=DISK, pool=guest.pool, format=guest.format, size_bytes=40 * MIB)
+    for _ in range(2):
+        assert perform(node, message).size_bytes == 40 * MIB
+        assert seen_by_guest(libvirt_uri) == 40 * MIB
+    with pytest.raises(NodeError, match="would_shrink"):
+        perform(node, message.model_copy(update={"size_bytes": 8 * MIB}))
+    assert seen_by_guest(libvirt_uri) == 40 * MIB
+    node.hypervisor.destroy(UUID)
+    assert guest.measured() == 40 * MIB
+
+
+def test_a_guest_that_was_not_told_is_told_by_the_repetition(guest: Place, node: Node, libvirt_uri: str) -> None:
+    """As after a death between the volume and the guest. A file is grown by the guest's QEMU: there is no between."""
+    driver = guest.driver()
+    driver.resize(DISK, guest.format, 40 * MIB, leave_to_qemu=driver.QEMU_GROWS)
+    perform(node, DiskResize(id=DISK, pool=guest.pool, format=guest.format, size_bytes=40 * MIB))
+    assert seen_by_guest(libvirt_uri) == 40 * MIB
+
+
+def test_what_a_running_guest_hinders(guest: Place, node: Node) -> None:
+    volume = {"id": DISK, "pool": guest.pool, "format": guest.format}
+    hindered: list[Any] = [
+        DiskDelete(**volume),
+        DiskRevert(**volume, snapshot=SNAPSHOT),
+        DiskClone(disk=guest.disk(OTHER), source=guest.volume()),
+    ]
+    snapshot = DiskSnapshot(**volume, snapshot=SNAPSHOT)
+    facts = guest.driver().facts()
+    if facts.snapshots_online:
+        perform(node, snapshot)
+        perform(node, DiskClone(disk=guest.disk(OTHER), source=guest.volume(), snapshot=SNAPSHOT))
+    elif guest.format in facts.snapshot_formats:
+        hindered.append(snapshot)
+    for message in hindered:
+        with pytest.raises(NodeError, match=r"disk_in_use.*web") as caught:
+            perform(node, message)
+        assert caught.value.info.certain
+    assert node.hypervisor.whereabouts(UUID).state == "paused"
