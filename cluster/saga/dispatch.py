@@ -34,7 +34,7 @@ def issue(step: Step, call: Call, phase: str) -> Refusal | None:
     Called only when the previous number was answered (or at a resolve): rule 1. Returns why not, where not:
     ``node_too_old``, ``node_gone``, or ``node_busy`` (ask again later).
     """
-    node = Node.objects.filter(pk=call.node).first()
+    node = Node.objects.filter(pk=call.node).defer("facts", "checks").first()
     message = call.message
     if node is None or not node.redis_password_sha256:
         return Refusal("node_gone", {"node": node.name if node else call.node})
@@ -57,10 +57,11 @@ def issue(step: Step, call: Call, phase: str) -> Refusal | None:
 
 
 def next_number(node_id: str, name: str) -> int:
-    row, _ = ObjectNumber.objects.get_or_create(node_id=node_id, object=name)
-    ObjectNumber.objects.filter(pk=row.pk).update(number=F("number") + 1)
-    row.refresh_from_db()
-    return row.number
+    row = ObjectNumber.objects.filter(node_id=node_id, object=name)
+    if not row.update(number=F("number") + 1):
+        ObjectNumber.objects.bulk_create([ObjectNumber(node_id=node_id, object=name)], ignore_conflicts=True)
+        row.update(number=F("number") + 1)
+    return row.values_list("number", flat=True).get()
 
 
 def outbox() -> "QuerySet[Step]":
