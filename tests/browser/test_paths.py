@@ -80,7 +80,7 @@ def test_power_buttons_act_live_and_say_why_they_cannot(visit: Open, vm: dict[st
     expect(page.locator("#why")).to_contain_text("browser-power")
 
     row.get_by_role("button", name="Все действия").click()
-    menu = page.locator(f"#menu-{vm['id']}")
+    menu = page.locator("#menu")
     expect(menu.locator(".menu-why").first).to_be_visible()
     menu.get_by_role("button", name="Приостановить").click()
     expect(row.locator(".rows-state")).to_contain_text("приостановлена")
