@@ -25,7 +25,7 @@ class Http(ASGIHandler):
 
     def load_middleware(self, is_async: bool = False) -> None:
         super().load_middleware(is_async=False)
-        answer: Any = self._middleware_chain
+        answer: Any = self._middleware_chain  # type: ignore[has-type]
 
         def in_thread(request: HttpRequest) -> HttpResponseBase:
             # Django's signals do this in a thread of their own, where no connection is.

@@ -157,7 +157,8 @@ def action(action: Action, noun: str, pk: str, name: str, look: str, wide: bool 
     label = named(action.label, name)
     if not action.allowed:
         return format_html(
-            '<button type="button" class="{}" aria-disabled="true" data-why="{}" title="{}" aria-label="{}">{}</button>',
+            '<button type="button" class="{}" aria-disabled="true" data-why="{}" title="{}" aria-label="{}">'
+            "{}</button>",
             look,
             action.why,
             f"{action.label}: {action.why}",
