@@ -171,17 +171,31 @@ class Run:
     # --- forward ----------------------------------------------------------------------------------------
 
     def _forward(self) -> bool:
-        step = next((s for s in self.steps if s.state in (StepState.PENDING, StepState.RUNNING)), None)
-        if step is None:
+        front = self._front()
+        if not front:
             self.finish(JobState.SUCCEEDED)
             return False
-        if step.state == StepState.RUNNING:
-            return self._take_answer(step)
-        if self.job.cancel_requested and not self.job.past_pivot:
-            self._unwind(None)
-            return True
-        spec = self.spec(step)
-        outcome = self.act(step, spec.do)
+        moved = False
+        for step in front:
+            if step.state == StepState.RUNNING:
+                moved |= self._take_answer(step)
+            elif not (self.job.cancel_requested and not self.job.past_pivot):
+                moved |= self._begin(step)
+            elif all(other.state == StepState.PENDING for other in front):
+                self._unwind(None)
+            if self.job.undoing:
+                return True
+        return moved
+
+    def _front(self) -> list[Step]:
+        """The next step, and those behind it that may be under way beside it."""
+        left = [s for s in self.steps if s.state in (StepState.PENDING, StepState.RUNNING)]
+        alone = left and self.spec(left[0]).pivot
+        count = next((n for n, step in enumerate(left) if n and (alone or not self.spec(step).beside)), len(left))
+        return left[:count]
+
+    def _begin(self, step: Step) -> bool:
+        outcome = self.act(step, self.spec(step).do)
         if isinstance(outcome, Refusal):
             return self._failed(step, outcome, retryable=False)
         if outcome is None:
@@ -377,6 +391,8 @@ class Run:
         if step is None:
             self.finish(JobState.FAILED if self.job.error else JobState.CANCELLED)
             return False
+        if step.state == StepState.RUNNING and step.dispatch is not None:
+            return self._wait_out(step)
         if step.state == StepState.UNDOING and step.dispatch is not None:
             reply = self._answer(step)
             if reply is None:
@@ -400,6 +416,17 @@ class Run:
             self._issue(step, outcome, "undo")
             return False
         self.end_step(step, StepState.UNDONE)
+        return True
+
+    def _wait_out(self, step: Step) -> bool:
+        """It was under way beside the one that failed: its object gets no other number before the answer."""
+        reply = self._answer(step)
+        if reply is None:
+            return False
+        # Whatever the answer says, it may have happened, and an undo is safe on "perhaps".
+        step.state, step.dispatch = StepState.FAILED, None
+        step.error = why.kept() if (why := refusal_of(reply)) else None
+        step.save()
         return True
 
     def end_step(self, step: Step, state: StepState) -> None:
@@ -461,8 +488,6 @@ class Run:
             self.job.waiting_reason = refusal.kept()
         elif phase == "do":
             self._failed(step, refusal, retryable=False)
-            while self._turn():
-                pass
         else:
             self._try_again(step, StepState.UNDOING, refusal, counts=True)
 
