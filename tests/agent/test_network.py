@@ -74,3 +74,7 @@ def test_a_boot_rebuilds_chains_and_leases(seen):
 
 def test_nothing_is_left_when_all_is_unplugged(seen):
     assert seen["at the end"] == {"chains": [], "leases": [], "servers": []}
+
+
+def test_a_table_that_somebody_deleted_is_made_anew_with_the_next_interface(seen):
+    assert seen["chains after somebody deleted the table"] == ["ul" + "c" * 13]

@@ -171,9 +171,10 @@ def _said(found: list[Parts]) -> list[str]:
     print(text_table(head, lines) + "\n\n" + text_table(verb_head, verb_lines))
     largest = sorted(lines[:-1], key=lambda line: -float(line[1].replace(",", "")))[:3]
     return [
-        f"{len(found)} creates from an image on a quiet lab of two nodes, on a node with one guest that is off. Medians of the parts need not add up to the"
-        " median of the whole. qemu-img's part has the volume's fsync in it. The processes look for one file at each"
-        " named point they pass and write a line there: some 20 µs a point.",
+        f"{len(found)} creates from an image on a quiet lab of two nodes, on a node with one guest that is off. Of"
+        " verbs beside each other the last to answer counts. Medians of the parts need not add up to the median of the"
+        " whole. qemu-img's part has the volume's fsync in it. The processes look for one file at each named point"
+        " they pass and write a line there: some 20 µs a point.",
         markdown_table(head, lines),
         "The three largest: " + "; ".join(f"{said} ({ms} ms)" for said, ms, _ in largest) + ".",
         "## The agent's part by verb",
