@@ -152,7 +152,7 @@ def action(action: Action, noun: str, pk: str, name: str, look: str, wide: bool 
     ``wide``: with its word; otherwise a picture, with the word for screen readers and as a tooltip. In Python, because
     a list has hundreds. A button stands in a form, or belongs to one.
     """
-    word = format_html("<span>{}</span>", action.label) if wide else ""
+    word = format_html("<span>{}</span>", action.label) if wide else SafeString("")
     inside = icon(action.icon) + word
     label = named(action.label, name)
     if not action.allowed:

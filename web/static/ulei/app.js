@@ -98,8 +98,10 @@ document.addEventListener("pointerdown", () => {
 }, true);
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-menu]");
+  const pressed = dismissed;
+  dismissed = null;
   if (!button) return;
-  if (button === dismissed) return menu.hidePopover();
+  if (button === pressed) return menu.hidePopover();
   opener = button;
   try {
     const answer = await fetch(button.dataset.menu, { headers: { "HX-Request": "true" } });
