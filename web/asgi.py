@@ -11,7 +11,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cluster.settings")
 django.setup(set_prefix=False)
 
 from web.enrolment import enrolment  # noqa: E402 all need the apps that the line above loads
-from web.http import Http  # noqa: E402
+from web.handler import Http  # noqa: E402
 from web.live.consumers import StatusConsumer  # noqa: E402
 
 
