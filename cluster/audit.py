@@ -40,11 +40,12 @@ def job_ended(job: Job) -> None:
     """Written by the engine when a job reaches its end or gets stuck."""
     code = job.error["code"] if job.error else ""
     log.info("job %s %s of %s: %s %s", job.pk, job.operation, job.subject, job.state, code)
+    username, role = Job.objects.values_list("user__username", "grant__role").get(pk=job.pk)
     AuditEvent.objects.create(
-        actor=job.user,
-        username=job.user.username if job.user else "",
-        role=job.grant.role if job.grant else "",
-        tenant=job.tenant,
+        actor_id=job.user_id,
+        username=username or "",
+        role=role or "",
+        tenant_id=job.tenant_id,
         action=job.operation,
         subject=job.subject,
         subject_name=job.subject_name,

@@ -278,13 +278,16 @@ class Conductor:
             log.exception("job %s could not be advanced; the next sweep tries again", job_id)
             close_old_connections()
             return
-        for step_id in left.send:
-            self._send_step(step_id)
+        for step in left.send:
+            # In doubt: the sweep sends it, so that a libvirtd that is just restarting has a second.
+            if step.node and step.doubts == 0 and step.node.state != NodeState.OFFLINE:
+                self._send_now(step)
         for look_id in left.ask:
             self._send_look(look_id)
         for other in left.wake:
             self._wake_job(other)
-        self._cancel_of(job_id)
+        if left.cancelling:
+            self._cancel_of(job_id)
         for node_id in left.drop:
             self.broker.drop_queue(node_id)
         for node_id, cancel in left.cancel:
@@ -302,12 +305,6 @@ class Conductor:
         for vm in online:
             if not ended_well or seen.get(vm.pk, -1) >= vm.observed_counter:
                 self._inspect(vm.node)
-
-    def _send_step(self, step_id: str) -> None:
-        step = dispatch.outbox().select_related("job", "node").filter(pk=step_id).first()
-        # In doubt: the sweep sends it, so that a libvirtd that is just restarting has a second.
-        if step and step.node and step.doubts == 0 and step.node.state != NodeState.OFFLINE:
-            self._send_now(step)
 
     def _send_now(self, step: Step) -> None:
         if step.node_id is not None and self.broker.send(step.node_id, dispatch.envelope(step)):

@@ -25,7 +25,11 @@ _REDIS_TIMEOUT_S = 2.0
 
 
 def group(kind: str, scope: str = "all") -> str:
-    """Name of a channel group: ``vms.all``, ``vms.tenant-<id>``, ``vms.user-<id>-<tenant>``, ``vm.<id>``."""
+    """Name of a channel group: ``vms.all``, ``vms.tenant-<id>``, ``vms.user-<id>-<tenant>``.
+
+    Whoever wants to hear of one thing alone joins the group of all that they may see, and leaves the rest unsaid: a
+    group for each thing would have a message for each, mostly for nobody.
+    """
     return f"{kind}.{scope}"
 
 
@@ -34,15 +38,22 @@ def person(user_id: str, tenant_id: str | None) -> str:
     return f"user-{user_id}-{tenant_id}"
 
 
-def vm_changed(vm: Vm, kind: str = "changed", **fields: Any) -> None:
-    frame = {"type": kind, "id": vm.pk, "version": vm.version, "state": vm.state, **fields}
-    groups = ["all", f"tenant-{vm.tenant_id}", person(vm.owner_id, vm.tenant_id)]
-    publish([group("vms", g) for g in groups] + [group("vm", vm.pk)], frame)
+def vm_changed(vm: Vm, kind: str = "changed") -> None:
+    vms_changed([(vm.pk, vm.version, vm.state, vm.tenant_id, vm.owner_id)], kind)
+
+
+def vms_changed(rows: Iterable[tuple[str, int, str, str, str]], kind: str = "changed") -> None:
+    """Each (id, version, state, tenant, owner)."""
+    publish(
+        (group("vms", scope), {"type": kind, "id": pk, "version": version, "state": state})
+        for pk, version, state, tenant, owner in rows
+        for scope in ("all", f"tenant-{tenant}", person(owner, tenant))
+    )
 
 
 def node_changed(node: Node, kind: str = "changed") -> None:
     frame = {"type": kind, "id": node.pk, "version": node.version, "state": node.state}
-    publish([group("nodes"), group("node", node.pk)], frame)
+    publish([(group("nodes"), frame)])
 
 
 def job_changed(job: Job, steps: Iterable[Step] = ()) -> None:
@@ -55,14 +66,12 @@ def job_changed(job: Job, steps: Iterable[Step] = ()) -> None:
         "subject": job.subject,
         "progress": progress_of(job, steps),
     }
-    publish(_job_groups(job), frame)
+    publish((name, frame) for name in _job_groups(job))
 
 
 def job_progress(job: Job, steps: Iterable[Step]) -> None:
-    publish(
-        _job_groups(job),
-        {"type": "progress", "id": job.pk, "version": job.version, "progress": progress_of(job, steps)},
-    )
+    frame = {"type": "progress", "id": job.pk, "version": job.version, "progress": progress_of(job, steps)}
+    publish((name, frame) for name in _job_groups(job))
 
 
 def _job_groups(job: Job) -> list[str]:
@@ -72,7 +81,7 @@ def _job_groups(job: Job) -> list[str]:
         owner = Vm.objects.filter(pk=job.subject.removeprefix("vm:")).values_list("owner_id", flat=True).first()
         scopes |= {f"tenant-{job.tenant_id}"}
         scopes |= {person(user, job.tenant_id) for user in (job.user_id, owner) if user}
-    return [group("jobs", scope) for scope in sorted(scopes)] + [group("job", job.pk)]
+    return [group("jobs", scope) for scope in sorted(scopes)]
 
 
 def progress_of(job: Job, steps: Iterable[Step]) -> int:
@@ -83,23 +92,26 @@ def progress_of(job: Job, steps: Iterable[Step]) -> int:
     return sum(100 if s.state == "done" else s.progress * (s.state == "running") for s in rows) // max(1, len(rows))
 
 
-def publish(groups: list[str], frame: dict[str, Any]) -> None:
-    """Send after the transaction has committed. A lost frame is repaired by the next epoch or the next change."""
-    transaction.on_commit(lambda: _send(groups, frame))
+def publish(frames: Iterable[tuple[str, dict[str, Any]]]) -> None:
+    """Send these, each to its group, after the transaction has committed.
+
+    A lost frame is repaired by the next epoch or the next change.
+    """
+    told = list(frames)
+    transaction.on_commit(lambda: _send(told))
 
 
 def new_epoch(epoch: str) -> None:
     """Each start of a conductor: sockets forget what they know and pages fetch again."""
-    _send([EPOCH_GROUP], {"type": "epoch", "epoch": epoch})
+    _send([(EPOCH_GROUP, {"type": "epoch", "epoch": epoch})])
 
 
-def _send(groups: list[str], frame: dict[str, Any]) -> None:
-    # The layer does not tell a socket through which of its groups a message came.
-    _PUBLISHER.put([(name, {"type": "frame", "group": name, "frame": frame}) for name in groups])
+def _send(frames: list[tuple[str, dict[str, Any]]]) -> None:
+    _PUBLISHER.put(frames)
 
 
 class _Publisher:
-    """Sends whatever waits at a moment by one pipeline: a thousand VMs may change in a second.
+    """Sends whatever waits at a moment by one pipeline, a message a group: a thousand VMs may change in a second.
 
     What the channel layer would send, one awaited command a group. Source of the format: channels_redis.pubsub.
     """
@@ -110,9 +122,9 @@ class _Publisher:
         self._thread: threading.Thread | None = None
         self._clients: dict[str, redis.Redis] = {}
 
-    def put(self, messages: Iterable[tuple[str, dict[str, Any]]]) -> None:
-        for message in messages:
-            self._waiting.put(message)
+    def put(self, frames: Iterable[tuple[str, dict[str, Any]]]) -> None:
+        for frame in frames:
+            self._waiting.put(frame)
         with self._lock:
             if self._thread is None or not self._thread.is_alive():  # a fork leaves threads behind
                 self._thread = threading.Thread(target=self._run, name="events", daemon=True)
@@ -126,7 +138,7 @@ class _Publisher:
             try:
                 self._publish(batch)
             except Exception as error:  # noqa: BLE001 an event is never worth a failed transaction
-                log.warning("%d events were not published: %r", len(batch), error)
+                log.warning("%d frames were not published: %r", len(batch), error)
 
     def _publish(self, batch: list[tuple[str, dict[str, Any]]]) -> None:
         layer = get_channel_layer()
@@ -136,8 +148,13 @@ class _Publisher:
             self._clients[url] = redis.Redis.from_url(
                 url, socket_timeout=_REDIS_TIMEOUT_S, socket_connect_timeout=_REDIS_TIMEOUT_S
             )
+        frames: dict[str, list[dict[str, Any]]] = {}
+        for name, frame in batch:
+            frames.setdefault(name, []).append(frame)
         with self._clients[url].pipeline(transaction=False) as pipe:
-            for name, message in batch:
+            for name, some in frames.items():
+                # The layer does not tell a socket through which of its groups a message came.
+                message = {"type": "frames", "group": name, "frames": some}
                 pipe.publish(f"{configuration['prefix']}__group__{name}", layer.serialize(message))
             pipe.execute()
 

@@ -11,7 +11,7 @@ from nodes.contract.messages import Hello, Inventory, Progress, Reply
 
 from . import reconcile
 from .broker import stream_order
-from .models import Node, StreamCursor
+from .models import Node, NodeState, StreamCursor
 from .saga import dispatch
 
 
@@ -66,7 +66,8 @@ def _fresh(said: Said, cursor: StreamCursor, run_id: str, heard: Heard) -> list[
     here = StreamCursor.objects.filter(node=said.node, run_id=cursor.run_id, last=cursor.last)
     if not here.update(last=said.last) or cursor.run_id != run_id:
         return []  # another conductor is ahead; it has done all this
-    if reconcile.node_online(said.node):
+    # As this conductor knows it: what another one has changed it reads with its next sweep.
+    if said.node.state == NodeState.OFFLINE and reconcile.node_online(said.node):
         heard.back.append(said.node)
     return [e for p, e in said.entries if stream_order(p) > stream_order(cursor.last)]
 

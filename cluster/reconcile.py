@@ -186,8 +186,8 @@ def _set_states(vms: Any, state: VmState) -> None:
 
 
 def _tell(ids: Sequence[str]) -> None:
-    for vm in Vm.objects.filter(pk__in=ids).only("version", "state", "tenant_id", "owner_id"):
-        events.vm_changed(vm)
+    rows = Vm.objects.filter(pk__in=ids)
+    events.vms_changed(list(rows.values_list("pk", "version", "state", "tenant_id", "owner_id")))
 
 
 def _pools(node: Node, seen: Iterable[PoolFacts]) -> None:

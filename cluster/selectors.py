@@ -28,10 +28,26 @@ M = TypeVar("M", bound=Model)
 Rows = Callable[[Actor], "QuerySet[Any]"]
 
 
+WITHOUT_REPORTS = ("node__facts", "node__checks", "node__verbs")
+"""What a node has said of itself: some kilobytes of JSON, which nobody wants with each of its VMs."""
+
+
 def vms(actor: Actor) -> "QuerySet[Vm]":
+    """VMs alone."""
+    return visible(Vm.objects.all(), actor)
+
+
+def vms_with_places(actor: Actor) -> "QuerySet[Vm]":
     """VMs with what a list shows of them, in a fixed number of queries."""
-    return visible(Vm.objects.all(), actor).select_related("tenant", "owner", "node").prefetch_related(
-        Prefetch("disks", Disk.objects.select_related("iso")),
+    return vms(actor).select_related("node").defer(*WITHOUT_REPORTS).prefetch_related(
+        Prefetch("nics", Nic.objects.select_related("lease")),
+    )  # fmt: skip
+
+
+def vms_in_full(actor: Actor) -> "QuerySet[Vm]":
+    """VMs with what a card shows of one."""
+    return vms(actor).select_related("tenant", "owner", "node").defer(*WITHOUT_REPORTS).prefetch_related(
+        Prefetch("disks", Disk.objects.select_related("iso", "pool", "image")),
         Prefetch("nics", Nic.objects.select_related("lease", "network")),
     )  # fmt: skip
 
@@ -95,10 +111,12 @@ def get(queryset: "QuerySet[M]", pk: str) -> M:
 
 
 TARGETS: dict[str, Rows] = {"vms": vms, "nodes": nodes, "disks": disks, "images": images, "networks": networks}
+IN_FULL: dict[str, Rows] = {**TARGETS, "vms": vms_in_full}
+"""The same for a page that shows one of them."""
 
 
 def target(actor: Actor, noun: str, pk: str) -> Any:
-    """What an operation is asked of, without what only lists and cards show of it. Raises :class:`NotKnown`."""
+    """What an operation is asked of, without what only pages show of it. Raises :class:`NotKnown`."""
     return get(TARGETS[noun](actor).prefetch_related(None), pk)
 
 

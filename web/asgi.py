@@ -3,14 +3,15 @@
 import os
 from typing import Any
 
+import django
 from channels.routing import ProtocolTypeRouter, URLRouter
-from django.core.asgi import get_asgi_application
 from django.urls import path, re_path
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cluster.settings")
-_http = get_asgi_application()
+django.setup(set_prefix=False)
 
-from web.enrolment import enrolment  # noqa: E402 both need the apps that the line above loads
+from web.enrolment import enrolment  # noqa: E402 all need the apps that the line above loads
+from web.handler import Http  # noqa: E402
 from web.live.consumers import StatusConsumer  # noqa: E402
 
 
@@ -21,7 +22,7 @@ async def _nowhere(scope: Any, receive: Any, send: Any) -> None:
 
 
 application = ProtocolTypeRouter(
-    {"http": _http, "websocket": URLRouter([path("ws/", StatusConsumer.as_asgi()), re_path("", _nowhere)])}  # type: ignore[arg-type]
+    {"http": Http(), "websocket": URLRouter([path("ws/", StatusConsumer.as_asgi()), re_path("", _nowhere)])}  # type: ignore[arg-type]
 )
 
 __all__ = ["application", "enrolment"]

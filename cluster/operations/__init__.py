@@ -134,7 +134,7 @@ def _begin(
     subject = operation.begin(actor, target, parsed, plan)
     job.subject = f"{_kind(operation)}:{subject.pk}"
     job.subject_name = getattr(subject, "name", "")
-    job.tenant = getattr(subject, "tenant", None)
+    job.tenant_id = getattr(subject, "tenant_id", None)
     job.save(force_insert=True)
     context = context_of(job)
     steps = [(spec, key) for spec in operation.steps for key in (spec.each(context) if spec.each else [""])]

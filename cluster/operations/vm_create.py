@@ -269,11 +269,12 @@ VmCreate.steps = (
         do=create_disk,
         undo=delete_disk,
         each=disk_ids,
+        beside=True,
         after=disk_created,
         settle=settle_disk_exists,
         undone_by=FOREIGN,
     ),
-    Step("plug_nic", _("Lease and filter"), do=plug_nic, undo=unplug_nic, each=nic_ids),
+    Step("plug_nic", _("Lease and filter"), do=plug_nic, undo=unplug_nic, each=nic_ids, beside=True),
     Step("define", _("Define the domain"), do=define, undo=undefine, settle=settle_defined, undone_by=FOREIGN),
     Step(
         "start",

@@ -65,7 +65,7 @@ def state_obstacles(vm: Vm, needs: Sequence[VmState]) -> list[Refusal]:
 
 
 def vm_of(context: Context[Any]) -> Vm:
-    return Vm.objects.select_related("node").get(pk=context.subject_id)
+    return Vm.objects.get(pk=context.subject_id)
 
 
 def mark(busy: VmState | None) -> Any:

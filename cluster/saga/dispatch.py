@@ -5,7 +5,8 @@ from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
-from django.db.models import F, QuerySet
+from django.db import connection
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from cluster.models import Job, JobState, Look, Node, NodeState, ObjectNumber, RaisedNumber, Step, StepState, Vm
@@ -34,7 +35,7 @@ def issue(step: Step, call: Call, phase: str) -> Refusal | None:
     Called only when the previous number was answered (or at a resolve): rule 1. Returns why not, where not:
     ``node_too_old``, ``node_gone``, or ``node_busy`` (ask again later).
     """
-    node = Node.objects.filter(pk=call.node).first()
+    node = Node.objects.filter(pk=call.node).defer("facts", "checks").first()
     message = call.message
     if node is None or not node.redis_password_sha256:
         return Refusal("node_gone", {"node": node.name if node else call.node})
@@ -57,10 +58,15 @@ def issue(step: Step, call: Call, phase: str) -> Refusal | None:
 
 
 def next_number(node_id: str, name: str) -> int:
-    row, _ = ObjectNumber.objects.get_or_create(node_id=node_id, object=name)
-    ObjectNumber.objects.filter(pk=row.pk).update(number=F("number") + 1)
-    row.refresh_from_db()
-    return row.number
+    """The first one is 1. One statement, because every message asks for a number."""
+    table = connection.ops.quote_name(ObjectNumber._meta.db_table)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO {table} (node_id, object, number) VALUES (%s, %s, 1) ON CONFLICT (node_id, object)"  # noqa: S608 our own table
+            f" DO UPDATE SET number = {table}.number + 1 RETURNING number",
+            [node_id, name],
+        )
+        return int(cursor.fetchone()[0])
 
 
 def outbox() -> "QuerySet[Step]":

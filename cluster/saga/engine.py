@@ -8,6 +8,7 @@ Doubt is never failure: the same number is sent again three times; then a step b
 
 import logging
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from django.core.exceptions import ObjectDoesNotExist
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 MAX_DOUBTS = 3
 MAX_FAILURES = 3
+WATCHED = ("state", "phase", "dispatch", "doubts", "answer", "waits_for_click", "error")
 
 
 class Stale(Exception):
@@ -41,14 +43,16 @@ class Stale(Exception):
 class Advanced:
     """What is left to do after the commit. Losing it costs only time: the rows say the same."""
 
-    send: list[str] = field(default_factory=list)
-    """Steps with a new number."""
+    send: list[Step] = field(default_factory=list)
+    """With a new number."""
     ask: list[str] = field(default_factory=list)
     """Looks."""
     wake: list[str] = field(default_factory=list)
     """Jobs that may go on."""
     drop: list[str] = field(default_factory=list)
     """Silent nodes whose queues must not run when they return."""
+    cancelling: bool = False
+    """Somebody wants the job cancelled: what its node still works at has to be told."""
     cancel: list[tuple[str, Cancel]] = field(default_factory=list)
     """Numbers that a resolve raised on online nodes."""
     ended: JobState | None = None
@@ -67,10 +71,11 @@ def advance(job_id: str) -> Advanced:
         if job.is_final:
             return Advanced()
         claim(job)
-        before = _snapshot(job)
         run = Run(job)
+        before = run.snapshot()
         run.go()
-        if _snapshot(job) == before:
+        run.left.cancelling = job.cancel_requested and not job.is_final
+        if run.snapshot() == before:
             # Nothing to say: the version stays, and nobody is told.
             transaction.set_rollback(True)
             return run.left
@@ -81,21 +86,14 @@ def advance(job_id: str) -> Advanced:
     return run.left
 
 
-def _snapshot(job: Job) -> Any:
-    rows = job.steps.values_list("state", "phase", "dispatch", "doubts", "answer", "waits_for_click", "error")
-    return (
-        [getattr(job, f.attname) for f in Job._meta.fields if f.name not in ("version", "data")],
-        str(job.data),
-        list(rows),
-        list(job.looks.values_list("pk", "answer")),
-    )
-
-
 def claim(job: Job) -> None:
-    """Compare and set on the version, first thing in the transaction: the row stays ours until it ends."""
+    """Compare and set on the version, first thing in the transaction: the row stays ours until it ends.
+
+    Every other write changes the version too, so what was read with it is still true.
+    """
     if not Job.objects.filter(pk=job.pk, version=job.version).update(version=job.version + 1):
         raise Stale(job.pk)
-    job.refresh_from_db()
+    job.version += 1
 
 
 class Run:
@@ -104,6 +102,16 @@ class Run:
         self.operation: type[Operation[Any]] | None = Operation.registry.get(job.operation)
         self.steps = list(job.steps.all())
         self.left = Advanced()
+        self.asked_anew = 0
+
+    def snapshot(self) -> Any:
+        """All by which others can tell that this run has changed something. Steps are written as they change."""
+        return (
+            [getattr(self.job, f.attname) for f in Job._meta.fields if f.name not in ("version", "data")],
+            str(self.job.data),
+            [[getattr(step, name) for name in WATCHED] for step in self.steps],
+            self.asked_anew,
+        )
 
     # --- the way ----------------------------------------------------------------------------------------
 
@@ -163,17 +171,31 @@ class Run:
     # --- forward ----------------------------------------------------------------------------------------
 
     def _forward(self) -> bool:
-        step = next((s for s in self.steps if s.state in (StepState.PENDING, StepState.RUNNING)), None)
-        if step is None:
+        front = self._front()
+        if not front:
             self.finish(JobState.SUCCEEDED)
             return False
-        if step.state == StepState.RUNNING:
-            return self._take_answer(step)
-        if self.job.cancel_requested and not self.job.past_pivot:
-            self._unwind(None)
-            return True
-        spec = self.spec(step)
-        outcome = self.act(step, spec.do)
+        moved = False
+        for step in front:
+            if step.state == StepState.RUNNING:
+                moved |= self._take_answer(step)
+            elif not (self.job.cancel_requested and not self.job.past_pivot):
+                moved |= self._begin(step)
+            elif all(other.state == StepState.PENDING for other in front):
+                self._unwind(None)
+            if self.job.undoing:
+                return True
+        return moved
+
+    def _front(self) -> list[Step]:
+        """The next step, and those behind it that may be under way beside it."""
+        left = [s for s in self.steps if s.state in (StepState.PENDING, StepState.RUNNING)]
+        alone = left and self.spec(left[0]).pivot
+        count = next((n for n, step in enumerate(left) if n and (alone or not self.spec(step).beside)), len(left))
+        return left[:count]
+
+    def _begin(self, step: Step) -> bool:
+        outcome = self.act(step, self.spec(step).do)
         if isinstance(outcome, Refusal):
             return self._failed(step, outcome, retryable=False)
         if outcome is None:
@@ -254,7 +276,7 @@ class Run:
         if step.doubts <= MAX_DOUBTS:
             self.job.waiting_reason = why.kept()
             step.save()
-            self.left.send.append(step.pk)
+            self.left.send.append(step)
             return False
         if self.job.undoing:
             return self._try_again(step, StepState.UNDOING, why, counts=not is_retryable(reply))
@@ -303,6 +325,7 @@ class Run:
         """A fresh set of questions; answers to older ones no longer find a row. ``now`` False: with the next sweep."""
         assert spec.settle
         step.looks.all().delete()
+        self.asked_anew += 1
         looks = [self._look(step, call) for call in spec.settle.ask(self._context, step.key)]
         # The source first; the others only after its answer: they are sent by ``_settle`` one by one.
         self.left.ask += [look.pk for look in looks[:1] if now]
@@ -368,6 +391,8 @@ class Run:
         if step is None:
             self.finish(JobState.FAILED if self.job.error else JobState.CANCELLED)
             return False
+        if step.state == StepState.RUNNING and step.dispatch is not None:
+            return self._wait_out(step)
         if step.state == StepState.UNDOING and step.dispatch is not None:
             reply = self._answer(step)
             if reply is None:
@@ -393,6 +418,17 @@ class Run:
         self.end_step(step, StepState.UNDONE)
         return True
 
+    def _wait_out(self, step: Step) -> bool:
+        """It was under way beside the one that failed: its object gets no other number before the answer."""
+        reply = self._answer(step)
+        if reply is None:
+            return False
+        # Whatever the answer says, it may have happened, and an undo is safe on "perhaps".
+        step.state, step.dispatch = StepState.FAILED, None
+        step.error = why.kept() if (why := refusal_of(reply)) else None
+        step.save()
+        return True
+
     def end_step(self, step: Step, state: StepState) -> None:
         step.state, step.finished, step.waits_for_click = state, timezone.now(), False
         step.save()
@@ -405,9 +441,9 @@ class Run:
         # Bodies may hold sealed secrets, and nobody reads them again.
         job.steps.update(body="")
         job.looks.all().delete()
-        self.left.freed = list(job.locks.values_list("name", flat=True))
         self.left.ended = state
-        self.left.wake += locks.release(job)
+        self.left.freed, woken = locks.release(job)
+        self.left.wake += woken
         if job.parent_id:
             self.left.wake.append(job.parent_id)
         audit.job_ended(job)
@@ -419,7 +455,7 @@ class Run:
 
     # --- small parts --------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def _context(self) -> Context[Any]:
         return context_of(self.job)
 
@@ -444,7 +480,7 @@ class Run:
     def _issue(self, step: Step, call: Call, phase: str) -> None:
         refusal = dispatch.issue(step, call, phase)
         if refusal is None:
-            self.left.send.append(step.pk)
+            self.left.send.append(step)
         elif refusal.code == "node_busy":
             # Not a failure: the next sweep tries again, nothing has begun.
             step.state, step.dispatch = StepState.PENDING if phase == "do" else StepState.UNDOING, None
@@ -452,8 +488,6 @@ class Run:
             self.job.waiting_reason = refusal.kept()
         elif phase == "do":
             self._failed(step, refusal, retryable=False)
-            while self._turn():
-                pass
         else:
             self._try_again(step, StepState.UNDOING, refusal, counts=True)
 

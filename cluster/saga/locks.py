@@ -74,11 +74,11 @@ def acquire(job: Job) -> bool:
     return True
 
 
-def release(job: Job) -> list[str]:
-    """Let go; returns the ids of jobs that may now have got their turn."""
+def release(job: Job) -> tuple[list[str], list[str]]:
+    """Let go; returns the names, and the ids of jobs that may now have got their turn."""
     names = list(job.locks.values_list("name", flat=True))
     job.locks.all().delete()
-    return list(
+    return names, list(
         Job.objects.filter(state=JobState.WAITING, locks__name__in=names)
         .order_by("-priority", "created", "id")
         .distinct()
@@ -89,17 +89,17 @@ def release(job: Job) -> list[str]:
 def waits_for(jobs: Iterable[Job]) -> dict[str, list[dict[str, Any]]]:
     """Job's id -> for each lock that it misses: whose job is in the way, and its place in the line (1 = next).
 
-    Two queries for any number of jobs, and one for each generation of their ancestors.
+    One query for any number of jobs, and one for each generation of their ancestors.
     """
     waiting = [job for job in jobs if job.state == JobState.WAITING]
-    asked = list(Lock.objects.filter(job__in=waiting)) if waiting else []
-    others = list(Lock.objects.filter(name__in={lock.name for lock in asked}).select_related("job")) if asked else []
+    asked = Lock.objects.filter(job__in=waiting)
+    others = list(Lock.objects.filter(name__in=asked.values("name")).select_related("job")) if waiting else []
     others.sort(key=lambda lock: (not lock.held, *_turn(lock.job)))
     found: dict[str, list[dict[str, Any]]] = {job.pk: [] for job in waiting}
     families = _families(waiting)
     for job in waiting:
         related = families[job.pk]
-        for mine in (lock for lock in asked if lock.job_id == job.pk):
+        for mine in (lock for lock in others if lock.job_id == job.pk):
             ahead = [
                 lock
                 for lock in others

@@ -103,12 +103,16 @@ class Step:
     pivot: bool = False
     """After it a failure no longer unwinds: the job retries forward."""
     settle: Settle | None = None
+    beside: bool = False
+    """May be under way together with the step before it, of whose outcome it needs nothing."""
     undone_by: tuple[str, ...] = ()
     """Codes of a node's refusals of the undo that say: what stands there is not ours, so nothing is to be undone."""
 
     def __post_init__(self) -> None:
         if self.pivot and self.settle is None:
             raise ValueError(f"the pivot {self.name} must say how doubt about it is settled")
+        if self.pivot and self.beside:
+            raise ValueError(f"the pivot {self.name} must wait for all that may still fail")
 
 
 @dataclass

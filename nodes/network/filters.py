@@ -7,11 +7,14 @@ Source: nft(8), https://wiki.nftables.org/wiki-nftables/index.php/Bridge_filteri
 
 import ipaddress
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from nodes.contract.errors import NodeError
 from nodes.contract.specs import NicSpec
+from nodes.log import Log
 from nodes.shell import Shell
+
+log = Log("ulei.filters")
 
 NFT_TIMEOUT_S = 15.0
 
@@ -19,16 +22,27 @@ NFT_TIMEOUT_S = 15.0
 class Filters:
     def __init__(self, shell: Shell) -> None:
         self._shell = shell
+        self._uplinks: list[str] | None = None
+        """For which the chains at the hooks stand; None: not known."""
 
-    def load(self, nics: Iterable[NicSpec], uplinks: Iterable[str]) -> None:
+    def load(self, nics: Iterable[NicSpec], uplinks: Sequence[str]) -> None:
         """Replace the whole table, in one transaction."""
         lines = ["table bridge ulei", "delete table bridge ulei", *_base(uplinks)]
         for nic in nics:
             lines += _chain(nic)
         self._nft([*lines, *_CLOSED_PORTS])
+        self._uplinks = list(uplinks)
 
-    def add(self, nic: NicSpec, uplinks: Iterable[str]) -> None:
+    def add(self, nic: NicSpec, uplinks: Sequence[str]) -> None:
+        if list(uplinks) == self._uplinks:
+            # Emptying the chains at the hooks makes the kernel wait for every packet on its way: 12 ms.
+            try:
+                self._nft(_chain(nic))
+                return
+            except NodeError as error:
+                log.warning("the table of filters is made anew", cause=error.info.cause)
         self._nft([*_base(uplinks), *_chain(nic)])
+        self._uplinks = list(uplinks)
 
     def remove(self, tap: str) -> None:
         """Also where there is nothing to remove: what is added first can always be deleted."""

@@ -1,11 +1,13 @@
 """DHCP for this node's guests: one dnsmasq for each bridge, static leases only.
 
 Not authoritative: two such servers on one segment refuse each other's guests and strangers' machines. It outlives
-the agent, which only makes sure of it. Every change is a new configuration and a new server, within some 30 ms:
-a server keeps an infinite lease in its memory for ever, so only a new one forgets a lease that is gone, and
-dnsmasq 2.90 ends with "free(): invalid pointer" when SIGHUP lets it read its options again. Source: dnsmasq(8).
+the agent, which only makes sure of it. A further lease is a further file, which the server reads by itself
+(``dhcp-hostsdir``). Every other change is a new server, within some 30 ms: a server keeps an infinite lease in its
+memory for ever, so only a new one forgets a lease that is gone, and dnsmasq 2.90 ends with "free(): invalid pointer"
+when SIGHUP lets it read its options again. Source: dnsmasq(8).
 """
 
+import hashlib
 import ipaddress
 import os
 import re
@@ -24,7 +26,7 @@ log = Log("ulei.leases")
 
 START_TIMEOUT_S = 15.0
 
-_HOST = re.compile(r"^dhcp-host=([^,]+),set:([^,]+),([^,]+),infinite$", re.MULTILINE)
+_HOST = re.compile(r"^([^,]+),set:([^,]+),set:[^,]+,([^,]+),infinite$")
 
 
 class Leases:
@@ -45,8 +47,8 @@ class Leases:
 
     def held(self) -> list[tuple[str, str, str]]:
         """(NIC id, MAC, address) of every lease that is given."""
-        hosts = [host for file in self._files() for host in _HOST.findall(file.read_text())]
-        return sorted((nic, mac, address) for mac, nic, address in hosts)
+        hosts = [_HOST.findall(file.read_text().strip()) for file in self._folder.glob("*/hosts/[!.]*")]
+        return sorted((nic, mac, address) for ((mac, nic, address),) in hosts)
 
     def _files(self) -> Iterable[Path]:
         return self._folder.glob("*/dnsmasq.conf")
@@ -57,14 +59,23 @@ class Leases:
             self._stop(bridge)
             shutil.rmtree(file.parent)
             return
-        configuration = self._configuration(bridge, nics)
-        if file.exists() and file.read_text() == configuration and self._pid(bridge) is not None:
-            return
-        write_atomically(file, configuration, mode=0o644)
-        self._stop(bridge)
-        self._start(bridge)
+        configuration, hosts = self._configuration(bridge, nics), {nic.id: _host(nic) for nic in nics}
+        known = {host.name: host.read_text() for host in self._hosts(bridge).glob("[!.]*")}
+        same = file.exists() and file.read_text() == configuration and self._pid(bridge) is not None
+        serves_on = same and known.items() <= hosts.items()
+        if not serves_on:
+            self._stop(bridge)
+            write_atomically(file, configuration, mode=0o644)
+            for gone in known.keys() - hosts.keys():
+                (self._hosts(bridge) / gone).unlink()
+        for name, line in hosts.items():
+            if known.get(name) != line:
+                write_atomically(self._hosts(bridge) / name, line, mode=0o644)
+        if not serves_on:
+            self._start(bridge)
 
     def _configuration(self, bridge: str, nics: Iterable[NicSpec]) -> str:
+        """All that guests have in common, so that one more of them changes nothing here."""
         lines = [
             "port=0",
             "no-resolv",
@@ -75,18 +86,17 @@ class Leases:
             "bind-dynamic",
             "leasefile-ro",
             f"pid-file={self._pid_file(bridge)}",
+            f"dhcp-hostsdir={self._hosts(bridge)}",
         ]
         networks = {ipaddress.IPv4Interface(f"{nic.address}/{nic.prefix_length}").network for nic in nics}
         for network in sorted(networks):
             lines.append(f"dhcp-range={network.network_address},static,{network.netmask},infinite")
             # Where the bridge has no address in the guests' network, the range is served all the same.
             lines.append(f"shared-network={bridge},{network.network_address}")
-        for nic in sorted(nics, key=lambda nic: nic.id):
-            lines.append(f"dhcp-host={nic.mac},set:{nic.id},{_ip(nic.address)},infinite")
+        for tag, (router, nameservers) in sorted({_tag(nic): _options(nic) for nic in nics}.items()):
             # An option without a value is not sent: else dnsmasq would name itself as router.
-            router = [nic.gateway] if nic.gateway else []
-            for option, values in (("router", router), ("dns-server", nic.nameservers)):
-                lines.append(",".join([f"dhcp-option=tag:{nic.id}", f"option:{option}", *map(_ip, values)]))
+            for option, values in (("router", router), ("dns-server", nameservers)):
+                lines.append(",".join([f"dhcp-option=tag:{tag}", f"option:{option}", *values]))
         return "\n".join(lines) + "\n"
 
     def _start(self, bridge: str) -> None:
@@ -113,8 +123,26 @@ class Leases:
     def _file(self, bridge: str) -> Path:
         return self._folder / bridge / "dnsmasq.conf"
 
+    def _hosts(self, bridge: str) -> Path:
+        """A file for each lease, by the NIC's id."""
+        return self._folder / bridge / "hosts"
+
     def _pid_file(self, bridge: str) -> Path:
         return self._run_dir / f"dnsmasq-{bridge}.pid"
+
+
+def _host(nic: NicSpec) -> str:
+    return f"{nic.mac},set:{nic.id},set:{_tag(nic)},{_ip(nic.address)},infinite\n"
+
+
+def _options(nic: NicSpec) -> tuple[list[str], list[str]]:
+    """Its router, as a list of at most one, and its name servers."""
+    return [_ip(nic.gateway)] if nic.gateway else [], [_ip(server) for server in nic.nameservers]
+
+
+def _tag(nic: NicSpec) -> str:
+    """The same for NICs with the same options."""
+    return "o" + hashlib.sha256(repr(_options(nic)).encode()).hexdigest()[:12]
 
 
 def _ip(text: str | None) -> str:

@@ -67,6 +67,7 @@ def code(call):
 A = nic("a", "52:54:00:00:00:0a", "10.50.0.10", gateway="10.50.0.1", nameservers=("10.50.0.1",))
 B = nic("b", "52:54:00:00:00:0b", "10.50.0.11")
 C = nic("c", "52:54:00:00:00:0c", "10.50.0.10")
+D = nic("d", "52:54:00:00:00:0d", "10.50.0.12", gateway="10.50.0.1", nameservers=("10.50.0.1",))
 
 sh("mount", "-t", "tmpfs", "tmpfs", "/run")
 sh("mount", "-t", "sysfs", "sysfs", "/sys")  # shows the interfaces of the namespace that mounts it
@@ -76,7 +77,7 @@ sh("ip", "addr", "add", "10.50.0.1/24", "dev", "br0")
 sh("ip", "link", "set", "br0", "up")
 SCRIPT.write_text('#!/bin/sh\n[ "$1" = bound ] && echo "LEASE $ip $router"\nexit 0\n')
 SCRIPT.chmod(0o755)
-for each, guest in ((A, "ga"), (B, "gb"), (C, "gc")):
+for each, guest in ((A, "ga"), (B, "gb"), (C, "gc"), (D, "gd")):
     cable(each.tap, guest, each.mac)
 cable("up0", "wire", B.mac)  # somebody outside, with the MAC of one of our guests
 
@@ -90,6 +91,10 @@ seen["another lease without a gateway"] = lease("gb")
 first = servers()
 network.plug(B)
 seen["one server for both, and left alone"] = servers() == first and len(first) == 1
+network.plug(D)
+seen["a further one by the same server"] = lease("gd") if servers() == first else ""
+network.unplug(D.id)
+seen["a lease that was taken back"] = lease("gd")
 seen["answered across the uplink"] = lease("wire")
 seen["own address"] = reaches_node("gb", "10.50.0.11")
 seen["stolen address"] = reaches_node("gb", "10.50.0.10")
@@ -101,6 +106,9 @@ network.unplug(A.id)
 network.unplug(A.id)
 network.plug(C)
 seen["freed address"] = lease("gc")
+sh("nft", "delete", "table", "bridge", "ulei")
+network.plug(C)
+seen["chains after somebody deleted the table"] = network.filters.taps()
 seen["absent bridge"] = code(lambda: network.plug(C.model_copy(update={"bridge": "br9"})))
 seen["bad address"] = code(lambda: network.plug(A.model_copy(update={"address": "10.50.0.10; drop"})))
 network.unplug(A.id)

@@ -38,6 +38,11 @@ def test_one_server_serves_a_bridge_and_a_repeated_plug_leaves_it_alone(seen):
     assert seen["one server for both, and left alone"]
 
 
+def test_a_further_guest_is_served_by_the_same_server_and_its_lease_can_be_taken_back(seen):
+    assert seen["a further one by the same server"] == "10.50.0.12 10.50.0.1"
+    assert not seen["a lease that was taken back"]
+
+
 def test_nobody_beyond_the_uplink_is_answered(seen):
     assert seen["answered across the uplink"] == ""
 
@@ -69,3 +74,7 @@ def test_a_boot_rebuilds_chains_and_leases(seen):
 
 def test_nothing_is_left_when_all_is_unplugged(seen):
     assert seen["at the end"] == {"chains": [], "leases": [], "servers": []}
+
+
+def test_a_table_that_somebody_deleted_is_made_anew_with_the_next_interface(seen):
+    assert seen["chains after somebody deleted the table"] == ["ul" + "c" * 13]

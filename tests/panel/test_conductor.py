@@ -72,7 +72,7 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def conductor(server: RedisServer, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Conductor:
-    monkeypatch.setattr("cluster.events._send", lambda groups, frame: None)
+    monkeypatch.setattr("cluster.events._send", lambda frames: None)
     monkeypatch.setattr("cluster.wake.conductor", lambda job="": None)
     conductor = Conductor(Broker())
     conductor.turn(block_ms=1)

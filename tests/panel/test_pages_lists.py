@@ -47,6 +47,16 @@ def test_a_vm_is_found_by_name_title_address_and_state(
     assert ("vm-running" in text_of(Browser(people["administrator"]).get(f"/?{asked}"))) is found
 
 
+def test_pictures_of_buttons_are_pictures_and_names_are_text(scene: Scene, people: dict[str, Person]) -> None:
+    scene.running.title = "<b>bold</b>"
+    scene.running.save()
+    for path in ("/", f"/vms/{scene.running.pk}/menu/", f"/vms/{scene.running.pk}/"):
+        html = Browser(people["administrator"]).get(path).content.decode()
+        assert "<svg" in html
+        assert "&lt;svg" not in html
+        assert "<b>bold" not in html
+
+
 def test_an_empty_list_says_what_to_do_next(people: dict[str, Person]) -> None:
     words = text_of(Browser(people["administrator"]).get("/"))
     assert "First add a node" in words

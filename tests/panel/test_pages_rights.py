@@ -15,6 +15,7 @@ PAGES = [
     "/vms/new/",
     "/vms/{vm}/",
     "/vms/{vm}/row/",
+    "/vms/{vm}/menu/",
     "/vms/{vm}/do/delete/",
     "/jobs/",
     "/jobs/{job}/",

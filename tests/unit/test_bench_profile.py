@@ -12,8 +12,14 @@ STEPS = [
     (1.015, "engine.before-commit", "vm.create"),
     (1.020, "engine.after-commit", "vm.create"),
     (1.023, "agent.taken", "disk.create"),
+    (1.023, "agent.taken", "nic.plug"),
     (1.024, "conductor.read", ""),
     (1.030, "disk.part-made", "d1"),
+    (1.038, "agent.reply-written", "nic.plug"),
+    (1.040, "conductor.read", ""),
+    (1.044, "conductor.after-store", ""),
+    (1.046, "engine.before-commit", "vm.create"),
+    (1.048, "engine.after-commit", "vm.create"),
     (1.070, "disk.linked", "d1"),
     (1.080, "agent.reply-written", "disk.create"),
     (1.082, "conductor.read", ""),
@@ -47,3 +53,4 @@ def test_the_parts_add_up_to_the_whole():
         "socket": 3.0,
     }
     assert found.by_verb["domain.start"] == pytest.approx({"agent": 16.0, "tools": 200.0})
+    assert found.by_verb["nic.plug"] == pytest.approx({"agent": 15.0, "tools": 0.0})

@@ -17,7 +17,7 @@ from cluster.keys import EPOCH_KEY
 from cluster.permissions import Actor
 from web.actor import actor_of_headers
 
-from .topics import groups_of
+from .topics import EVERY, groups_of
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class StatusConsumer(AsyncWebsocketConsumer):
     _pinging: "asyncio.Task[None] | None" = None
 
     async def connect(self) -> None:
-        self._topics: dict[str, str] = {}  # group -> topic
+        self._topics: dict[str, dict[str, str]] = {}  # group -> id of what is heard, or EVERY -> topic
         self._headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self.scope["headers"]}
         if not _is_same_origin(self._headers):
             await self.close()
@@ -87,25 +87,29 @@ class StatusConsumer(AsyncWebsocketConsumer):
         assert self.actor
         groups = await database_sync_to_async(groups_of)(self.actor, dict.fromkeys(topics))
         for topic in topics:
-            name = groups[topic]
-            if name is None or (name not in self._topics and len(self._topics) >= MAX_SUBSCRIPTIONS):
+            name, about = groups[topic] or ("", EVERY)
+            known = topic in self._topics.get(name, {}).values()
+            if not name or (not known and sum(map(len, self._topics.values())) >= MAX_SUBSCRIPTIONS):
                 await self._say({"refused": topic})
                 continue
             if name not in self._topics:
-                self._topics[name] = topic
+                self._topics[name] = {}
                 await self.channel_layer.group_add(name, self.channel_name)
+            self._topics[name][about] = topic
             await self._say({"subscribed": topic})
 
     # --- messages of groups, by their type ----------------------------------------------------------------------
 
-    async def frame(self, message: dict[str, Any]) -> None:
-        frame = message["frame"]
-        if frame["type"] == "epoch":
-            await self._say({"hello": 1, "epoch": frame["epoch"]})
+    async def frames(self, message: dict[str, Any]) -> None:
+        if message["group"] == EPOCH_GROUP:
+            for frame in message["frames"]:
+                await self._say({"hello": 1, "epoch": frame["epoch"]})
             return
-        topic = self._topics.get(message["group"])
-        if topic is not None:
-            await self._say({"topic": topic, **frame})
+        topics = self._topics.get(message["group"], {})
+        for frame in message["frames"]:
+            for about in (EVERY, frame["id"]):
+                if about in topics:
+                    await self._say({"topic": topics[about], **frame})
 
     async def grant_changed(self, message: dict[str, Any]) -> None:
         await self.close(GRANT_CHANGED)

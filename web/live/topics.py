@@ -1,4 +1,7 @@
-"""Which group of events stands behind a topic, for one person; None for what they may not know."""
+"""Which group of events stands behind a topic, for one person; None for what they may not know.
+
+The group of one thing is that of its whole kind; the socket then says only what is about it.
+"""
 
 from collections.abc import Callable, Iterable
 
@@ -13,23 +16,29 @@ _ROWS: dict[str, Callable[[Actor], "selectors.QuerySet[selectors.Any]"]] = {
     "job": selectors.jobs,
     "node": selectors.nodes,
 }
+EVERY = ""
 
 
-def groups_of(actor: Actor, topics: Iterable[str]) -> dict[str, str | None]:
-    """One look-up for all topics of a kind. An unknown thing and a forbidden one look alike."""
-    found: dict[str, str | None] = {}
+def groups_of(actor: Actor, topics: Iterable[str]) -> dict[str, tuple[str, str] | None]:
+    """Topic -> group, and the id of what is heard of it (``EVERY``: all).
+
+    One look-up for all topics of a kind. An unknown thing and a forbidden one look alike.
+    """
+    found: dict[str, tuple[str, str] | None] = {}
     asked: dict[str, set[str]] = {}
     for topic in topics:
         kind, colon, pk = topic.partition(":")
         found[topic] = None
         if not colon:
-            found[topic] = _list_group(actor, topic)
+            name = _list_group(actor, topic)
+            found[topic] = (name, EVERY) if name else None
         elif kind in _ROWS and "\0" not in pk:
             asked.setdefault(kind, set()).add(pk)
     for kind, ids in asked.items():
         rows = _ROWS[kind](actor).select_related(None).prefetch_related(None)
         for pk in rows.filter(pk__in=ids).values_list("pk", flat=True):
-            found[f"{kind}:{pk}"] = group(kind, pk)
+            name = _list_group(actor, kind + "s")
+            found[f"{kind}:{pk}"] = (name, pk) if name else None
     return found
 
 

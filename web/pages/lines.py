@@ -1,7 +1,7 @@
 """Rows as people see them: a VM with its actions and its running job, gathered in a fixed number of queries."""
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from cluster import selectors
@@ -13,7 +13,7 @@ from cluster.saga.steps import Operation
 ORDER = ("start", "shutdown", "reboot", "suspend", "resume", "stop", "reset", "delete")
 """How people look for actions: by use, the dangerous last. Others follow as they are registered."""
 AT_HAND = ("start", "shutdown", "reboot")
-"""Always in the same place in a list; all others are in the menu."""
+"""Always in the same place in a list; all others are in the menu, which is fetched when it is opened."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,6 @@ class VmLine:
     vm: Vm
     actions: list[Action]
     job: JobLine | None = None
-    disks: list[Any] = field(default_factory=list)
-
-    @property
-    def at_hand(self) -> list[Action]:
-        return [a for a in self.actions if a.code in AT_HAND]
 
     @property
     def addresses(self) -> list[str]:
@@ -110,4 +105,4 @@ def running_jobs(actor: Actor, subjects: Sequence[str]) -> dict[str, JobLine]:
 
 def vm_lines(actor: Actor, vms: Sequence[Vm]) -> list[VmLine]:
     jobs = running_jobs(actor, [f"vm:{vm.pk}" for vm in vms])
-    return [VmLine(vm, actions_of(actor, vm), jobs.get(f"vm:{vm.pk}")) for vm in vms]
+    return [VmLine(vm, actions_of(actor, vm, codes=AT_HAND), jobs.get(f"vm:{vm.pk}")) for vm in vms]

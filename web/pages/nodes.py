@@ -43,7 +43,7 @@ def node_card(request: PageRequest, pk: str) -> HttpResponse:
 
 def _card(request: PageRequest, node: Node) -> dict[str, Any]:
     actor = request.actor
-    vms = list(selectors.vms(actor).prefetch_related(None).filter(node=node).order_by("name")[: MOST_VMS + 1])
+    vms = list(selectors.vms(actor).filter(node=node).order_by("name")[: MOST_VMS + 1])
     jobs = selectors.jobs(actor).filter(subject=f"node:{node.pk}").order_by("-created", "-pk")[:LAST_JOBS]
     return _state(node) | {
         "facts": node.facts,

@@ -27,7 +27,7 @@ def operate(request: PageRequest, noun: str, pk: str, name: str) -> HttpResponse
     params = PARAMS.get(operation.code, {})
     home = reverse(HOME[noun], args=[pk])
     if request.method != "POST":
-        target: Any = selectors.get(selectors.TARGETS[noun](request.actor), pk)
+        target: Any = selectors.get(selectors.IN_FULL[noun](request.actor), pk)
         plan = operations.dry_run(request.actor, operation.code, params, pk)
         context = {
             "operation": operation,

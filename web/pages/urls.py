@@ -14,6 +14,7 @@ urlpatterns = [
     path("vms/new/check/", vm_create.vm_check, name="vm-check"),
     path("vms/<str:pk>/", vms.vm_card, name="vm"),
     path("vms/<str:pk>/row/", vms.vm_row, name="vm-row"),
+    path("vms/<str:pk>/menu/", vms.vm_menu, name="vm-menu"),
     path("vms/<str:pk>/edit/", vms.vm_edit, name="vm-edit"),
     path("jobs/", jobs.job_list, name="jobs"),
     path("jobs/<str:pk>/", jobs.job_page, name="job"),

@@ -20,7 +20,7 @@ LAST_JOBS = 8
 @page
 def vm_list(request: PageRequest) -> HttpResponse:
     asked = {name: request.GET.get(name, "").strip()[:200] for name in ("q", "state", "node")}
-    found = _filtered(selectors.vms(request.actor), request.actor, asked)
+    found = _filtered(selectors.vms_with_places(request.actor), request.actor, asked)
     page_now = page_of(found, ("name", "pk"), request.GET.get("cursor", ""))
     context = {
         "lines": vm_lines(request.actor, page_now.rows),
@@ -28,7 +28,7 @@ def vm_list(request: PageRequest) -> HttpResponse:
         "asked": asked,
         "filtered": any(asked.values()),
         "states": VmState.choices,
-        "nodes": selectors.nodes(request.actor).order_by("name"),
+        "nodes": selectors.nodes(request.actor).order_by("name").only("name"),
     }
     return show(request, "vms/list.html", context)
 
@@ -51,13 +51,20 @@ def _filtered(vms: "QuerySet[Vm]", actor: Actor, asked: dict[str, str]) -> "Quer
 @page
 def vm_row(request: PageRequest, pk: str) -> HttpResponse:
     """One row of the list, fetched again when a frame said that it changed."""
-    vm = selectors.get(selectors.vms(request.actor), pk)
+    vm = selectors.get(selectors.vms_with_places(request.actor), pk)
     return render(request, "vms/_row.html", {"line": vm_lines(request.actor, [vm])[0]})
 
 
 @page
+def vm_menu(request: PageRequest, pk: str) -> HttpResponse:
+    """Every action, for the menu of a row."""
+    vm = selectors.get(selectors.vms_with_places(request.actor).prefetch_related(None), pk)
+    return render(request, "vms/menu.html", {"vm": vm, "actions": actions_of(request.actor, vm)})
+
+
+@page
 def vm_card(request: PageRequest, pk: str) -> HttpResponse:
-    vm = selectors.get(selectors.vms(request.actor).prefetch_related("disks__pool", "disks__image"), pk)
+    vm = selectors.get(selectors.vms_in_full(request.actor), pk)
     jobs = job_lines(selectors.jobs(request.actor).filter(subject=f"vm:{pk}").order_by("-created", "-pk")[:LAST_JOBS])
     line = VmLine(vm, actions_of(request.actor, vm), running_jobs(request.actor, [f"vm:{pk}"]).get(f"vm:{pk}"))
     last = jobs[0].job if jobs else None

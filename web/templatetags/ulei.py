@@ -1,6 +1,7 @@
 """Words and small pictures that templates share: sizes, times, states, icons."""
 
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
 from django import template
@@ -15,6 +16,8 @@ from cluster.models import JobState, NodeState, Role, StepState, VmState
 from cluster.os_catalogue import CATALOGUE
 from cluster.permissions import Actor
 from nodes.contract.sizes import format_size
+from web.pages import addresses
+from web.pages.lines import Action
 from web.pages.words import lock_name, said_in_english
 
 register = template.Library()
@@ -57,6 +60,7 @@ CHOICES = {"vm": VmState, "node": NodeState, "job": JobState, "step": StepState}
 
 
 @register.simple_tag
+@cache
 def icon(name: str, extra: str = "") -> SafeString:
     """A picture from the sprite; always beside a word, so hidden from screen readers."""
     return format_html(
@@ -118,6 +122,11 @@ def role_name(role: str) -> str:
 @register.simple_tag
 def state(value: str, kind: str = "vm") -> SafeString:
     """Colour, picture and word of a state: never the colour alone."""
+    return _state(value, kind, get_language() or "ru")
+
+
+@cache
+def _state(value: str, kind: str, language: str) -> SafeString:
     working = kind in ("job", "step") and value in (JobState.RUNNING, StepState.UNDOING)
     colour, picture = JOB_RUNNING if working else LOOKS.get(value, ("secondary", "info-circle"))
     turning = "turning" if picture == "loader-2" else ""
@@ -127,6 +136,54 @@ def state(value: str, kind: str = "vm") -> SafeString:
         value,
         icon(picture, turning),
         word_of(kind, value),
+    )
+
+
+@register.simple_tag
+def address(route: str, pk: str) -> str:
+    """As ``url``, for a page of one thing in a list of many."""
+    return addresses.address(route, pk)
+
+
+@register.simple_tag
+def action(action: Action, noun: str, pk: str, name: str, look: str, wide: bool = False) -> SafeString:
+    """One button: an operation that can be asked of this thing now, or why not.
+
+    ``wide``: with its word; otherwise a picture, with the word for screen readers and as a tooltip. In Python, because
+    a list has hundreds. A button stands in a form, or belongs to one.
+    """
+    word = format_html("<span>{}</span>", action.label) if wide else SafeString("")
+    inside = icon(action.icon) + word
+    label = named(action.label, name)
+    if not action.allowed:
+        return format_html(
+            '<button type="button" class="{}" aria-disabled="true" data-why="{}" title="{}" aria-label="{}">'
+            "{}</button>",
+            look,
+            action.why,
+            f"{action.label}: {action.why}",
+            label,
+            inside,
+        )
+    title = f"{action.label}: {action.hint}" if action.hint else action.label
+    path = addresses.address("operate", pk, noun=noun, name=action.code)
+    if action.danger:
+        return format_html(
+            '<a class="{} is-danger" href="{}" data-dialog title="{}" aria-label="{}">{}</a>',
+            look,
+            path,
+            title,
+            label,
+            inside,
+        )
+    return format_html(
+        '<button class="{}" formaction="{}" hx-post="{}" hx-swap="none" title="{}" aria-label="{}">{}</button>',
+        f"{look} is-start" if action.code == "start" else look,
+        path,
+        path,
+        title,
+        label,
+        inside,
     )
 
 

@@ -34,12 +34,13 @@ def click(bench: Bench) -> Iterator[Result]:
     node_id = lab.node_id(NODE)
     state = lab.demo.state
     notes = Notes(lab, [f"{NODE}.agent"], ["agent.taken"])
+    listener = bench.listener
 
     def ours() -> float:
         told = bench.caller.post(f"nodes/{node_id}/wait/")
         taken = notes.wait_for("agent.taken", told.began)
         bench.caller.post(f"jobs/{told.body['job']['id']}/cancel/")
-        bench.listener.job_ends(told.body["job"]["id"])
+        listener.job_ends(told.body["job"]["id"])
         return (taken.at - told.began) * 1000
 
     with notes.taken(), _echo(lab.nodes[NODE]), _client(state) as client:

@@ -65,6 +65,7 @@ class Life:
 
     def warm_up(self) -> None:
         """One of each, not counted; the first of ours gives the others their shape."""
+        self.bench.settle_on(NODE)
         self.ours("create", 0)
         row = self.lab.api.get(f"vms/{self.vm}/")
         image = next(row for row in self.lab.api.all("images/") if row["name"].startswith("micro"))

@@ -21,14 +21,15 @@ SECRETS = ("token", "password", "secret", "params", "body")
 def frames(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
     """Everything that left after a commit, as (group, frame)."""
     heard: list[tuple[str, dict[str, Any]]] = []
-    monkeypatch.setattr(events, "_send", lambda groups, frame: heard.extend((name, frame) for name in groups))
+    monkeypatch.setattr(events, "_send", heard.extend)
     monkeypatch.setattr("cluster.wake.conductor", lambda job="": None)
     return heard
 
 
 def last(frames: list[tuple[str, dict[str, Any]]], kind: str, pk: str) -> dict[str, Any] | None:
     """What a page that follows one thing holds: the frame with the highest version."""
-    mine = [frame for name, frame in frames if name == group(kind, pk) and frame["type"] != "progress"]
+    every = [frame for name, frame in frames if name == group(kind + "s") and frame["id"] == pk]
+    mine = [frame for frame in every if frame["type"] != "progress"]
     return max(mine, key=lambda frame: frame["version"]) if mine else None
 
 

@@ -186,6 +186,30 @@ def test_beside_sixteen_long_verbs_a_stop_still_starts_at_once_and_a_long_one_wa
     StepRow.objects.filter(job=waiting).delete()
 
 
+def test_disks_and_interfaces_of_a_new_vm_are_made_beside_each_other(scene: Scene) -> None:
+    asked = {step.verb for step in engine.advance(scene.start("vm.create").job.pk).send}
+    assert asked == {"disk.create", "nic.plug"}
+
+
+def test_before_anything_is_undone_the_step_beside_the_failed_one_is_heard(scene: Scene) -> None:
+    executor = Executor(world=scene.world, fault=lambda n, e: "refused" if e.verb == "disk.create" else None)
+    job = scene.start("vm.create").job
+    engine.advance(job.pk)
+    under_way = [dispatch.envelope(step) for step in executor.to_send()]
+    disks = [envelope for envelope in under_way if envelope.verb == "disk.create"]
+    nics = [envelope for envelope in under_way if envelope.verb == "nic.plug"]
+    for envelope in disks:
+        executor.take(scene.node.pk, envelope)
+    engine.advance(job.pk)
+    job.refresh_from_db()
+    assert job.undoing
+    assert [dispatch.envelope(step) for step in executor.to_send()] == nics
+    for envelope in nics:
+        executor.take(scene.node.pk, envelope)
+    assert executor.run(job).state == "failed"
+    assert (scene.node.pk, nics[0].object) not in scene.world.objects
+
+
 @pytest.fixture
 def everybody_stops(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Operation[Any]]]:
     """An operation that exists for these tests only: it stops VMs by jobs of its own, and knows a secret."""

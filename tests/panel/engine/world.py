@@ -71,7 +71,9 @@ class Refusal(Exception):
 
 
 def snapshots() -> list[Any]:
-    return [engine._snapshot(job) for job in Job.objects.order_by("pk")]
+    return [
+        (engine.Run(job).snapshot(), list(job.looks.values_list("pk", "answer"))) for job in Job.objects.order_by("pk")
+    ]
 
 
 @dataclass

@@ -87,27 +87,58 @@ function place(box, anchor) {
   box.style.top = `${top}px`;
 }
 
-document.addEventListener("toggle", (event) => {
-  const menu = event.target;
-  if (!menu.classList?.contains("menu") || event.newState !== "open") return;
-  const opener = document.querySelector(`[popovertarget="${menu.id}"]`);
-  if (opener) place(menu, opener);
-  menu.querySelector(".menu-item")?.focus({ focusVisible: false });
+// One menu for all rows of a list: what is in it is fetched when it is opened.
+const menu = byId("menu");
+let opener = null;
+let dismissed = null;
+
+// A press on the button of an open menu closes it, as the browser does by itself; the click must not open it again.
+document.addEventListener("pointerdown", () => {
+  dismissed = menu?.matches(":popover-open") ? opener : null;
 }, true);
-addEventListener("scroll", () => {
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-menu]");
+  const pressed = dismissed;
+  dismissed = null;
+  if (!button) return;
+  if (button === pressed) return menu.hidePopover();
+  opener = button;
+  try {
+    const answer = await fetch(button.dataset.menu, { headers: { "HX-Request": "true" } });
+    if (!answer.ok) throw new Error(String(answer.status));
+    const content = await answer.text();
+    if (opener !== button) return; // another one was opened meanwhile
+    menu.innerHTML = content;
+    window.htmx.process(menu);
+    menu.setAttribute("aria-label", button.getAttribute("aria-label"));
+    if (!menu.matches(":popover-open")) menu.showPopover();
+    place(menu, button);
+    menu.querySelector(".menu-item")?.focus({ focusVisible: false });
+  } catch {
+    notice(words.network, "error");
+  }
+});
+menu?.addEventListener("toggle", (event) => {
+  // The keyboard goes back to where it was; the button may be a new one after its row was drawn anew.
+  if (event.newState !== "closed" || !opener) return;
+  if (menu.contains(document.activeElement) || document.activeElement === document.body) {
+    document.querySelector(`[data-menu="${opener.dataset.menu}"]`)?.focus({ focusVisible: false });
+  }
+  opener = null;
+});
+addEventListener("scroll", (event) => {
   hideWhy();
-  document.querySelector(".menu:popover-open")?.hidePopover();
+  if (event.target !== menu && menu?.matches(":popover-open")) menu.hidePopover();
 }, { passive: true, capture: true });
 document.addEventListener("keydown", (event) => {
-  const menu = event.target.closest?.(".menu");
-  if (!menu || !["ArrowDown", "ArrowUp"].includes(event.key)) return;
+  if (!event.target.closest?.("#menu") || !["ArrowDown", "ArrowUp"].includes(event.key)) return;
   event.preventDefault();
   const items = [...menu.querySelectorAll(".menu-item")];
   const step = event.key === "ArrowDown" ? 1 : -1;
   items[(items.indexOf(event.target) + step + items.length) % items.length].focus();
 });
 document.addEventListener("click", (event) => {
-  if (event.target.closest(".menu-item:not([aria-disabled=true])")) event.target.closest(".menu").hidePopover();
+  if (event.target.closest(".menu-item:not([aria-disabled=true])")) menu.hidePopover();
 });
 
 // --- the confirmation dialog: the same page that opens without JavaScript, fetched into a dialog
