@@ -44,6 +44,7 @@ TABLE: dict[str, frozenset[Role]] = {
     "vm.reset": frozenset({A, F, V, T, S}),
     "vm.delete": frozenset({A, F, V, T, S}),
     "vm.edit": frozenset({A, F, V, T, S}),
+    "disk.resize": frozenset({A, F, V, T, S}),
     # The fabric.
     "node.add": frozenset({A, F}),
     "node.remove": frozenset({A, F}),

@@ -80,6 +80,10 @@ def disks(actor: Actor) -> "QuerySet[Disk]":
     return visible(Disk.objects.filter(device="disk"), actor)
 
 
+def disks_with_places(actor: Actor) -> "QuerySet[Disk]":
+    return disks(actor).select_related("vm", "pool")
+
+
 def nics(actor: Actor) -> "QuerySet[Nic]":
     return visible(Nic.objects.select_related("lease"), actor)
 
@@ -110,7 +114,13 @@ def get(queryset: "QuerySet[M]", pk: str) -> M:
     return row
 
 
-TARGETS: dict[str, Rows] = {"vms": vms, "nodes": nodes, "disks": disks, "images": images, "networks": networks}
+TARGETS: dict[str, Rows] = {
+    "vms": vms,
+    "nodes": nodes,
+    "disks": disks_with_places,
+    "images": images,
+    "networks": networks,
+}
 IN_FULL: dict[str, Rows] = {**TARGETS, "vms": vms_in_full}
 """The same for a page that shows one of them."""
 

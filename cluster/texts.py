@@ -194,6 +194,9 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("the pool does not answer"),
         _("look at the storage cluster and the network to it; the operation goes on when it is back"),
     ),
+    "disk_unattached": (_("disk %(disk)s belongs to no VM"), _("attach it to a VM first")),
+    "disk_not_ready": (_("disk %(disk)s is still being made, or goes"), _("wait for its job")),
+    "not_a_size": (_("“%(typed)s” is not a size"), _("type for example 20 GB or 512 MB")),
     "would_shrink": (
         _("the disk has %(size)s already and would become smaller (%(asked)s): what lies behind would be lost"),
         _("ask for at least %(size)s"),

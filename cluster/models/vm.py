@@ -76,6 +76,16 @@ class Disk(models.Model):
     class Meta:
         ordering = ["position"]
 
+    @property
+    def name(self) -> str:
+        """For people: a disk has no name but its VM's and its place there."""
+        return f"{self.vm.name}/{self.position + 1}" if self.vm else self.pk
+
+    @property
+    def tenant_id(self) -> str | None:
+        """Whose people may see its jobs."""
+        return self.vm.tenant_id if self.vm else None
+
 
 class Nic(models.Model):
     id = IdField()

@@ -17,15 +17,15 @@ def _look_at_domain(context: Context[Any], key: str) -> Sequence[Call]:
     return [Call(vm.node_id, DomainLook(vm=vm.pk, uuid=vm.uuid))] if vm else []
 
 
-def _look_at_disk(context: Context[Any], disk_id: str) -> Sequence[Call]:
+def look_at_disk(context: Context[Any], disk_id: str) -> Sequence[Call]:
     disk = Disk.objects.select_related("pool", "vm").filter(pk=disk_id).first()
     if disk is None or disk.vm is None or disk.pool is None:
         return []
     return [Call(disk.vm.node_id, DiskLook(id=disk.pk, pool=pool_spec(disk.pool), format=disk.format))]
 
 
-def _domain_verdict(happened: Callable[[DomainWhereabouts], bool]) -> Callable[[Sequence[Any]], Verdict]:
-    def verdict(results: Sequence[DomainWhereabouts | None]) -> Verdict:
+def _domain_verdict(happened: Callable[[DomainWhereabouts], bool]) -> Callable[[Context[Any], Sequence[Any]], Verdict]:
+    def verdict(context: Context[Any], results: Sequence[DomainWhereabouts | None]) -> Verdict:
         seen = results[0] if results else None
         if seen is None:
             return "unclear"
@@ -36,8 +36,8 @@ def _domain_verdict(happened: Callable[[DomainWhereabouts], bool]) -> Callable[[
     return verdict
 
 
-def _disk_verdict(exists: bool) -> Callable[[Sequence[Any]], Verdict]:
-    def verdict(results: Sequence[DiskState | None]) -> Verdict:
+def _disk_verdict(exists: bool) -> Callable[[Context[Any], Sequence[Any]], Verdict]:
+    def verdict(context: Context[Any], results: Sequence[DiskState | None]) -> Verdict:
         seen = results[0] if results else None
         if seen is None:
             return "unclear"
@@ -54,5 +54,5 @@ def settle_power(*states: str) -> Settle:
 
 settle_defined = Settle(_look_at_domain, _domain_verdict(lambda seen: seen.defined))
 settle_undefined = Settle(_look_at_domain, _domain_verdict(lambda seen: seen.state == "absent"))
-settle_disk_exists = Settle(_look_at_disk, _disk_verdict(exists=True))
-settle_disk_gone = Settle(_look_at_disk, _disk_verdict(exists=False))
+settle_disk_exists = Settle(look_at_disk, _disk_verdict(exists=True))
+settle_disk_gone = Settle(look_at_disk, _disk_verdict(exists=False))

@@ -154,7 +154,7 @@ class Run:
 
     def _recheck(self, operation: type[Operation[Any]]) -> list[Refusal]:
         try:
-            return operation.recheck(self._context)
+            return operation.recheck(self.context)
         except ObjectDoesNotExist:
             return [Refusal("subject_gone", {"name": self.job.subject_name})]
 
@@ -317,7 +317,7 @@ class Run:
     def _store(self, step: Step, result: Any) -> None:
         after = self.spec(step).after
         if after:
-            after(self._context, step.key, result)
+            after(self.context, step.key, result)
 
     # --- doubt about the pivot -----------------------------------------------------------------------------
 
@@ -326,7 +326,7 @@ class Run:
         assert spec.settle
         step.looks.all().delete()
         self.asked_anew += 1
-        looks = [self._look(step, call) for call in spec.settle.ask(self._context, step.key)]
+        looks = [self._look(step, call) for call in spec.settle.ask(self.context, step.key)]
         # The source first; the others only after its answer: they are sent by ``_settle`` one by one.
         self.left.ask += [look.pk for look in looks[:1] if now]
         self.job.waiting_reason = {"code": "settling", "facts": {"step": step.name}}
@@ -346,7 +346,7 @@ class Run:
         assert spec.settle
         self.job.waiting_reason = {"code": "settling", "facts": {"step": step.name}}
         looks = list(step.looks.order_by("id"))
-        order = [(c.node, c.message.object) for c in spec.settle.ask(self._context, step.key)]
+        order = [(c.node, c.message.object) for c in spec.settle.ask(self.context, step.key)]
         looks.sort(key=lambda look: order.index((look.node_id, look.object)))
         for look in looks:
             if look.answer is None:
@@ -357,7 +357,7 @@ class Run:
             self._ask(step, spec, now=False)
             return False
         results = [result_of(look) for look in looks]
-        verdict = spec.settle.verdict(results)
+        verdict = spec.settle.verdict(self.context, results)
         if verdict == "wait":
             self._ask(step, spec, now=False)
             return False
@@ -456,7 +456,7 @@ class Run:
     # --- small parts --------------------------------------------------------------------------------------
 
     @cached_property
-    def _context(self) -> Context[Any]:
+    def context(self) -> Context[Any]:
         return context_of(self.job)
 
     def spec(self, step: Step) -> Spec:
@@ -469,7 +469,7 @@ class Run:
         """Run a ``do`` or an ``undo``; what it wrote is taken back when it fails."""
         try:
             with transaction.atomic():
-                outcome: Call | WaitForClick | Children | None = function(self._context, step.key)
+                outcome: Call | WaitForClick | Children | None = function(self.context, step.key)
                 return outcome
         except Refused as refused:
             return refused.refusals[0]

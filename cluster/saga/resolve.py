@@ -58,7 +58,7 @@ def _contradiction(run: "Run", look: Look, outcome: str) -> dict[str, Any] | Non
     if spec is None or spec.settle is None or result is None:
         return None
     against = "not_done" if outcome == "done" else "done"
-    if spec.settle.verdict([result]) != against or (outcome == "undone" and isinstance(spec.undo, NoUndo)):
+    if spec.settle.verdict(run.context, [result]) != against or (outcome == "undone" and isinstance(spec.undo, NoUndo)):
         return None
     return {"step": look.step.name, "object": look.object, "node": look.node.name, "seen": look.answer}
 

@@ -73,12 +73,12 @@ Verdict = Literal["done", "not_done", "wait", "unclear"]
 class Settle:
     """How a step in doubt is looked at: the read-only questions, and what their answers say.
 
-    ``ask(context, key)`` returns the questions in the order in which they must be asked; ``verdict`` gets as many
-    results as there were questions, None for a node that is silent.
+    ``ask(context, key)`` returns the questions in the order in which they must be asked; ``verdict(context, results)``
+    gets as many results as there were questions, None for a node that is silent.
     """
 
     ask: "Callable[[Context[Any], str], Sequence[Call]]"
-    verdict: "Callable[[Sequence[Any]], Verdict]"
+    verdict: "Callable[[Context[Any], Sequence[Any]], Verdict]"
 
 
 Do = Callable[["Context[Any]", str], "Call | WaitForClick | Children | None"]

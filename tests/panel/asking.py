@@ -51,6 +51,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "vms/{id}/edit/": {"title": "Новая"},
     "nodes/new/": NODE,
     "nodes/{id}/token/": {},
+    "disks/{id}/do/resize/": {"size": "2 GB"},
     "jobs/{id}/cancel/": {},
     "jobs/{id}/proceed/": {},
     "jobs/{id}/retry/": {},

@@ -25,6 +25,8 @@ class Action:
     icon: str
     hint: str
     danger: bool
+    asks: bool
+    """A dialog asks for what is missing before it begins."""
     allowed: bool
     reasons: Sequence[dict[str, str]]
 
@@ -77,6 +79,7 @@ def actions_of(actor: Actor, target: Any, noun: str = "vms", codes: Collection[s
                 operation.icon,
                 str(operation.hint),
                 operation.danger,
+                any(field.is_required() for field in operation.Params.model_fields.values()),
                 row["allowed"],
                 row["reasons"],
             )

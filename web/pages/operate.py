@@ -9,25 +9,28 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from cluster import operations, selectors
-from cluster.refusals import BadShape, Refused
+from cluster.permissions import Actor
+from cluster.refusals import BadShape, Refusal, Refused
+from nodes.contract.sizes import parse_size
 
 from .answers import reasons_of, told
 from .http import PageRequest, is_fragment, page
 
 PARAMS: dict[str, dict[str, Any]] = {"vm.delete": {"disks": True}}
 """What a button says beside its name. Disks go with their VM, and the dialog names each of them."""
-HOME = {"vms": "vm", "nodes": "node"}
+ASKS_SIZE = {"disk.resize"}
+"""Operations whose dialog has a field for a size."""
 
 
 @page
 def operate(request: PageRequest, noun: str, pk: str, name: str) -> HttpResponse:
-    """GET asks for confirmation, naming what is lost; POST starts the job."""
+    """GET asks for confirmation or for what is missing, naming what is lost; POST starts the job."""
     operation = operations.operation_of(noun, name)
-    kind = noun.removesuffix("s")
-    params = PARAMS.get(operation.code, {})
-    home = reverse(HOME[noun], args=[pk])
+    home, about = _belongs_to(request.actor, noun, pk)
     if request.method != "POST":
         target: Any = selectors.get(selectors.IN_FULL[noun](request.actor), pk)
+        asks_size = operation.code in ASKS_SIZE
+        params = {"size_bytes": target.size_bytes} if asks_size else PARAMS.get(operation.code, {})
         plan = operations.dry_run(request.actor, operation.code, params, pk)
         context = {
             "operation": operation,
@@ -35,24 +38,44 @@ def operate(request: PageRequest, noun: str, pk: str, name: str) -> HttpResponse
             "noun": noun,
             "name": name,
             "home": home,
+            "asks_size": asks_size,
             "refusals": [r.said() for r in plan.refusals],
         }
         template = "parts/_confirm.html" if is_fragment(request) else "parts/confirm.html"
         return render(request, template, context)
     try:
-        started = operations.start(request.actor, operation.code, params, pk)
+        started = operations.start(request.actor, operation.code, _typed(request, operation.code), pk)
     except (Refused, BadShape) as refused:
         words = reasons_of(refused)
         if is_fragment(request):
-            return told(words, level="error", refresh=f"{kind}:{pk}")
+            return told(words, level="error", refresh=about)
         messages.error(request, words)
         return redirect(home)
     job = reverse("job", args=[started.job.pk])
     if is_fragment(request) and not operation.danger:
         text = _("%(action)s: %(name)s") % {"action": operation.label, "name": started.subject.name}
-        return told(text, link=job, refresh=f"{kind}:{pk}")
+        return told(text, link=job, refresh=about)
     if is_fragment(request):
         response = told()
         response["HX-Redirect"] = job
         return response
     return redirect(job)
+
+
+def _belongs_to(actor: Actor, noun: str, pk: str) -> tuple[str, str]:
+    """The page on which a thing is shown, and what that page is about."""
+    if noun == "nodes":
+        return reverse("node", args=[pk]), f"node:{pk}"
+    vm = selectors.get(selectors.disks(actor), pk).vm_id if noun == "disks" else pk
+    return (reverse("vm", args=[vm]), f"vm:{vm}") if vm else (reverse("vms"), "vms")
+
+
+def _typed(request: PageRequest, code: str) -> dict[str, Any]:
+    """Parameters from the button or its dialog. Raises :class:`Refused`."""
+    if code not in ASKS_SIZE:
+        return PARAMS.get(code, {})
+    typed = request.POST.get("size", "").strip()[:40]
+    try:
+        return {"size_bytes": parse_size(typed)}
+    except ValueError:
+        raise Refused(Refusal("not_a_size", {"typed": typed})) from None

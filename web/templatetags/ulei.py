@@ -167,10 +167,10 @@ def action(action: Action, noun: str, pk: str, name: str, look: str, wide: bool 
         )
     title = f"{action.label}: {action.hint}" if action.hint else action.label
     path = addresses.address("operate", pk, noun=noun, name=action.code)
-    if action.danger:
+    if action.danger or action.asks:
         return format_html(
-            '<a class="{} is-danger" href="{}" data-dialog title="{}" aria-label="{}">{}</a>',
-            look,
+            '<a class="{}" href="{}" data-dialog title="{}" aria-label="{}">{}</a>',
+            f"{look} is-danger" if action.danger else look,
             path,
             title,
             label,

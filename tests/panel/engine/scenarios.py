@@ -151,6 +151,7 @@ SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "vm.reboot": lambda s: (s.running.pk, {}),
     "vm.reset": lambda s: (s.running.pk, {}),
     "vm.delete": lambda s: (s.running.pk, {"disks": True}),
+    "disk.resize": lambda s: (s.running.disks.all()[0].pk, {"size_bytes": 2 * GIB}),
     "node.inspect": lambda s: (s.node.pk, {}),
     "node.remove": _empty_node,
     "demo.wait": lambda s: (s.node.pk, {}),

@@ -53,8 +53,12 @@ class World:
             case "domain.stop" | "domain.shutdown":
                 if state is not None:
                     self.objects[name] = "shutoff"
+            case "disk.resize":
+                self.objects[name] = f"disk {message.size_bytes}"  # type: ignore[attr-defined]
+                return {"size_bytes": message.size_bytes}  # type: ignore[attr-defined]
             case "disk.look":
-                return {"exists": state is not None, "ours": state is not None}
+                size = int((state or "").partition(" ")[2] or 0)
+                return {"exists": state is not None, "ours": state is not None, "size_bytes": size}
             case "node.inspect" | "domain.look":
                 pass
             case other:
