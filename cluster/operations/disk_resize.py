@@ -79,7 +79,8 @@ class DiskResize(Operation[ResizeParams]):
 
     @classmethod
     def locks(cls, context: Context[ResizeParams]) -> Sequence[LockName]:
-        return [LockName("disk:" + context.subject_id), LockName("vm:" + context.data["vm"])]
+        vms = [LockName("vm:" + context.data["vm"])] if context.data["vm"] else []
+        return [LockName("disk:" + context.subject_id), *vms]
 
     @classmethod
     def recheck(cls, context: Context[ResizeParams]) -> list[Refusal]:

@@ -42,6 +42,18 @@ def test_every_power_action_does_what_it_says(lab: Lab):
     assert "POWER-BUTTON" in console(lab.nodes[lab.node_name(vm)], vm)
 
 
+def test_a_disk_grows_under_its_guest_and_the_guest_has_it(lab: Lab):
+    vm = lab.create()["id"]
+    lab.wait_console(vm, "GUEST-UP")
+    disk, node = lab.api.all(f"disks/?vm={vm}")[0]["id"], lab.nodes[lab.node_name(vm)]
+    lab.api.do(f"disks/{disk}/resize/", {"size_bytes": 256 * MIB - 1})
+    assert lab.api.get(f"disks/{disk}/")["size_bytes"] == 256 * MIB
+    domain = node.run("virsh", "list", "--name").stdout.split()[-1]
+    assert f"Capacity:       {256 * MIB}" in node.run("virsh", "domblkinfo", domain, "vda").stdout
+    lab.api.do(f"vms/{vm}/reset/")
+    lab.wait_console(vm, "DISK boots=2 sectors=524288")
+
+
 def test_an_iso_boots_first_and_the_blank_disk_is_there(lab: Lab):
     iso = wait(lambda: next(iter(lab.api.all("isos/")), None), 30, "the ISO to be seen")
     body = {"iso": iso["id"], "image": None, "disks": [{"size_bytes": 64 * MIB}]}
