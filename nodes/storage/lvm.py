@@ -384,10 +384,16 @@ class LvmDriver(Driver):
     def readable(self, disk_id: str, disk_format: DiskFormat, snapshot: str | None) -> Iterator[Readable]:
         group = self._group()
         volume = self._ours(group, disk_id)
+        size_bytes = volume.size_bytes
         if snapshot is not None:
-            volume = self._snapshot_of(group, disk_id, snapshot)
+            origin, volume = volume, self._snapshot_of(group, disk_id, snapshot)
+            size_bytes = self._kept_bytes(origin, volume)
         self._activate(volume)
-        yield Readable(QemuImage("raw", volume.path), volume.size_bytes)
+        yield Readable(QemuImage("raw", volume.path), size_bytes)
+
+    def _kept_bytes(self, origin: Lv, snapshot: Lv) -> int:
+        """The snapshot's own size is only the room for what is written; its origin does not grow while it is there."""
+        return origin.size_bytes
 
     def snapshot(self, disk_id: str, disk_format: DiskFormat, snapshot: str, room_bytes: int | None) -> None:
         group = self._group()

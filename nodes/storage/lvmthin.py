@@ -123,6 +123,9 @@ class LvmThinDriver(LvmDriver):
         """A thin volume that began as another one's snapshot stands by itself: only snapshots of this disk count."""
         return [f"snapshot {name}" for name in self._snapshots(group, volume.name)]
 
+    def _kept_bytes(self, origin: Lv, snapshot: Lv) -> int:
+        return snapshot.size_bytes
+
     def _check_can_grow(self, group: Group, volume: Lv, wanted_bytes: int) -> None:
         self._check_room(group, wanted_bytes)
 
