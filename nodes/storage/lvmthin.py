@@ -116,6 +116,9 @@ class LvmThinDriver(LvmDriver):
         if needed_bytes > pool.size_bytes or full:
             raise self._no_room(_free_bytes(pool), needed_bytes)
 
+    def _room_of(self, snapshot: Lv) -> int:
+        return 0
+
     def _room_of_snapshot(self, group: Group, volume: Lv, room_bytes: int | None) -> int:
         return 0
 
