@@ -56,9 +56,10 @@ class Pools:
         """None: it could not be read since the agent started."""
         try:
             facts = driver_of(pool, self._shell, self._paths.keys_dir).facts()
-        except NodeError as error:
-            log.warning("a pool cannot be read", pool=pool.id, path=pool.path, cause=error.info.cause)
+        except (NodeError, OSError) as error:
+            log.warning("a pool cannot be read", pool=pool.id, path=pool.path, cause=error)
+            code = error.info.code if isinstance(error, NodeError) else "pool_unreachable"
             last = self._last.get(pool.id)
-            return last.model_copy(update={"problem": error.info.code}) if last else None
+            return last.model_copy(update={"problem": code}) if last else None
         self._last[pool.id] = facts
         return facts

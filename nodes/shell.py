@@ -104,8 +104,8 @@ class Shell:
             its stderr, ``command_timeout`` after ``timeout_s`` seconds, when its whole group was killed.
         :raises Cancelled: ``cancellation`` ended it.
         """
-        # The C locale: messages and numbers are parsed.
-        environment = {**os.environ, "LC_ALL": "C"}
+        # The C locale: messages and numbers are parsed. LVM would complain of the descriptor that a child inherits.
+        environment = {**os.environ, "LC_ALL": "C", "LVM_SUPPRESS_FD_WARNINGS": "1"}
         try:
             process = subprocess.Popen(
                 argv,

@@ -41,5 +41,7 @@ def offers(shell: Shell) -> tuple[PoolOffer, ...]:
         try:
             found += driver.offers(shell)
         except NodeError as error:
+            if error.info.code == "no_program":
+                continue  # without LVM there is nothing to offer
             log.warning("what the node offers could not be read", kind=driver.KIND, cause=error.info.cause)
     return tuple(found)

@@ -84,6 +84,13 @@ class Driver(ABC):
     def identity(self) -> str:
         """What is found at the pool's place; where there is none, ``none`` and why."""
 
+    def claim(self) -> str:
+        """Make a pool of what is there, where that takes something. Returns its identity. Raises ``pool_absent``."""
+        found = self.identity()
+        if found.startswith("none"):
+            raise NodeError("pool_absent", f"there is no pool at {self.pool.path}: {found}")
+        return found
+
     def check_identity(self) -> None:
         """Raises ``pool_identity`` unless this is the pool that the panel means."""
         found = self.identity()

@@ -83,6 +83,9 @@ class DirectoryDriver(Driver):
         except OSError as error:
             return f"none ({error.strerror})"
 
+    def claim(self) -> str:
+        return make_pool(self.folder)
+
     def facts(self) -> PoolFacts:
         check_fit(self.folder)
         room = os.statvfs(self.folder)

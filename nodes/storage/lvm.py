@@ -384,10 +384,16 @@ class LvmDriver(Driver):
     def readable(self, disk_id: str, disk_format: DiskFormat, snapshot: str | None) -> Iterator[Readable]:
         group = self._group()
         volume = self._ours(group, disk_id)
+        size_bytes = volume.size_bytes
         if snapshot is not None:
-            volume = self._snapshot_of(group, disk_id, snapshot)
+            origin, volume = volume, self._snapshot_of(group, disk_id, snapshot)
+            size_bytes = self._kept_bytes(origin, volume)
         self._activate(volume)
-        yield Readable(QemuImage("raw", volume.path), volume.size_bytes)
+        yield Readable(QemuImage("raw", volume.path), size_bytes)
+
+    def _kept_bytes(self, origin: Lv, snapshot: Lv) -> int:
+        """The snapshot's own size is only the room for what is written; its origin does not grow while it is there."""
+        return origin.size_bytes
 
     def snapshot(self, disk_id: str, disk_format: DiskFormat, snapshot: str, room_bytes: int | None) -> None:
         group = self._group()
@@ -396,14 +402,14 @@ class LvmDriver(Driver):
         if name in group.volumes:
             self._snapshot_of(group, disk_id, snapshot)
             return
-        if REVERT_TAG + snapshot in volume.tags:
+        if self._reverting(volume, snapshot) is not None:
             raise NodeError("snapshot_absent", f"{volume.path} is just being reverted to {snapshot}", retryable=True)
-        self._make_snapshot(group, volume, snapshot, room_bytes)
-        point("disk.snapshots-changed", snapshot)
-
-    def _make_snapshot(self, group: Group, volume: Lv, snapshot: str, room_bytes: int | None) -> None:
         needed_bytes = self._room_of_snapshot(group, volume, room_bytes)
         self._check_room(group, needed_bytes)
+        self._make_snapshot(volume, snapshot, needed_bytes)
+        point("disk.snapshots-changed", snapshot)
+
+    def _make_snapshot(self, volume: Lv, snapshot: str, needed_bytes: int) -> None:
         tags = ["--addtag", DISK_TAG + volume.name, "--addtag", SNAPSHOT_TAG + snapshot]
         name = ["--name", _snapshot_name(volume.name, snapshot)]
         size = ["--size", f"{needed_bytes}b"] if needed_bytes else ["--setactivationskip", "n"]
@@ -421,30 +427,42 @@ class LvmDriver(Driver):
         if _snapshot_name(disk_id, snapshot) in group.volumes:
             volume = self._snapshot_of(group, disk_id, snapshot)
             check_unused(volume.path, ["a process that has the device open"] if volume.open else [])
+            noted = self._reverting(self._ours(group, disk_id), snapshot)
+            if noted is not None:  # of a revert that nobody finished
+                self._run("lvchange", "--deltag", _revert_tag(snapshot, noted), f"{self.group_name}/{disk_id}")
             self._remove(volume.name, [DISK_TAG + disk_id, SNAPSHOT_TAG + snapshot])
             point("disk.snapshots-changed", snapshot)
 
     def revert(self, disk_id: str, disk_format: DiskFormat, snapshot: str) -> VolumeFacts:
-        """LVM merges the snapshot into its volume and takes it away by that: so it is made again.
+        """LVM merges the snapshot into its volume and takes it away by that: so it is made again, as large as it was.
 
         Between the two the volume says by a tag what is under way, or a repetition would miss the snapshot.
         """
         group = self._group()
         volume = self._ours(group, disk_id)
-        name = _snapshot_name(disk_id, snapshot)
-        if name in group.volumes:
+        needed_bytes = self._reverting(volume, snapshot)
+        if _snapshot_name(disk_id, snapshot) in group.volumes:
             kept = self._snapshot_of(group, disk_id, snapshot)
             check_unused(volume.path, ["a process that has the device open"] if volume.open else [])
-            self._run("lvchange", "--addtag", REVERT_TAG + snapshot, f"{self.group_name}/{disk_id}")
+            if needed_bytes is None:
+                needed_bytes = self._room_of(kept)
+                self._run("lvchange", "--addtag", _revert_tag(snapshot, needed_bytes), f"{self.group_name}/{disk_id}")
             point("disk.revert-noted", snapshot)
             self._merge(volume, kept)
             point("disk.merged", snapshot)
-        elif REVERT_TAG + snapshot not in volume.tags:
+        elif needed_bytes is None:
             raise snapshot_absent(volume.path, snapshot)
-        group = self._group()
-        self._make_snapshot(group, self._ours(group, disk_id), snapshot, None)
-        self._run("lvchange", "--deltag", REVERT_TAG + snapshot, f"{self.group_name}/{disk_id}")
+        self._make_snapshot(self._ours(self._group(), disk_id), snapshot, needed_bytes)
+        self._run("lvchange", "--deltag", _revert_tag(snapshot, needed_bytes), f"{self.group_name}/{disk_id}")
         return VolumeFacts(size_bytes=self._ours(self._group(), disk_id).size_bytes)
+
+    def _room_of(self, snapshot: Lv) -> int:
+        return snapshot.size_bytes
+
+    def _reverting(self, volume: Lv, snapshot: str) -> int | None:
+        """The room that the snapshot had, while the volume is being reverted to it; None: it is not."""
+        noted = volume.tagged(f"{REVERT_TAG}{snapshot}:")
+        return int(noted) if noted is not None else None
 
     def _merge(self, volume: Lv, snapshot: Lv) -> None:
         # In the foreground: it returns when the content is back and the snapshot gone.
@@ -478,6 +496,10 @@ class LvmDriver(Driver):
 
     def _run(self, *argv: str) -> None:
         self.shell.run(argv, timeout_s=TIMEOUT_S)
+
+
+def _revert_tag(snapshot: str, needed_bytes: int) -> str:
+    return f"{REVERT_TAG}{snapshot}:{needed_bytes}"
 
 
 def _snapshot_name(disk_id: str, snapshot: str) -> str:

@@ -116,12 +116,18 @@ class LvmThinDriver(LvmDriver):
         if needed_bytes > pool.size_bytes or full:
             raise self._no_room(_free_bytes(pool), needed_bytes)
 
+    def _room_of(self, snapshot: Lv) -> int:
+        return 0
+
     def _room_of_snapshot(self, group: Group, volume: Lv, room_bytes: int | None) -> int:
         return 0
 
     def _snapshot_names(self, group: Group, volume: Lv) -> list[str]:
         """A thin volume that began as another one's snapshot stands by itself: only snapshots of this disk count."""
         return [f"snapshot {name}" for name in self._snapshots(group, volume.name)]
+
+    def _kept_bytes(self, origin: Lv, snapshot: Lv) -> int:
+        return snapshot.size_bytes
 
     def _check_can_grow(self, group: Group, volume: Lv, wanted_bytes: int) -> None:
         self._check_room(group, wanted_bytes)

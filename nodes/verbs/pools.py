@@ -1,6 +1,5 @@
 """Pools: from when on the node tells of them, and the keys that open them."""
 
-from nodes.contract.errors import NodeError
 from nodes.contract.messages import AttachedPool, Nothing, PoolAttach, PoolDetach
 from nodes.node import Node
 from nodes.storage import driver_at
@@ -10,17 +9,17 @@ from nodes.verbs.run import Run
 
 @handles(PoolAttach)
 def attach(node: Node, message: PoolAttach, run: Run) -> AttachedPool:
-    driver = driver_at(message.pool, node.shell, node.paths.keys_dir)
+    pool = message.pool
+    driver = driver_at(pool, node.shell, node.paths.keys_dir)
     secret = driver.keep_key(message.key) if message.key else None
-    found = driver.identity()
-    if message.pool.identity:
+    if pool.identity:
         driver.check_identity()
-    elif found.startswith("none"):
-        raise NodeError("pool_absent", f"there is no pool at {message.pool.path}: {found}")
-    facts = driver_at(message.pool.model_copy(update={"identity": found}), node.shell, node.paths.keys_dir).facts()
+    else:
+        pool = pool.model_copy(update={"identity": driver.claim()})
+    facts = node.driver(pool).facts()
     if secret is not None:
         node.hypervisor.keep_secret(secret.uuid, secret.name, message.key)
-    node.pools.attach(message.pool.model_copy(update={"identity": found}))
+    node.pools.attach(pool)
     return AttachedPool(facts=facts)
 
 

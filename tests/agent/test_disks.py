@@ -204,9 +204,9 @@ def test_a_disk_grows_is_kept_reverted_and_copied(agent, panel):
 def test_an_attached_pool_is_told_of_until_it_is_detached(agent, panel):
     folder = agent.folder / "second"
     folder.mkdir()
-    (folder / ".ulei-pool").write_text("second\n")
     pool = PoolSpec(id="q" * 13, kind="directory", identity="", path=str(folder))
-    assert panel.done(m.PoolAttach(pool=pool))["facts"]["identity"] == "second"
+    identity = panel.done(m.PoolAttach(pool=pool))["facts"]["identity"]
+    assert identity == (folder / ".ulei-pool").read_text().strip()
     panel.done(m.NodeInspect())
     assert [facts.path for facts in panel.newest(m.Inventory).pools] == [str(agent.images), str(folder)]
     (folder / ".ulei-pool").unlink()
