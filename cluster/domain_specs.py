@@ -1,5 +1,7 @@
 """Rows -> the values that travel to a node."""
 
+from typing import Any
+
 from nodes.contract.messages import NodeInspect
 from nodes.contract.specs import DomainDisk, DomainSpec, NicSpec, PoolSpec
 
@@ -14,7 +16,10 @@ def inspection(node: Node) -> NodeInspect:
 
 
 def pool_spec(pool: Pool) -> PoolSpec:
-    return PoolSpec(id=pool.pk, kind=pool.kind, identity=pool.identity, path=pool.path)
+    # What is not set stays unset: an older agent does not know of it.
+    more: dict[str, Any] = {"stripes": pool.stripes} if pool.stripes > 1 else {}
+    more |= {"monitors": tuple(pool.monitors), "user": pool.user} if pool.monitors else {}
+    return PoolSpec(id=pool.pk, kind=pool.kind, identity=pool.identity, path=pool.path, **more)
 
 
 def nic_spec(nic: Nic) -> NicSpec:

@@ -50,6 +50,8 @@ TABLE: dict[str, frozenset[Role]] = {
     "node.remove": frozenset({A, F}),
     "node.inspect": frozenset({A, F}),
     "network.add": frozenset({A, F}),
+    "pool.add": frozenset({A, F}),
+    "pool.remove": frozenset({A, F}),
     "image.edit": frozenset({A, F}),
     "demo.run": frozenset({A}),
     # Jobs: beside these, whoever may start the operation on the subject may cancel and proceed its jobs.

@@ -205,6 +205,7 @@ def _pools(node: Node, seen: Iterable[PoolFacts]) -> None:
             "capacity_bytes": facts.capacity_bytes,
             "free_bytes": facts.free_bytes,
             "granules": dict(facts.granules),
+            "facts": facts.model_dump(mode="json"),
             "shared": facts.shared or pool.places.count() > 1,
         }
         if any(getattr(pool, name) != value for name, value in numbers.items()):

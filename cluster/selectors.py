@@ -118,6 +118,7 @@ TARGETS: dict[str, Rows] = {
     "vms": vms,
     "nodes": nodes,
     "disks": disks_with_places,
+    "pools": pools,
     "images": images,
     "networks": networks,
 }

@@ -197,6 +197,12 @@ TEXTS: dict[str, tuple[str, str]] = {
     "disk_unattached": (_("disk %(disk)s belongs to no VM"), _("attach it to a VM first")),
     "disk_not_ready": (_("disk %(disk)s is still being made, or goes"), _("wait for its job")),
     "not_a_size": (_("“%(typed)s” is not a size"), _("type for example 20 GB or 512 MB")),
+    "node_unknown": (_("there is no such node"), _("choose one of the list")),
+    "pool_name_taken": (_("a pool named %(name)s exists"), _("choose another name")),
+    "pools_differ": (_("the nodes show different storage at %(path)s"), _("make a pool for each of them")),
+    "pool_known": (_("what is at %(path)s is the pool %(name)s already"), _("use that one")),
+    "pool_of_node": (_("%(name)s is its node's folder of images"), _("remove the node instead")),
+    "pool_has_disks": (_("%(name)s has disks in it: %(count)s"), _("move or delete them first")),
     "would_shrink": (
         _("the disk has %(size)s already and would become smaller (%(asked)s): what lies behind would be lost"),
         _("ask for at least %(size)s"),

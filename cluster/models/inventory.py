@@ -68,7 +68,19 @@ class Pool(models.Model):
     reserved_bytes = models.BigIntegerField(default=0)
     """Promised to disks that running jobs are about to make."""
     granules = models.JSONField(default=dict)
+    stripes = models.PositiveSmallIntegerField(default=1)
+    """LVM: over how many physical volumes each new volume is laid."""
+    monitors = models.JSONField(default=list)
+    """RBD: ``host:port`` of each Ceph monitor."""
+    user = models.CharField(max_length=100, blank=True)
+    key = models.TextField(blank=True)
+    """RBD: the Ceph user's key, sealed."""
+    attached = models.BooleanField(default=False)
+    """Added by a person; False: a node told of it by itself, its folder of images."""
+    facts = models.JSONField(default=dict)
+    """What the driver said of it last (``nodes.contract.specs.PoolFacts``)."""
     state = models.CharField(max_length=16, default="active")
+    """adding, active, removing: only an active one takes disks."""
     version = models.PositiveBigIntegerField(default=1)
     nodes: "models.ManyToManyField[Node, PoolOnNode]" = models.ManyToManyField(
         Node, through="PoolOnNode", related_name="pools"

@@ -66,6 +66,8 @@ def _belongs_to(actor: Actor, noun: str, pk: str) -> tuple[str, str]:
     """The page on which a thing is shown, and what that page is about."""
     if noun == "nodes":
         return reverse("node", args=[pk]), f"node:{pk}"
+    if noun == "pools":
+        return reverse("nodes"), "nodes"
     vm = selectors.get(selectors.disks(actor), pk).vm_id if noun == "disks" else pk
     return (reverse("vm", args=[vm]), f"vm:{vm}") if vm else (reverse("vms"), "vms")
 

@@ -54,7 +54,7 @@ class Scene:
             "disks": list(Disk.objects.order_by("pk").values("pk", "vm_id", "state", "size_bytes")),
             "nics": list(Nic.objects.order_by("pk").values("pk", "vm_id", "lease__address")),
             "memory": list(Node.objects.order_by("pk").values("pk", "memory_allocated_bytes")),
-            "room": list(Pool.objects.order_by("pk").values("pk", "reserved_bytes")),
+            "room": list(Pool.objects.order_by("pk").values("pk", "reserved_bytes", "state")),
             "locks": list(Lock.objects.values("name")),
         }
 
@@ -141,6 +141,13 @@ def _paused(scene: Scene) -> tuple[str, dict[str, Any]]:
     return scene.running.pk, {}
 
 
+def _attached_pool(scene: Scene) -> tuple[str, dict[str, Any]]:
+    pool = Pool.objects.create(pk="p" * 13, name="old", kind="lvm", identity="vg-uuid", path="vg1", attached=True)
+    PoolOnNode.objects.create(pool=pool, node=scene.node)
+    scene.world.objects[scene.node.pk, "pool:" + pool.pk] = "attached"
+    return pool.pk, {}
+
+
 SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "vm.create": _create,
     "vm.start": lambda s: (s.stopped.pk, {}),
@@ -152,6 +159,8 @@ SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "vm.reset": lambda s: (s.running.pk, {}),
     "vm.delete": lambda s: (s.running.pk, {"disks": True}),
     "disk.resize": lambda s: (s.running.disks.all()[0].pk, {"size_bytes": 2 * GIB}),
+    "pool.add": lambda s: (None, {"name": "fast", "kind": "lvm", "nodes": [s.node.pk], "path": "vg0"}),
+    "pool.remove": _attached_pool,
     "node.inspect": lambda s: (s.node.pk, {}),
     "node.remove": _empty_node,
     "demo.wait": lambda s: (s.node.pk, {}),

@@ -119,6 +119,7 @@ def without_job(scene: Scene, code: str) -> dict[str, Any]:
     """The fingerprint of a scene of which nothing was asked: what an undone job must come back to."""
     before = scene.fingerprint()
     before["locks"] = []
+    before["room"] = [{**row, "reserved_bytes": 0} for row in before["room"] if row["state"] != "adding"]
     if code == "vm.create":
         new = {row["pk"] for row in before["vms"] if row["name"] == "new"}
         before["vms"] = [row for row in before["vms"] if row["pk"] not in new]
@@ -127,7 +128,6 @@ def without_job(scene: Scene, code: str) -> dict[str, Any]:
         before["memory"] = [
             {**row, "memory_allocated_bytes": row["memory_allocated_bytes"] - (128 << 20)} for row in before["memory"]
         ]
-        before["room"] = [{**row, "reserved_bytes": 0} for row in before["room"]]
     return before
 
 

@@ -59,6 +59,12 @@ class World:
             case "disk.look":
                 size = int((state or "").partition(" ")[2] or 0)
                 return {"exists": state is not None, "ours": state is not None, "size_bytes": size}
+            case "pool.attach":
+                self.objects[name] = "attached"
+                facts = {"kind": message.pool.kind, "identity": "found", "path": message.pool.path}  # type: ignore[attr-defined]
+                return {"facts": {**facts, "capacity_bytes": 1 << 40, "free_bytes": 1 << 40, "granules": {"raw": 4096}}}
+            case "pool.detach":
+                self.objects.pop(name, None)
             case "node.inspect" | "domain.look":
                 pass
             case other:
