@@ -9,6 +9,7 @@ from nodes.contract.specs import PoolPlace
 from nodes.domain_xml import RbdSource
 from nodes.shell import Cancellation, Shell
 from nodes.storage import driver_at
+from nodes.storage import rbd as module
 from tests.storage.places import DISK, OTHER, SNAPSHOT, RbdPlace, nobody
 
 PART = f"{DISK}.part"
@@ -104,7 +105,10 @@ def test_the_key_is_in_a_file_that_only_root_reads_and_on_no_command_line(rbd: R
 
 
 @pytest.mark.parametrize("odd", [{"key": "AQBAAAAAAAAAABAAAAAAAAAAAAAAAAAAAAAAAA=="}, {"monitors": ("127.0.0.1:9",)}])
-def test_a_cluster_that_does_not_let_us_in_is_said_in_time_and_never_for_certain(rbd: RbdPlace, odd: dict) -> None:
+def test_a_cluster_that_does_not_let_us_in_is_said_in_time_and_never_for_certain(
+    rbd: RbdPlace, odd: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CONNECT_TIMEOUT_S", 2)
     place = PoolPlace(kind="rbd", path="volumes", user="ulei", monitors=odd.get("monitors", rbd.ceph.monitors))
     with pytest.raises(NodeError) as caught:
         driver_at(place, Shell(), rbd.keys).keep_key(odd.get("key", rbd.ceph.key))
