@@ -203,6 +203,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "pool_known": (_("what is at %(path)s is the pool %(name)s already"), _("use that one")),
     "pool_of_node": (_("%(name)s is its node's folder of images"), _("remove the node instead")),
     "pool_has_disks": (_("%(name)s has disks in it: %(count)s"), _("move or delete them first")),
+    "image_needs_folder": (
+        _("pool %(pool)s takes no disks from images: %(image)s lies in a folder"),
+        _("choose a pool that is a folder, or begin with an ISO"),
+    ),
     "would_shrink": (
         _("the disk has %(size)s already and would become smaller (%(asked)s): what lies behind would be lost"),
         _("ask for at least %(size)s"),

@@ -34,7 +34,7 @@ class Planning:
         tenant = self._tenant()
         image, iso = self._image(), self._iso()
         networks = self._networks()
-        self.pools = Pool.objects.in_bulk({disk.pool for disk in params.disks if disk.pool})
+        self.pools = Pool.objects.filter(state="active").in_bulk({disk.pool for disk in params.disks if disk.pool})
         if image and not params.disks:
             self.refusals.append(Refusal("disk_needed", field="disks"))
         if params.os and params.os not in CATALOGUE:
@@ -163,6 +163,9 @@ class Planning:
             chosen = "qcow2" if "qcow2" in pool.granules else "raw"
             granule = pool.granules[chosen]
             from_image = image if position == 0 else None
+            if from_image and "qcow2" not in pool.granules:
+                both = {"pool": pool.name, "image": from_image.name}
+                self.refusals.append(Refusal("image_needs_folder", both, field=f"disks.{position}.pool"))
             if from_image and asked.size_bytes < from_image.virtual_size_bytes:
                 facts = {
                     "asked": asked.size_bytes,

@@ -79,7 +79,7 @@ class VmForm:
 
     @cached_property
     def pools(self) -> list[Pool]:
-        return list(selectors.pools(self.actor).prefetch_related(None).order_by("name"))
+        return list(selectors.pools(self.actor).prefetch_related(None).filter(state="active").order_by("name"))
 
     @cached_property
     def tenants(self) -> list[Tenant]:
