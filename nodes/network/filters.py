@@ -21,11 +21,15 @@ class Filters:
         self._shell = shell
 
     def load(self, nics: Iterable[NicSpec], uplinks: Iterable[str]) -> None:
-        """Replace the whole table, in one transaction."""
+        """Replace the whole table of the guests' chains, in one transaction."""
         lines = ["table bridge ulei", "delete table bridge ulei", *_base(uplinks)]
         for nic in nics:
             lines += _chain(nic)
-        self._nft([*lines, *_CLOSED_PORTS])
+        self._nft(lines)
+
+    def close_ports(self) -> None:
+        """Raises ``command_failed`` where the kernel has no such tables; libvirtd must not listen on that node."""
+        self._nft(_CLOSED_PORTS)
 
     def add(self, nic: NicSpec, uplinks: Iterable[str]) -> None:
         self._nft([*_base(uplinks), *_chain(nic)])
