@@ -91,6 +91,7 @@ class Agent:
         """Everything before the first message is taken. False: this agent is to end."""
         self._hold_orphans()
         if not self.hypervisor.simulated:
+            _or_say(self.node.network.filters.close_ports, "the ports of a migration are not closed to strangers")
             _or_say(self.node.network.restore, "leases and filters were not restored")
         self.hypervisor.start()
         self._start_guests(welcomed=False)

@@ -1,4 +1,4 @@
-"""``deploy/demo``: the panel and two nodes on this machine, ready to be clicked at.
+"""``deploy/demo``: the panel and two nodes on this machine, ready to be clicked at; Ceph and an LVM node follow.
 
 Started again, it goes on with the same state; everything that it starts has a pid file in the state folder, and
 ``--stop`` ends exactly that.
@@ -24,6 +24,7 @@ from deploy.lab.node import Node
 from deploy.lab.panel import PROCESSES, Panel, port_taken
 from deploy.lab.processes import Failed, Process, wait
 from deploy.lab.state import NODES, SIMULATION, Simulation, State
+from deploy.lab.storage import Storage
 
 # What --fresh forgets. The rest of the folder (built guests, the virtual environment) is not the demo's memory.
 MEMORY = (
@@ -34,6 +35,7 @@ MEMORY = (
     "redis",
     "redis.sock",
     "nodes",
+    "ceph",
     "run",
     "log",
     "faults",
@@ -47,6 +49,9 @@ class Demo:
         self.state, self.quiet = state, quiet
         self.panel = Panel(state)
         self.nodes = {name: Node(state, name) for name in NODES}
+        self.storage = Storage(state)
+        if self.storage.known:
+            self.nodes[self.storage.node.name] = self.storage.node
 
     @property
     def api(self) -> Api:
@@ -63,7 +68,8 @@ class Demo:
         with self.step("network"):
             network.up(self.state)
         with ThreadPoolExecutor() as pool:
-            booting = [pool.submit(self._boot, node, image, iso) for node in self.nodes.values()]
+            own = [self.nodes[name] for name in NODES]
+            booting = [pool.submit(self.boot, node, image, iso) for node in own]
             with self.step("database, certificates, static files"):
                 self.panel.prepare()
             with self.step("redis and panel"):
@@ -73,13 +79,24 @@ class Demo:
             with self.step("nodes"):
                 for done in booting:
                     done.result()
-                list(pool.map(self._connect, self.nodes.values()))
-                self._wait_for_nodes()
+                list(pool.map(self.connect, own))
+                self.wait_for_nodes(own)
         self._first_network()
         if first_vm:
             self._first_vm()
 
-    def _boot(self, node: Node, image: Any, iso: Any) -> None:
+    def start_storage(self) -> None:
+        """Ceph and the LVM node, as a node like the others; returns when both serve."""
+        self.nodes[self.storage.node.name] = self.storage.node
+        with ThreadPoolExecutor() as pool:
+            ceph = pool.submit(self.storage.ceph.start)
+            self.boot(self.storage.node, *micro.build(self.state.cache))
+            self.connect(self.storage.node)
+            self.wait_for_nodes([self.storage.node], 120)
+            ceph.result()
+        self.storage.offer_pools(self.api)
+
+    def boot(self, node: Node, image: Any, iso: Any) -> None:
         node.power_on()
         node.put(image, iso)
         node.start_libvirtd()
@@ -91,7 +108,7 @@ class Demo:
 
         wait(ready, 40, f"{self.state.url}/readyz", f"logs: {self.state.folder / 'log'}")
 
-    def _connect(self, node: Node) -> None:
+    def connect(self, node: Node) -> None:
         """Joins the node the first time, by the very command that the panel shows for a remote machine."""
         if not node.joined:
             given = json.loads(self.panel.manage("node_add", node.name, node.address, "--json"))
@@ -99,17 +116,19 @@ class Demo:
             node.restart_libvirtd()  # it has its certificate only now
         node.start_agent()
 
-    def _wait_for_nodes(self) -> None:
+    def wait_for_nodes(self, nodes: list[Node], seconds: float = 40) -> None:
+        names = {node.name for node in nodes}
+
         def online() -> bool:
-            for node in self.nodes.values():
+            for node in nodes:
                 if node.agent.pid() is None:
                     raise Failed(f"the agent of {node.name} ended:\n{node.agent.last_lines(8)}", str(node.agent.log))
             self.panel.check_alive()
             # A node's row may still be online from before; an agent that waits for messages is so now.
-            rows = [row for row in self.api.all("nodes/") if row["name"] in self.nodes and row["state"] == "online"]
-            return len(rows) == len(self.nodes) and {row["id"] for row in rows} <= broker.listening(self.state)
+            rows = [row for row in self.api.all("nodes/") if row["name"] in names and row["state"] == "online"]
+            return len(rows) == len(names) and {row["id"] for row in rows} <= broker.listening(self.state)
 
-        wait(online, 40, "both nodes to be online", f"logs: {self.state.folder / 'log'}")
+        wait(online, seconds, f"{' and '.join(sorted(names))} to be online", f"logs: {self.state.folder / 'log'}")
 
     def _first_network(self) -> None:
         if not self.api.all("networks/"):
@@ -142,6 +161,7 @@ class Demo:
 
     def stop(self) -> None:
         """Agents first: a guest that the demo switches off is still wanted and comes back with the next start."""
+        self.storage.starting.stop()
         with self.step("agents"):
             for node in self.nodes.values():
                 node.agent.stop(15)
@@ -149,16 +169,13 @@ class Demo:
             list(pool.map(self._stop_guests, [node for node in self.nodes.values() if node.on]))
         with self.step("nodes, panel and redis"), ThreadPoolExecutor() as pool:
             # The kernel takes a second or two over a node's namespaces; the panel ends meanwhile.
-            ending = [pool.submit(self._power_off, node) for node in self.nodes.values() if node.on]
+            ending = [pool.submit(node.shut_down) for node in self.nodes.values() if node.on]
             self.panel.stop()
             broker.process(self.state).stop()
             for done in ending:
                 done.result()
+            self.storage.ceph.stop()
             network.down(self.state)
-
-    def _power_off(self, node: Node) -> None:
-        node.libvirtd.stop()
-        node.power_off()
 
     def _stop_guests(self, node: Node) -> None:
         if not node.guests():
@@ -190,13 +207,17 @@ class Demo:
 
     def processes(self) -> list[Process]:
         own = [broker.process(self.state), *(self.panel.process(name) for name in PROCESSES)]
-        return own + [process for node in self.nodes.values() for process in node.processes()]
+        own += [process for name in NODES if name in self.nodes for process in self.nodes[name].processes()]
+        return own + self.storage.processes() * self.storage.known
 
     def status(self) -> bool:
         """Prints who runs; true when all do."""
         for process in self.processes():
             self.say(f"  {process.name:14} {process.pid() or 'not running':<12} {process.log}")
-        complete = all(process.pid() is not None for process in self.processes())
+        if self.storage.starting.pid() is not None:
+            self.say(f"  {'storage':14} {'comes up':<12} {self.storage.starting.log}")
+        spared = set() if self.storage.needed else {process.name for process in self.storage.processes()}
+        complete = all(process.pid() is not None for process in self.processes() if process.name not in spared)
         if complete and self.api.ready():
             for row in self.api.all("nodes/"):
                 self.say(f"  node {row['name']}: {row['state']}")
@@ -241,6 +262,7 @@ def main() -> int:
     choice.add_argument("--stop", action="store_true", help="end what it started: guests by ACPI, then the rest")
     choice.add_argument("--fresh", action="store_true", help="forget everything and begin anew")
     choice.add_argument("--status", action="store_true", help="who runs")
+    parser.add_argument("--without-storage", action="store_true", help="no Ceph, and no LVM node (n3)")
     parser.add_argument("--simulated", nargs="?", type=int, const=10, metavar="NODES", help="many nodes without QEMU")
     parser.add_argument("--vms", type=int, metavar="VMS", help="with --simulated: guests of each node (default 10)")
     parser.add_argument("--changes-per-s", type=float, metavar="RATE", help="guests that go off and come back")
@@ -297,6 +319,9 @@ def _run(demo: Demo, chosen: argparse.Namespace) -> int:
     given = json.loads(demo.state.credentials.read_text())
     print(f"\nUlei is ready after {time.monotonic() - began:.1f} s: {given['url']}")
     print(f"  user {given['username']}, password {given['password']}  (also in {demo.state.credentials})")
+    if demo.storage.want(not chosen.without_storage and demo.state.simulation is None):
+        demo.storage.start_detached()
+        print(f"  Ceph and the LVM node n3 come up by themselves within a minute or so: {demo.storage.starting.log}")
     print("  deploy/demo --status looks, deploy/demo --stop ends it")
     return 0
 

@@ -89,6 +89,8 @@ class Faults:
             broker.start(self.demo.state)
         elif name in self.demo.nodes:
             self.demo.nodes[name].boot()
+        elif node == "ceph":
+            self.demo.storage.ceph.start()
         elif part == "agent":
             self.demo.nodes[node].start_agent(**extra)
         elif part == "libvirtd":

@@ -1,7 +1,8 @@
 """The lab's network: one namespace with a bridge, and one namespace per node with its cable in that bridge.
 
     root namespace (untouched)      <tag>-lab: lab0 10.99.0.1/24 ── veth ── <tag>-n1: eth0 in br0 10.99.0.11/24
-                                                                └─ veth ── <tag>-n2: eth0 in br0 10.99.0.12/24
+                                                                ├─ veth ── <tag>-n2: eth0 in br0 10.99.0.12/24
+                                                                └─ tap ── n3's own kernel: vec0 in br0 10.99.0.13/24
 
 Guests of all nodes share one segment, as on real machines. The root namespace gets no interface, so two demos
 use the same addresses side by side.
@@ -9,8 +10,9 @@ use the same addresses side by side.
 
 from pathlib import Path
 
+from deploy.lab import channel
 from deploy.lab.processes import run
-from deploy.lab.state import LAB_ADDRESS, NODES, PREFIX_LENGTH, State
+from deploy.lab.state import ADDRESSES, LAB_ADDRESS, NODES, PREFIX_LENGTH, State
 
 BRIDGE = "lab0"
 NODE_BRIDGE = "br0"
@@ -53,6 +55,17 @@ def _node_up(state: State, name: str) -> None:
     _ip(node, f"link set {NODE_BRIDGE} up")
 
 
+def uml_up(state: State, name: str) -> None:
+    """The two cables of a user-mode Linux node, which runs in the lab's namespace: into the bridge, and its channel."""
+    lab = namespace(state)
+    if run("ip", "-n", lab, "link", "show", f"{name}-ops", check=False).returncode:
+        _ip(lab, f"tuntap add {name} mode tap")
+        _ip(lab, f"tuntap add {name}-ops mode tap")
+        _ip(lab, f"addr add {channel.LAB_ADDRESS} dev {name}-ops")
+    _ip(lab, f"link set {name} master {BRIDGE} up")
+    _ip(lab, f"link set {name}-ops up")
+
+
 def reset_node(state: State, name: str) -> None:
     """A node that boots starts with nothing but its cable: no taps and no filters of its former life."""
     # The kernel takes a namespace apart in its own time, so the cable is pulled first: its name is free at once.
@@ -79,7 +92,7 @@ def refuse_broker(state: State, name: str, verdict: str) -> None:
         table inet fault_{name} {{
             chain input {{
                 type filter hook input priority 0;
-                ip saddr {NODES[name]} meta l4proto tcp {action}
+                ip saddr {ADDRESSES[name]} meta l4proto tcp {action}
             }}
         }}
     """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deploy.lab import network
 from deploy.lab.processes import ROOT, Failed, Process, run, wait
-from deploy.lab.state import LAB_ADDRESS, NODES, State
+from deploy.lab.state import ADDRESSES, LAB_ADDRESS, State
 
 # The socket is root's alone inside the node, so nobody is asked who he is. TLS is for the other nodes; which of
 # them may come in is the agent's to say, by certificate.
@@ -35,8 +35,13 @@ ISOS = "var/lib/libvirt/boot"
 
 
 class Node:
+    listens = True
+    """Whether other nodes may reach its libvirtd; the agent says which."""
+    patience_s = 30.0
+    """How long libvirtd may take until it answers."""
+
     def __init__(self, state: State, name: str) -> None:
-        self.state, self.name, self.address = state, name, NODES[name]
+        self.state, self.name, self.address = state, name, ADDRESSES[name]
         self.folder = state.folder / "nodes" / name
         self._holder = state.process(f"{name}.namespaces")
         self._machine = state.process(name)
@@ -64,10 +69,22 @@ class Node:
         self._write_files()
         env = self.state.environment(self.name)
         unshare = "unshare --mount --uts --pid --fork --mount-proc".split()
-        init = [str(ROOT / "deploy/lab/node-init"), str(self.folder), self.name]
-        netns = network.namespace(self.state, self.name)
-        holder = self._holder.start(["ip", "netns", "exec", netns, *unshare, *init], env)
+        init = [str(ROOT / "deploy/lab/node-init"), str(self.folder), self.name, *self.program()]
+        holder = self._holder.start(["ip", "netns", "exec", self.namespace, *unshare, *init], env)
         self._machine.remember(wait(lambda: self._tini(holder), 10, f"boot of {self.name}", f"see {self._holder.log}"))
+
+    @property
+    def namespace(self) -> str:
+        """The network namespace in which it runs."""
+        return network.namespace(self.state, self.name)
+
+    def program(self) -> list[str]:
+        """What its machine is, when everything around it is in place."""
+        return ["sleep", "infinity"]
+
+    def shut_down(self) -> None:
+        self.libvirtd.stop()
+        self.power_off()
 
     def power_off(self) -> None:
         """Power loss: every process of the node dies at this moment, guests included."""
@@ -88,7 +105,7 @@ class Node:
     def _write_files(self) -> None:
         for path in (IMAGES, ISOS, "etc/libvirt", "etc/pki/qemu", "etc/ulei", "var/log/libvirt/qemu"):
             (self.folder / path).mkdir(parents=True, exist_ok=True)
-        hosts = [f"{address} {name}" for name, address in {"panel": LAB_ADDRESS, **NODES}.items()]
+        hosts = [f"{address} {name}" for name, address in {"panel": LAB_ADDRESS, **ADDRESSES}.items()]
         (self.folder / "etc/hosts").write_text("\n".join(["127.0.0.1 localhost", *hosts, ""]))
         identity = self.folder / "host_uuid"
         if not identity.exists():
@@ -120,7 +137,7 @@ class Node:
 
     def start_libvirtd(self) -> None:
         """libvirtd listens for other nodes once the node has its certificate, that is after the join."""
-        listen = ["--listen"] if self.has_certificate else []
+        listen = ["--listen"] if self.listens and self.has_certificate else []
         self.libvirtd.start(["libvirtd", *listen], self.environment("libvirtd"), inside=self.pid)
         self.wait_for_libvirtd()
 
@@ -130,7 +147,7 @@ class Node:
                 raise Failed(f"libvirtd of {self.name} ended", self.libvirtd.last_lines(3))
             return self.run("virsh", "-c", "qemu:///system", "version", check=False).returncode == 0
 
-        wait(answers, 30, f"libvirtd of {self.name} to answer", f"see {self.libvirtd.log}")
+        wait(answers, self.patience_s, f"libvirtd of {self.name} to answer", f"see {self.libvirtd.log}")
 
     def restart_libvirtd(self) -> None:
         """Guests do not notice: they are processes of their own."""

@@ -26,12 +26,16 @@ class Filters:
         """For which the chains at the hooks stand; None: not known."""
 
     def load(self, nics: Iterable[NicSpec], uplinks: Sequence[str]) -> None:
-        """Replace the whole table, in one transaction."""
+        """Replace the whole table of the guests' chains, in one transaction."""
         lines = ["table bridge ulei", "delete table bridge ulei", *_base(uplinks)]
         for nic in nics:
             lines += _chain(nic)
-        self._nft([*lines, *_CLOSED_PORTS])
+        self._nft(lines)
         self._uplinks = list(uplinks)
+
+    def close_ports(self) -> None:
+        """Raises ``command_failed`` where the kernel has no such tables; libvirtd must not listen on that node."""
+        self._nft(_CLOSED_PORTS)
 
     def add(self, nic: NicSpec, uplinks: Sequence[str]) -> None:
         if list(uplinks) == self._uplinks:

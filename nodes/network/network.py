@@ -30,7 +30,7 @@ class Network:
         return [self._known[nic_id] for nic_id in sorted(self._known)]
 
     def restore(self) -> None:
-        """After a boot of the node, or of the agent: closed ports, chains and DHCP servers as they were."""
+        """After a boot of the node, or of the agent: chains and DHCP servers as they were."""
         with self._lock:
             nics = self.plugged()
             self.filters.load(nics, self._uplink_ports())
