@@ -46,7 +46,7 @@ class Storage:
         """Pools of all that has come up, by the names ``lvm``, ``thin`` and ``ceph``; those that are there stay."""
         nodes = {row["name"]: row["id"] for row in api.all("nodes/") if row["state"] == "online"}
         here = [nodes[UML_NODE]]
-        key = {"monitors": [MONITOR], "user": USER, "key": self.ceph.key}
+        key = {"monitors": [f"{MONITOR}:6789"], "user": USER, "key": self.ceph.key}
         wanted = {
             "lvm": {"kind": "lvm", "nodes": here, "path": "vg0"},
             "thin": {"kind": "lvmthin", "nodes": here, "path": "vg0/thin"},
