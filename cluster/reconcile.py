@@ -213,7 +213,8 @@ def _pools(node: Node, seen: Iterable[PoolFacts]) -> None:
         if node.default_pool_id is None:
             node.default_pool = pool
             Node.objects.filter(pk=node.pk).update(default_pool=pool)
-    PoolOnNode.objects.filter(node=node).exclude(pool__identity__in=identities).delete()
+    # One that a person added is not gone because a report is silent of it: the report may be older, or the pool away.
+    PoolOnNode.objects.filter(node=node, pool__attached=False).exclude(pool__identity__in=identities).delete()
 
 
 def _free_pool_name(node: Node) -> str:

@@ -60,8 +60,8 @@ def audit(config: Config) -> dict[str, Any]:
             for d in hypervisor.all_domains()
         ],
         "volumes": [
-            {"name": volume.name, "owner": volume.disk, "part": volume.name.endswith(".part")}
-            for volume in _volumes(config, shell)
+            {"name": volume.name, "owner": volume.disk, "part": volume.name.endswith(".part"), "shared": shared}
+            for shared, volume in _volumes(config, shell)
         ],
         "leases": [{"nic": nic, "mac": mac, "address": address} for nic, mac, address in network.leases.held()],
         "plugged": sorted(plugged),
@@ -77,8 +77,8 @@ def audit(config: Config) -> dict[str, Any]:
     }
 
 
-def _volumes(config: Config, shell: Shell) -> list[Volume]:
-    """Of every pool: the node's folder of images, and those that the panel attached."""
+def _volumes(config: Config, shell: Shell) -> list[tuple[bool, Volume]]:
+    """Of every pool, the node's own folder and those that the panel attached; and whether other nodes see them too."""
     images = driver_at(PoolPlace(kind="directory", path=str(config.images_dir)), shell, config.keys_dir)
     attached = [driver_of(pool, shell, config.keys_dir) for pool in Pools(config, shell).attached()]
-    return [volume for driver in (images, *attached) for volume in driver.volumes()]
+    return [(driver.facts().shared, volume) for driver in (images, *attached) for volume in driver.volumes()]

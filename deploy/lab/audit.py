@@ -64,7 +64,7 @@ def compare(panel: Row, nodes: dict[str, NodeView | None], broker: BrokerView) -
         where = names.get(node, node)
         found += [f"{where}: {text}" for text in domains(vms, others, view)]
         loose = {disk["id"] for disk in panel["unattached_disks"]}
-        found += [f"{where}: {text}" for text in volumes(vms, others, view, loose)]
+        found += [f"{where}: {text}" for text in volumes(vms, others, view, loose, _ids(panel["vms"], "disks"))]
         found += [f"{where}: {text}" for text in network(vms, others, view)]
         numbers, raised = panel["numbers"].get(node, {}), panel["raised"].get(node, {})
         found += [f"{where}: {text}" for text in ledger(numbers, raised, view)]
@@ -132,8 +132,11 @@ def domains(vms: list[Row], busy: list[Row], view: NodeView) -> list[str]:
     return found
 
 
-def volumes(vms: list[Row], busy: list[Row], view: NodeView, kept: set[str]) -> list[str]:
-    """:param kept: disks that outlived their VM by a person's choice."""
+def volumes(vms: list[Row], busy: list[Row], view: NodeView, kept: set[str], every: set[str]) -> list[str]:
+    """
+    :param kept: disks that outlived their VM by a person's choice.
+    :param every: disks of all nodes' VMs: in a shared pool a node sees them too.
+    """
     found = []
     marked = Counter(volume["owner"] for volume in view.volumes if volume["owner"] and not volume.get("part"))
     for vm in vms:
@@ -148,7 +151,7 @@ def volumes(vms: list[Row], busy: list[Row], view: NodeView, kept: set[str]) -> 
         owner = volume["owner"]
         if volume.get("part") and owner not in working:
             found.append(f"volume {volume['name']} is half made and nobody works on it")
-        elif owner and owner not in known:
+        elif owner and owner not in (known | every if volume.get("shared") else known):
             found.append(f"volume {volume['name']} is left over: no row has disk {owner}")
     return found
 

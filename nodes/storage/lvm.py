@@ -363,11 +363,16 @@ class LvmDriver(Driver):
         return BlockSource(volume.path)
 
     def volumes(self) -> list[Volume]:
-        found = [Volume(lv.name, lv.tagged(DISK_TAG)) for lv in self._group().volumes.values()]
+        group = self._group()
+        found = [Volume(lv.name, lv.tagged(DISK_TAG)) for lv in group.volumes.values() if self._holds(lv)]
         return sorted(
             (volume for volume in found if volume.disk is not None or volume.name.endswith(".part")),
             key=lambda volume: volume.name,
         )
+
+    def _holds(self, lv: Lv) -> bool:
+        """A thin volume is its thin pool's."""
+        return not lv.pool
 
     def _ours(self, group: Group, disk_id: str) -> Lv:
         """Raises ``disk_absent``, ``exists_not_ours``."""

@@ -51,6 +51,9 @@ class LvmThinDriver(LvmDriver):
             metadata_percent=pool.metadata_percent,
         )
 
+    def _holds(self, lv: Lv) -> bool:
+        return lv.pool == self.pool.path.partition("/")[2]
+
     @classmethod
     def offers(cls, shell: Shell) -> list[PoolOffer]:
         return [

@@ -79,6 +79,12 @@ def test_a_clean_cluster_has_no_differences_and_foreign_things_are_nobodys_busin
         ("one", lambda node: node.volumes.pop(0), "no volume with its mark"),
         ("one", lambda node: node.volumes.append(node.volumes[0]), "2 volumes"),
         ("one", lambda node: node.volumes.append({"name": "x", "owner": "x", "part": False}), "left over"),
+        ("two", lambda node: node.volumes.append({"name": "x", "owner": "disk1", "part": False}), "left over"),
+        (
+            "two",
+            lambda node: node.volumes.append({"name": "x", "owner": "x", "part": False, "shared": True}),
+            "left over",
+        ),
         ("one", lambda node: node.volumes.append({"name": "x", "owner": "disk1", "part": True}), "half made"),
         ("one", lambda node: node.volumes.append({"name": "x", "owner": None, "part": True}), "half made"),
         ("one", lambda node: node.leases.clear(), "has no lease"),
@@ -142,3 +148,8 @@ def test_a_number_that_a_resolve_raised_may_be_unknown_to_the_node():
 def test_a_silent_node_is_said_and_not_compared():
     found = compare(PANEL, {"node1": None, "node2": NodeView()}, BrokerView(users=set(USERS)))
     assert found == ["node n1 did not answer: not compared"]
+
+
+def test_a_volume_in_a_shared_pool_is_seen_by_every_node():
+    volume = {"name": "disk1", "owner": "disk1", "part": False, "shared": True}
+    assert differences(two=lambda node: node.volumes.append(volume)) == []
