@@ -8,7 +8,7 @@ import shutil
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
-from deploy.lab.processes import Failed, Process, run
+from deploy.lab.processes import Process, run
 from deploy.lab.state import LAB_ADDRESS, State
 
 POOL = "ulei"

@@ -1,0 +1,53 @@
+"""Real Ceph and a node with real LVM: the parts that storage is tried on."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from deploy.lab import ceph
+from deploy.lab.faults import Faults
+from deploy.lab.state import UML_NODE
+from tests.lab.conftest import FULL, STATE, Lab, start_lab
+
+pytestmark = pytest.mark.skipif(not FULL, reason="Ceph and user-mode Linux take minutes: deploy/test --full")
+
+
+@pytest.fixture
+def storage_lab() -> Iterator[Lab]:
+    """A lab with Ceph and the user-mode Linux node; it ends with an audit, and with nothing left."""
+    demo = start_lab(STATE / "storage")
+    try:
+        demo.start_storage()
+        lab = Lab(demo)
+        yield lab
+        lab.wait_settled()
+        assert lab.audit() == []
+        lab.delete_all()
+        assert lab.audit() == []
+    finally:
+        demo.stop()
+
+
+def test_a_guest_boots_on_the_lvm_node_and_ceph_serves_its_user_on_every_node(storage_lab: Lab):
+    node = storage_lab.nodes[UML_NODE]
+    assert "vg0|4.00m" in node.run("vgs", "--noheadings", "--separator=|", "-o", "vg_name,vg_extent_size").stdout
+    assert node.run("lvs", "--noheadings", "-o", "lv_attr", "vg0/thin").stdout.strip().startswith("twi-a")
+
+    vm = storage_lab.create(node=storage_lab.node_id(UML_NODE))["id"]
+    storage_lab.wait_console(vm, "GUEST-UP", 60)
+    assert len(node.guests()) == 1
+
+    config = storage_lab.demo.storage.ceph.client_config
+    for name in ("n1", UML_NODE):
+
+        def rbd(*command: str, on: str = name) -> str:
+            return storage_lab.nodes[on].run("rbd", "-c", str(config), "--id", ceph.USER, *command).stdout
+
+        rbd("create", "--size", "8", f"{ceph.POOL}/{name}")
+        assert "size 8 MiB" in rbd("info", f"{ceph.POOL}/{name}")
+        rbd("rm", "--no-progress", f"{ceph.POOL}/{name}")
+        assert rbd("ls", ceph.POOL) == ""
+
+    Faults(storage_lab.demo).restart(UML_NODE)  # its power goes, and comes back
+    storage_lab.wait_state(vm, "running", 60)
+    assert "thin" in node.run("lvs", "--noheadings", "-o", "lv_name", "vg0").stdout
