@@ -81,7 +81,10 @@ def down(state: State) -> None:
 
 
 def cable(state: State, name: str, plugged: bool) -> None:
-    _ip(namespace(state), f"link set {name} {'up' if plugged else 'down'}")
+    if name in NODES:
+        _ip(namespace(state), f"link set {name} {'up' if plugged else 'down'}")
+    else:  # user-mode Linux would not use its tap again after it was down
+        _ip(namespace(state), f"link set {name} {f'master {BRIDGE}' if plugged else 'nomaster'}")
 
 
 def refuse_broker(state: State, name: str, verdict: str) -> None:
