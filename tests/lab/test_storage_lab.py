@@ -8,7 +8,7 @@ from deploy.lab import ceph
 from deploy.lab.faults import Faults
 from deploy.lab.processes import wait
 from deploy.lab.state import UML_NODE
-from tests.lab.conftest import FULL, STATE, Lab, start_lab
+from tests.lab.conftest import FULL, MIB, STATE, Lab, start_lab
 
 pytestmark = pytest.mark.skipif(not FULL, reason="Ceph and user-mode Linux take minutes: deploy/test --full")
 
