@@ -91,7 +91,8 @@ class Hypervisor(Connections):
         """Whether a migration of this domain may not have ended; never waits for a QEMU that hangs.
 
         libvirt tells of an incoming migration only by the domain's job, and for that it waits until its present call
-        into QEMU has returned. A QEMU that was not started with ``-incoming`` needs no such question.
+        into QEMU has returned. A QEMU that was not started with ``-incoming``, or that there is not, needs no such
+        question.
         """
         with self._call() as connection:
             domain = _lookup(connection, uuid, None)
@@ -99,7 +100,7 @@ class Hypervisor(Connections):
                 return False
             if domain.state() == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION]:
                 return True
-            if self.simulated or _was_started_here(domain.name(), uuid):
+            if self.simulated or not _may_take_a_migration(domain.name(), uuid):
                 return False
         return self.whereabouts(uuid).state == "incoming"
 
@@ -264,14 +265,22 @@ def describe(domain: Any) -> Domain:
     )
 
 
-def _was_started_here(name: str, uuid: str) -> bool:
-    """By the command line of its QEMU; False also where that cannot be read."""
+def _may_take_a_migration(name: str, uuid: str) -> bool:
+    """By its QEMU: whether it was started with ``-incoming``, or is on its way to be.
+
+    A libvirtd that was killed while it started a guest leaves one that runs, says the next libvirtd, without a QEMU.
+    """
     try:
         pid = int((PID_FILES / f"{name}.pid").read_text())
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # libvirt writes the file before there is a QEMU
     except (OSError, ValueError):
-        return False
-    return uuid.encode() in arguments and b"-incoming" not in arguments
+        return True
+    if uuid.encode() in arguments:
+        return b"-incoming" in arguments
+    # The number is somebody else's by now, or libvirtd's own child that is about to become a QEMU.
+    return b"libvirtd" in arguments[0]
 
 
 def _job(domain: Any) -> tuple[bool, bool]:
