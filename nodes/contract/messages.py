@@ -79,10 +79,7 @@ class DiskCreate(Message):
         return "disk:" + self.disk.id
 
 
-class DiskDelete(Message):
-    """Remove the volume with exactly this disk's mark; refused (``disk_in_use``) while the node sees any user of it."""
-
-    verb = "disk.delete"
+class _Volume(Message):
     id: Id
     pool: PoolSpec
     format: Literal["qcow2", "raw"]
@@ -90,6 +87,12 @@ class DiskDelete(Message):
     @property
     def object(self) -> str:
         return "disk:" + self.id
+
+
+class DiskDelete(_Volume):
+    """Remove the volume with exactly this disk's mark; refused (``disk_in_use``) while the node sees any user of it."""
+
+    verb = "disk.delete"
 
 
 class DiskState(Result):
@@ -101,27 +104,10 @@ class DiskState(Result):
     snapshots: tuple[str, ...] = ()
 
 
-class DiskLook(Message):
+class DiskLook(_Volume):
     verb = "disk.look"
     changes = False
     result = DiskState
-    id: Id
-    pool: PoolSpec
-    format: Literal["qcow2", "raw"]
-
-    @property
-    def object(self) -> str:
-        return "disk:" + self.id
-
-
-class _Volume(Message):
-    id: Id
-    pool: PoolSpec
-    format: Literal["qcow2", "raw"]
-
-    @property
-    def object(self) -> str:
-        return "disk:" + self.id
 
 
 class DiskResize(_Volume):

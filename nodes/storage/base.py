@@ -1,5 +1,6 @@
 """What a storage driver is. Its facts are data: callers read them and never ask for a driver's name."""
 
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -220,6 +221,22 @@ def not_ours(what: object) -> NodeError:
         "exists_not_ours",
         f"{what} exists and is not this disk: it was left untouched",
         "Look at it on the node, and move it away if nobody needs it.",
+    )
+
+
+def no_room(pool: PoolPlace, what: str, free_bytes: int, needed_bytes: int, way_out: str) -> NodeError:
+    """
+    :param what: how the pool is called before its path.
+    :param way_out: what gives it more room.
+    """
+    return NodeError(
+        "no_room",
+        f"the {what} {pool.path} has {free_bytes} bytes free; needed: {needed_bytes}",
+        f"Choose another pool or a smaller disk, or {way_out}.",
+        pool=pool.path,
+        node=socket.gethostname(),
+        free=free_bytes,
+        needed=needed_bytes,
     )
 
 

@@ -7,7 +7,6 @@ Source: lvm(8), lvcreate(8), lvconvert(8), lvmreport(7).
 """
 
 import json
-import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from nodes.storage.base import (
     check_grows,
     check_same_size,
     check_unused,
+    no_room,
     not_ours,
     snapshot_absent,
 )
@@ -270,15 +270,7 @@ class LvmDriver(Driver):
             raise self._no_room(group.free_bytes, needed_bytes)
 
     def _no_room(self, free_bytes: int, needed_bytes: int) -> NodeError:
-        return NodeError(
-            "no_room",
-            f"the pool {self.pool.path} has {free_bytes} bytes free; needed: {needed_bytes}",
-            "Choose another pool or a smaller disk, or add a physical volume.",
-            pool=self.pool.path,
-            node=socket.gethostname(),
-            free=free_bytes,
-            needed=needed_bytes,
-        )
+        return no_room(self.pool, "pool", free_bytes, needed_bytes, "add a physical volume")
 
     def delete(self, disk_id: str, disk_format: DiskFormat, users: Users) -> None:
         group = self._group()

@@ -9,7 +9,6 @@ failure is a number and no text. Source: docs.ceph.com/en/pacific/rbd/api/librbd
 
 import json
 import re
-import socket
 import threading
 import time
 import uuid
@@ -40,6 +39,7 @@ from nodes.storage.base import (
     check_holds,
     check_same_size,
     check_unused,
+    no_room,
     not_ours,
     snapshot_absent,
 )
@@ -259,15 +259,7 @@ class RbdDriver(Driver):
         # Images take room when they are written to: this refuses what never fits.
         used_bytes, free_bytes = self._room()
         if needed_bytes > used_bytes + free_bytes:
-            raise NodeError(
-                "no_room",
-                f"the Ceph pool {self.pool.path} has {free_bytes} bytes free; needed: {needed_bytes}",
-                "Choose another pool or a smaller disk, or add an OSD.",
-                pool=self.pool.path,
-                node=socket.gethostname(),
-                free=free_bytes,
-                needed=needed_bytes,
-            )
+            raise no_room(self.pool, "Ceph pool", free_bytes, needed_bytes, "add an OSD")
 
     def delete(self, disk_id: str, disk_format: DiskFormat, users: Users) -> None:
         with self._pool() as (pool, rbd):
