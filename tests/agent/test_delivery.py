@@ -57,9 +57,10 @@ def test_a_doubled_message_runs_once(agent, panel):
 def test_a_higher_number_waits_for_the_running_one(agent, panel):
     agent.arm("agent.effect-done:demo.mark", "hold")
     panel.send(MARK, 1)
+    # Of two messages in the queue another thread could take the second one first, which would supersede the first.
+    agent.await_point("agent.effect-done:demo.mark")
     panel.send(UNMARK, 2)
     panel.done(m.DemoUnmark(id="o" * 13))
-    agent.await_point("agent.effect-done:demo.mark")
     assert marked(agent)
     agent.let_go("agent.effect-done:demo.mark")
     assert panel.reply(MARK, 1).outcome == "done"
