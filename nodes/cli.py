@@ -39,6 +39,11 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="print the preflight")
     check.set_defaults(command=_check)
 
+    before_libvirtd = commands.add_parser(
+        "before-libvirtd", help="forget guests that a killed libvirtd had only begun to start; while none runs"
+    )
+    before_libvirtd.set_defaults(command=_before_libvirtd)
+
     ledger = commands.add_parser("ledger", help="print what the agent remembers of its messages")
     ledger.add_argument("object", nargs="?", metavar="OBJECT", help="for example domain:aaaaaaaaaaaaa")
     ledger.add_argument("--json", action="store_true")
@@ -75,6 +80,13 @@ def _check(arguments: argparse.Namespace) -> None:
     for check in inspection.checks(settings.load()):
         facts = " ".join(f"{name}={value}" for name, value in check.facts.items())
         _say(f"{check.level:8} {check.code:20} {facts}")
+
+
+def _before_libvirtd(arguments: argparse.Namespace) -> None:
+    from nodes.hypervisor import unborn
+
+    for name in unborn.forget():
+        _say(f"{name} was about to start when libvirtd ended; it has no QEMU and is off")
 
 
 def _ledger(arguments: argparse.Namespace) -> None:

@@ -137,6 +137,8 @@ class Node:
 
     def start_libvirtd(self) -> None:
         """libvirtd listens for other nodes once the node has its certificate, that is after the join."""
+        if self.libvirtd.pid() is None:
+            self.run("ulei-node", "before-libvirtd")  # as deploy/systemd/libvirtd.service.d has it
         listen = ["--listen"] if self.listens and self.has_certificate else []
         self.libvirtd.start(["libvirtd", *listen], self.environment("libvirtd"), inside=self.pid)
         self.wait_for_libvirtd()

@@ -4,6 +4,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -232,3 +233,21 @@ def test_a_second_demo_beside_this_one_shares_nothing(lab: Lab):
     assert lab.api.ready()
     assert all(row["state"] == "online" for row in lab.api.all("nodes/"))
     assert console(lab.nodes["n1"], "none") == ""
+
+
+def test_a_guest_whose_start_libvirtd_did_not_survive_is_started_by_the_next_one(lab: Lab, faults: Faults):
+    """Killed before there is a QEMU: libvirt by itself then takes the domain for active for ever and refuses its end."""
+    node = lab.nodes["n1"]
+    vm = lab.create(node=lab.node_id("n1"), start=False)["id"]
+    # The file of the domain's status is put in place once before the process that becomes QEMU is made, and once with
+    # its number while that process waits for a last word from libvirtd.
+    strike = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=rename:signal=KILL:when=2"]
+    with subprocess.Popen(["timeout", "30", *strike, "-p", str(node.libvirtd.pid())]):
+        wait(lambda: "TracerPid:\t0\n" not in Path(f"/proc/{node.libvirtd.pid()}/status").read_text(), 10, "strace")
+        job = lab.api.post(f"vms/{vm}/start/")["job"]["id"]
+    faults.wait_dead("n1.libvirtd")
+    assert node.guests() == []
+    faults.start("n1.libvirtd")
+    assert lab.api.follow(job, 25)["state"] == "succeeded"
+    lab.wait_console(vm, "GUEST-UP")
+    assert len(node.guests()) == 1
