@@ -236,7 +236,7 @@ def test_a_second_demo_beside_this_one_shares_nothing(lab: Lab):
 
 
 def test_a_guest_whose_start_libvirtd_did_not_survive_is_started_by_the_next_one(lab: Lab, faults: Faults):
-    """Killed before there is a QEMU: libvirt by itself then takes the domain for active for ever and refuses its end."""
+    """Killed before there is a QEMU: libvirt by itself then takes the domain for active and refuses even its end."""
     node = lab.nodes["n1"]
     vm = lab.create(node=lab.node_id("n1"), start=False)["id"]
     # The file of the domain's status is put in place once before the process that becomes QEMU is made, and once with
