@@ -7,6 +7,7 @@ web/locale/ru; ``manage.py compilemessages`` makes what Django reads.
 import re
 import shutil
 import subprocess
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from django.utils import translation
 from django.utils.translation import gettext, ngettext, trans_real
 
 from cluster.saga.steps import Operation
-from web.templatetags.ulei import LOOKS
+from web.templatetags.ulei import LOOKS, duration
 
 ROOT = Path(__file__).resolve().parents[2]
 PO = ROOT / "web/locale/ru/LC_MESSAGES/django.po"
@@ -95,6 +96,15 @@ def test_labels_are_those_that_operators_know() -> None:
 def test_russian_plurals(n: int, expected: str) -> None:
     said = ngettext("Cannot be created: %(n)s reason", "Cannot be created: %(n)s reasons", n) % {"n": n}
     assert said == f"Создать нельзя: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "expected"),
+    [(0, "0,0 с"), (440, "0,4 с"), (9_960, "9,9 с"), (59_999, "59 с"), (61_000, "1 мин 1 с"), (7_320_000, "2 ч 2 мин")],
+)
+def test_a_short_step_is_told_in_tenths_of_a_second(milliseconds: int, expected: str) -> None:
+    with translation.override("ru"):
+        assert duration(timedelta(milliseconds=milliseconds)) == expected
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: str(path.relative_to(ROOT / "web/templates")))

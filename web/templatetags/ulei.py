@@ -8,6 +8,7 @@ from django import template
 from django.conf import settings
 from django.templatetags.static import static
 from django.utils import timezone
+from django.utils.formats import number_format
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import get_language, gettext, pgettext
@@ -229,7 +230,10 @@ def lasted(started: datetime | None, finished: datetime | None) -> str:
 
 
 def duration(span: timedelta) -> str:
-    seconds = max(0, int(span.total_seconds()))
+    exact_s = max(0.0, span.total_seconds())
+    seconds = int(exact_s)
+    if seconds < 10:
+        return gettext("%(s)s s") % {"s": number_format(exact_s, decimal_pos=1)}
     if seconds < 60:
         return gettext("%(s)d s") % {"s": seconds}
     minutes, seconds = divmod(seconds, 60)
