@@ -44,11 +44,11 @@ def vm_changed(vm: Vm, kind: str = "changed") -> None:
 
 def vms_changed(rows: Iterable[tuple[str, int, str, str, str]], kind: str = "changed") -> None:
     """Each (id, version, state, tenant, owner)."""
-    publish(
-        (group("vms", scope), {"type": kind, "id": pk, "version": version, "state": state})
-        for pk, version, state, tenant, owner in rows
-        for scope in ("all", f"tenant-{tenant}", person(owner, tenant))
-    )
+    frames: list[tuple[str, dict[str, Any]]] = []
+    for pk, version, state, tenant, owner in rows:
+        frame = {"type": kind, "id": pk, "version": version, "state": state}
+        frames += ((group("vms", scope), frame) for scope in ("all", f"tenant-{tenant}", person(owner, tenant)))
+    publish(frames)
 
 
 def node_changed(node: Node, kind: str = "changed") -> None:
@@ -151,10 +151,14 @@ class _Publisher:
         frames: dict[str, list[dict[str, Any]]] = {}
         for name, frame in batch:
             frames.setdefault(name, []).append(frame)
-        with self._clients[url].pipeline(transaction=False) as pipe:
-            for name, some in frames.items():
+        client = self._clients[url]
+        channels = {f"{configuration['prefix']}__group__{name}".encode(): name for name in frames}
+        # Nobody there: nothing to write. Whoever joins after this fetches after joining, and the rows are stored by now.
+        heard = [channels[channel] for channel, sockets in client.pubsub_numsub(*channels) if sockets]
+        with client.pipeline(transaction=False) as pipe:
+            for name in heard:
                 # The layer does not tell a socket through which of its groups a message came.
-                message = {"type": "frames", "group": name, "frames": some}
+                message = {"type": "frames", "group": name, "frames": frames[name]}
                 pipe.publish(f"{configuration['prefix']}__group__{name}", layer.serialize(message))
             pipe.execute()
 

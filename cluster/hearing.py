@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.db import transaction
+from django.db import connection, transaction
 
 from nodes.contract.faults import point
 from nodes.contract.messages import Hello, Inventory, Progress, Reply
@@ -50,9 +50,9 @@ def store(said: list[Said], run_id: str, skew_s: Mapping[str, float]) -> Heard:
     heard = Heard()
     seen: list[reconcile.Observation] = []
     with transaction.atomic():
-        cursors = StreamCursor.objects.in_bulk([each.node.pk for each in said])
+        cursors = _cursors(said, run_id)
         for each in said:
-            for entry in _fresh(each, cursors[each.node.pk], run_id, heard):
+            for entry in _fresh(each, cursors.get(each.node.pk), heard):
                 _take(each.node, entry, skew_s.get(each.node.pk), heard, seen)
         # After the replies: what was seen before a reply is older than it.
         heard.overlooked = reconcile.observe(seen)
@@ -61,15 +61,29 @@ def store(said: list[Said], run_id: str, skew_s: Mapping[str, float]) -> Heard:
     return heard
 
 
-def _fresh(said: Said, cursor: StreamCursor, run_id: str, heard: Heard) -> list[Any]:
-    """What no conductor has stored; the cursor moves behind it."""
-    here = StreamCursor.objects.filter(node=said.node, run_id=cursor.run_id, last=cursor.last)
-    if not here.update(last=said.last) or cursor.run_id != run_id:
+def _cursors(said: list[Said], run_id: str) -> dict[str, str]:
+    """Up to where each node's stream was stored; it moves behind what was said now.
+
+    Locked, in one order: another conductor that has read the same waits here, and finds it done. None for a stream that
+    another conductor has begun to read from another Redis.
+    """
+    last = {each.node.pk: each.last for each in said}
+    rows = StreamCursor.objects.filter(pk__in=last, run_id=run_id).order_by("pk").select_for_update()
+    stored = dict(rows.values_list("pk", "last"))
+    ahead = [(last[pk], pk) for pk in stored if stream_order(last[pk]) > stream_order(stored[pk])]
+    with connection.cursor() as cursor:  # a statement each through Django costs more than all of these
+        cursor.executemany(f"UPDATE {StreamCursor._meta.db_table} SET last = %s WHERE node_id = %s", ahead)
+    return stored
+
+
+def _fresh(said: Said, stored: str | None, heard: Heard) -> list[Any]:
+    """What no conductor has stored."""
+    if stored is None or stream_order(said.last) <= stream_order(stored):
         return []  # another conductor is ahead; it has done all this
     # As this conductor knows it: what another one has changed it reads with its next sweep.
     if said.node.state == NodeState.OFFLINE and reconcile.node_online(said.node):
         heard.back.append(said.node)
-    return [e for p, e in said.entries if stream_order(p) > stream_order(cursor.last)]
+    return [entry for position, entry in said.entries if stream_order(position) > stream_order(stored)]
 
 
 def _take(node: Node, entry: Any, skew_s: float | None, heard: Heard, seen: list[reconcile.Observation]) -> None:

@@ -180,7 +180,7 @@ class RaisedNumber(models.Model):
 
 
 class StreamCursor(models.Model):
-    """How far a node's stream has taken effect. Moved by compare and set in the transaction of the effect."""
+    """How far a node's stream has taken effect. Locked and moved in the transaction of the effect."""
 
     node = models.OneToOneField("Node", on_delete=models.CASCADE, primary_key=True, related_name="cursor")
     run_id = models.CharField(max_length=40, blank=True)

@@ -42,6 +42,9 @@ class Ingest:
         for vm in Vm.objects.all():
             self.vms[vm.node_id].append(vm)
         self.client = redis.Redis.from_url(settings.REDIS_CONDUCTOR_URL)
+        self.browser = self.client.pubsub()
+        """One listens: without any nothing is published."""
+        self.browser.subscribe(settings.CHANNEL_LAYERS["default"]["CONFIG"]["prefix"] + "__group__vms.all")
         self.conductor = Conductor()
         self.state = "running"
         self.counter = 0
