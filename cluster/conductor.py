@@ -37,8 +37,8 @@ PROGRESS_EVERY_S = 0.5
 FORGET_EVERY_S = 3600.0
 GATHER_S, AT_ONCE_S = 0.01, 0.002
 CROWDED, FEW = 5, 64
-"""Reports alone, a few at a time, in so many turns that each found the next ones there: then those of a moment are taken
-together, for a transaction each is a core's work at a thousand a second."""
+"""Reports alone, a few at a time, in so many turns that each found the next ones there: then those of a moment are
+taken together, for a transaction each is a core's work at a thousand a second."""
 ANNOUNCE_FOR_S = 60.0
 """How long a new epoch is told again with each sweep: sockets lost their Redis too, and come back in their own time."""
 

@@ -72,7 +72,7 @@ def _cursors(said: list[Said], run_id: str) -> dict[str, str]:
     stored = dict(rows.values_list("pk", "last"))
     ahead = [(last[pk], pk) for pk in stored if stream_order(last[pk]) > stream_order(stored[pk])]
     with connection.cursor() as cursor:  # a statement each through Django costs more than all of these
-        cursor.executemany(f"UPDATE {StreamCursor._meta.db_table} SET last = %s WHERE node_id = %s", ahead)
+        cursor.executemany("UPDATE cluster_streamcursor SET last = %s WHERE node_id = %s", ahead)
     return stored
 
 
