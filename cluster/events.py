@@ -152,7 +152,7 @@ class _Publisher:
         for name, frame in batch:
             frames.setdefault(name, []).append(frame)
         client = self._clients[url]
-        channels = {f"{configuration['prefix']}__group__{name}".encode(): name for name in frames}
+        channels: dict[bytes | str, str] = {f"{configuration['prefix']}__group__{name}".encode(): name for name in frames}
         # Nobody there: nothing to write. Whoever joins now fetches after that, and the rows are stored.
         heard = [channels[channel] for channel, sockets in client.pubsub_numsub(*channels) if sockets]
         with client.pipeline(transaction=False) as pipe:
