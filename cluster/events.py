@@ -152,14 +152,15 @@ class _Publisher:
         for name, frame in batch:
             frames.setdefault(name, []).append(frame)
         client = self._clients[url]
-        channels: dict[bytes | str, str] = {f"{configuration['prefix']}__group__{name}".encode(): name for name in frames}
+        prefix = f"{configuration['prefix']}__group__"
         # Nobody there: nothing to write. Whoever joins now fetches after that, and the rows are stored.
-        heard = [channels[channel] for channel, sockets in client.pubsub_numsub(*channels) if sockets]
+        sockets = client.pubsub_numsub(*(prefix + name for name in frames))
+        heard = [name for name, (_channel, count) in zip(frames, sockets, strict=True) if count]
         with client.pipeline(transaction=False) as pipe:
             for name in heard:
                 # The layer does not tell a socket through which of its groups a message came.
                 message = {"type": "frames", "group": name, "frames": frames[name]}
-                pipe.publish(f"{configuration['prefix']}__group__{name}", layer.serialize(message))
+                pipe.publish(prefix + name, layer.serialize(message))
             pipe.execute()
 
 
