@@ -26,7 +26,8 @@ PATH = "/api/v1/enrol/"
 MAX_BODY_BYTES = 64 << 10
 BODY_TIMEOUT_S = 10.0
 ATTEMPTS_PER_MINUTE = 10
-"""From one address. A token cannot be guessed; this keeps a broken machine from filling the journal."""
+"""Vain ones from one address, behind which there may be a whole rack. A token cannot be guessed; this keeps a broken
+machine from filling the journal."""
 _ADDRESSES_REMEMBERED = 1000
 
 Answer = tuple[int, dict[str, Any], dict[str, str]]
@@ -35,7 +36,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class Limit:
-    """At most so many attempts from an address within any minute, in the memory of this one process."""
+    """At most so many vain attempts from an address within any minute, in the memory of this one process."""
 
     def __init__(self, attempts: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._attempts = attempts
@@ -43,7 +44,7 @@ class Limit:
         self._seen: OrderedDict[str, list[float]] = OrderedDict()
 
     def wait_s(self, address: str) -> int:
-        """Count an attempt; 0, or how long to wait when there were too many."""
+        """Count an attempt as vain until :meth:`succeeded`; 0, or how long to wait when there were too many."""
         now = self._clock()
         recent = [at for at in self._seen.pop(address, []) if at > now - 60]
         too_many = len(recent) >= self._attempts
@@ -51,6 +52,11 @@ class Limit:
         while len(self._seen) > _ADDRESSES_REMEMBERED:
             self._seen.popitem(last=False)
         return int(recent[0] + 60 - now) + 1 if too_many else 0
+
+    def succeeded(self, address: str) -> None:
+        """The last attempt was not in vain."""
+        if address in self._seen:
+            del self._seen[address][-1:]
 
 
 class Enrolment:
@@ -85,7 +91,10 @@ class Enrolment:
             return _problem(408, "timeout", "the body did not arrive in time", "try again")
         if raw is None:
             return _problem(413, "body_too_large", "the body is too large", f"at most {MAX_BODY_BYTES} bytes")
-        return await sync_to_async(_enrol, thread_sensitive=False)(raw, address)
+        answer = await sync_to_async(_enrol, thread_sensitive=False)(raw, address)
+        if answer[0] == 200:
+            self._limit.succeeded(address)
+        return answer
 
 
 enrolment = Enrolment()

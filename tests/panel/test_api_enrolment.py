@@ -46,6 +46,14 @@ def token(authority: None, redis_socket: Any, people: Any) -> str:
     return str(joined["join"]["token"])
 
 
+@pytest.fixture
+def rack(authority: None, redis_socket: Any, people: Any) -> list[str]:
+    """Tokens of more nodes than an address may try in vain."""
+    fabric = Api(people["fabric"].token)
+    bodies = [{"name": f"n{n}", "address": f"10.99.0.{n}"} for n in range(11, 12 + ATTEMPTS_PER_MINUTE)]
+    return [fabric.post("nodes/", body).json()["join"]["token"] for body in bodies]
+
+
 def request(token: str, **changes: Any) -> dict[str, Any]:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "n1")])
@@ -128,6 +136,11 @@ async def test_one_address_cannot_try_for_ever_and_harms_no_other(ask: Ask) -> N
     assert (status, answer["code"]) == (429, "too_many_requests")
     assert int(headers[b"retry-after"]) > 0
     assert (await ask(b"{", client="10.99.0.12"))[0] == 400
+
+
+async def test_a_whole_rack_may_join_from_one_address(ask: Ask, rack: list[str]) -> None:
+    for number, token in enumerate(rack):
+        assert (await ask(request(token, host_uuid=f"{number:08}-0000-4000-8000-000000000001")))[0] == 200
 
 
 def test_a_minute_later_it_may_try_again() -> None:
