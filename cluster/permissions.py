@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from django.db.models import CharField, Model, Q, QuerySet, Value
 from django.db.models.functions import Concat
 
-from .models import Address, Grant, Image, Iso, Job, Network, Nic, Node, Pool, Role, Tenant, User, Vm
+from .models import Address, Grant, Image, Iso, Job, Network, Nic, Node, Pool, Role, Snapshot, Tenant, User, Vm
 from .models.vm import Disk
 from .refusals import Forbidden, Refusal
 
@@ -44,6 +44,9 @@ TABLE: dict[str, frozenset[Role]] = {
     "vm.reset": frozenset({A, F, V, T, S}),
     "vm.delete": frozenset({A, F, V, T, S}),
     "vm.edit": frozenset({A, F, V, T, S}),
+    "vm.snapshot": frozenset({A, F, V, T, S}),
+    "snapshot.revert": frozenset({A, F, V, T, S}),
+    "snapshot.delete": frozenset({A, F, V, T, S}),
     "disk.resize": frozenset({A, F, V, T, S}),
     # The fabric.
     "node.add": frozenset({A, F}),
@@ -111,7 +114,7 @@ def visible(queryset: "QuerySet[M]", actor: Actor) -> "QuerySet[M]":
     vms = Vm.objects.filter(**own)
     if model is Vm:
         return queryset.filter(**own)
-    if model in (Disk, Nic):
+    if model in (Disk, Nic, Snapshot):
         return queryset.filter(vm__in=vms)
     if model is Address:
         return queryset.filter(nic__vm__in=vms)

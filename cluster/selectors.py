@@ -16,6 +16,7 @@ from .models import (
     Nic,
     Node,
     Pool,
+    Snapshot,
     Tenant,
     User,
     Vm,
@@ -88,6 +89,14 @@ def nics(actor: Actor) -> "QuerySet[Nic]":
     return visible(Nic.objects.select_related("lease"), actor)
 
 
+def snapshots(actor: Actor) -> "QuerySet[Snapshot]":
+    return visible(Snapshot.objects.prefetch_related("disks"), actor)
+
+
+def snapshots_with_places(actor: Actor) -> "QuerySet[Snapshot]":
+    return snapshots(actor).select_related("vm__node")
+
+
 def jobs(actor: Actor) -> "QuerySet[Job]":
     return visible(Job.objects.all(), actor).select_related("user").prefetch_related("steps__node")
 
@@ -118,6 +127,7 @@ TARGETS: dict[str, Rows] = {
     "vms": vms,
     "nodes": nodes,
     "disks": disks_with_places,
+    "snapshots": snapshots_with_places,
     "pools": pools,
     "images": images,
     "networks": networks,

@@ -32,6 +32,8 @@ class Installation(BaseSettings):
     node_redis_host: str = "10.99.0.1"
     node_redis_port: int = 6380
     ca_dir: str = str(STATE_DIR / "ca")
+    snapshots_of_a_vm: int = 16
+    """At most."""
     simulated: bool = False
     """Its nodes have no hypervisor; every page says so."""
 

@@ -211,6 +211,32 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("the disk has %(size)s already and would become smaller (%(asked)s): what lies behind would be lost"),
         _("ask for at least %(size)s"),
     ),
+    "too_many_snapshots": (
+        _("%(vm)s has %(most)s snapshots already, and may have no more"),
+        _("delete one that nobody needs"),
+    ),
+    "no_disks": (_("%(vm)s has no disks"), _("add a disk first")),
+    "snapshots_unsupported": (
+        _("disk %(disk)s (%(format)s, pool %(pool)s) can have no snapshots"),
+        _("move the disk to a pool that has them, as qcow2 or a volume"),
+    ),
+    "snapshot_needs_stop": (
+        _("snapshots of disk %(disk)s (pool %(pool)s) change only while the guest is off"),
+        _("shut the VM down first"),
+    ),
+    "snapshot_not_ready": (_("snapshot %(snapshot)s is still being made, or goes"), _("wait for its job")),
+    "revert_needs_stop": (
+        _("%(vm)s runs, and its memory belongs to the content that goes"),
+        _("shut it down first, or allow to stop it by force"),
+    ),
+    "has_snapshots": (
+        _("%(vm)s has snapshots, which would be left over in its disks"),
+        _("delete the disks too, or the snapshots first"),
+    ),
+    "snapshot_failed": (
+        _("the guest's QEMU could not change the snapshots of a disk"),
+        _("look at the VM's log on the node"),
+    ),
     "snapshots_hinder": (
         _("the disk cannot grow while it has snapshots"),
         _("delete its snapshots first"),

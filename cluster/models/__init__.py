@@ -16,6 +16,7 @@ from .inventory import (
     PoolOnNode,
 )
 from .jobs import FINAL, Job, JobState, Lock, Look, ObjectNumber, RaisedNumber, Step, StepState, StreamCursor
+from .snapshot import Snapshot, SnapshotDisk, SnapshotState
 from .vm import Disk, Nic, Vm, VmState
 
 __all__ = [
@@ -44,6 +45,9 @@ __all__ = [
     "PoolOnNode",
     "RaisedNumber",
     "Role",
+    "Snapshot",
+    "SnapshotDisk",
+    "SnapshotState",
     "Step",
     "StepState",
     "StreamCursor",

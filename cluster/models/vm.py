@@ -41,6 +41,8 @@ class Vm(models.Model):
     protected = models.BooleanField(default=False)
     observed_counter = models.BigIntegerField(default=0)
     """Counter of the agent at the last applied reply about this VM: an older observation changes nothing."""
+    snapshot = models.ForeignKey("Snapshot", on_delete=models.SET_NULL, null=True, related_name="+")
+    """On which its disks rest now: the parent of the next one."""
     created = models.DateTimeField(auto_now_add=True)
 
     class Meta:

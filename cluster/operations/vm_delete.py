@@ -1,4 +1,4 @@
-"""Delete a VM: stop, undefine, then its disks. The first disk's deletion is the point of no return."""
+"""Delete a VM: stop, undefine, then its snapshots and disks. The first of these is the point of no return."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,15 +7,17 @@ from django.utils.translation import gettext_lazy as _
 
 from cluster import placement, states
 from cluster.domain_specs import domain_spec
-from cluster.models import Disk, Vm, VmState
+from cluster.models import Disk, Snapshot, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
-from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Step
-from nodes.contract.messages import DomainDefine, DomainStart, DomainStop, DomainUndefine
+from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Settle, Step, Verdict
+from nodes.contract.messages import DiskState, DomainDefine, DomainStart, DomainStop, DomainUndefine
 
+from .snapshot_delete import look
 from .vm_create import delete_disk, disk_ids, nic_ids, plug_nic, unplug_nic
 from .vm_power import mark, state_obstacles, unmark, vm_of
 from .vm_settle import settle_disk_gone, settle_power, settle_undefined
+from .vm_snapshot import drop, keys_of
 
 NEEDS = (VmState.STOPPED, VmState.RUNNING, VmState.PAUSED, VmState.ERROR)
 
@@ -44,6 +46,8 @@ class VmDelete(Operation[DeleteParams]):
     def plan(cls, actor: Actor, target: Vm, params: DeleteParams) -> Plan:
         if params.disks is None and target.disks.filter(device="disk").exists():
             return Plan(refusals=[Refusal("disks_param", field="disks")])
+        if not params.disks and target.snapshots.exists():
+            return Plan(refusals=[Refusal("has_snapshots", {"vm": target.name}, field="disks")])
         return Plan()
 
     @classmethod
@@ -86,6 +90,21 @@ def doomed_disks(context: Context[DeleteParams]) -> list[str]:
     return disk_ids(context) if context.params.disks else []
 
 
+def doomed_snapshots(context: Context[DeleteParams]) -> list[str]:
+    kept = Snapshot.objects.filter(vm=context.subject_id).values_list("pk", flat=True)
+    return keys_of(kept) if context.params.disks else []
+
+
+def snapshots_gone(context: Context[DeleteParams], results: Sequence[DiskState | None]) -> Verdict:
+    """Before the pivot it is the first that is asked for; after it whatever is left is deleted once more."""
+    seen = results[0] if results else None
+    if seen is None:
+        return "unclear"
+    doomed = [key.partition(".")[0] for key in doomed_snapshots(context)]
+    asked = doomed if context.job.past_pivot else doomed[:1]
+    return "not_done" if set(asked) & set(seen.snapshots) else "done"
+
+
 def delete_row(context: Context[Any], disk_id: str, result: Any) -> None:
     Disk.objects.filter(pk=disk_id).update(state="deleted")
 
@@ -107,6 +126,15 @@ VmDelete.steps = (
     Step("mark", _("Mark the VM"), do=mark(VmState.DELETING), undo=unmark),
     Step("stop", _("Stop the guest"), do=stop, undo=start_again, settle=settle_power("shutoff", "absent")),
     Step("undefine", _("Undefine the domain"), do=undefine, undo=define_again, settle=settle_undefined),
+    Step(
+        "drop_snapshot",
+        _("Give back what a snapshot kept"),
+        do=drop,
+        undo=NoUndo(_("what was given back is gone")),
+        each=doomed_snapshots,
+        pivot=True,
+        settle=Settle(look, snapshots_gone),
+    ),
     Step(
         "delete_disk",
         _("Delete the disk"),

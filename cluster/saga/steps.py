@@ -158,6 +158,8 @@ class Operation(Generic[P]):
     hint: ClassVar["Text"] = ""
     icon: ClassVar[str] = "player-play"
     danger: ClassVar[bool] = False
+    dialog: ClassVar[bool] = False
+    """Its button asks first, although nothing must be said."""
     creates: ClassVar[bool] = False
     """Asked of the collection (``POST /api/v1/<noun>/``), not of a thing that exists."""
     secret: ClassVar[tuple[str, ...]] = ()

@@ -121,7 +121,8 @@ class DiskResize(_Volume):
 class DiskClone(Message):
     """Make a volume with the content of another one, or of a snapshot of it; the source may be in another pool.
 
-    Without a snapshot no guest may run on the source. ``linked``: only where the pool's facts say so.
+    Without a snapshot, and where snapshots lie inside the file, no guest may run on the source. ``linked``: only where
+    the pool's facts say so.
     """
 
     verb = "disk.clone"

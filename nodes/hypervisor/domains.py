@@ -1,6 +1,7 @@
 """Thin calls about domains."""
 
 import base64
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import libvirt
+import libvirt_qemu
 from lxml import etree
 from lxml.builder import E  # type: ignore[import-not-found]  # its stubs leave the builder out
 
+from nodes.contract.errors import NodeError
 from nodes.contract.messages import DomainWhereabouts
 from nodes.contract.specs import DomainFacts, DomainState
 from nodes.hypervisor.connections import Connections, LifecycleEvent
@@ -203,6 +206,21 @@ class Hypervisor(Connections):
         with self._on(disk.uuid) as domain:
             domain.blockResize(disk.device, size_bytes, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
 
+    def snapshot_disk(self, disk: Attached, name: str) -> None:
+        """Let the QEMU that has a qcow2 file open keep its present content in it. Raises ``snapshot_failed``.
+
+        libvirt itself knows such snapshots only together with the guest's memory. Source: QEMU, block-core.json.
+        """
+        self._change_snapshots("blockdev-snapshot-internal-sync", disk, name)
+
+    def delete_disk_snapshot(self, disk: Attached, name: str) -> None:
+        """Raises ``snapshot_failed``."""
+        self._change_snapshots("blockdev-snapshot-delete-internal-sync", disk, name)
+
+    def _change_snapshots(self, command: str, disk: Attached, name: str) -> None:
+        with self._on(disk.uuid) as domain:
+            _monitor(domain, command, device=_block_node(domain, disk.device), name=name)
+
     def keep_secret(self, uuid: str, name: str, key_base64: str) -> None:
         """Give libvirt a Ceph key. Its value can then not be read back from libvirt."""
         if self.simulated:
@@ -251,6 +269,24 @@ def _device_of(xml: str, disk_id: str) -> str | None:
         if disk.findtext("serial") == disk_id and target is not None:
             return target.get("dev")
     return None
+
+
+def _monitor(domain: Any, command: str, **arguments: Any) -> Any:
+    said = libvirt_qemu.qemuMonitorCommand(domain, json.dumps({"execute": command, "arguments": arguments}), 0)
+    answer = json.loads(said)
+    if "error" in answer:
+        raise NodeError("snapshot_failed", f"QEMU of {domain.name()}: {command}: {answer['error'].get('desc')}")
+    return answer["return"]
+
+
+def _block_node(domain: Any, device: str) -> str:
+    """What QEMU calls the disk that libvirt calls ``vda``."""
+    xml = etree.fromstring(domain.XMLDesc(), etree.XMLParser(resolve_entities=False))
+    alias = xml.xpath("string(devices/disk[target/@dev = $device]/alias/@name)", device=device)
+    for drive in _monitor(domain, "query-block"):
+        if alias and alias in drive.get("qdev", "").split("/") and "inserted" in drive:
+            return str(drive["inserted"]["node-name"])
+    raise NodeError("snapshot_failed", f"QEMU of {domain.name()} has no disk {device}")
 
 
 def describe(domain: Any) -> Domain:

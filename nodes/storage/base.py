@@ -72,6 +72,8 @@ class Driver(ABC):
     """Snapshots can be made and deleted while a guest runs on the volume."""
     QEMU_GROWS: ClassVar[bool] = False
     """While a QEMU has the volume open, only that QEMU can make it larger."""
+    QEMU_SNAPSHOTS: ClassVar[bool] = False
+    """While a QEMU has the volume open, only that QEMU can make and delete its snapshots, and nobody can read them."""
 
     def __init__(self, pool: PoolPlace, shell: Shell, keys: Path) -> None:
         """

@@ -72,6 +72,7 @@ def check_fit(folder: Path) -> None:
 class DirectoryDriver(Driver):
     KIND = "directory"
     QEMU_GROWS = True
+    QEMU_SNAPSHOTS = True
 
     def __init__(self, pool: PoolPlace, shell: Shell, keys: Path) -> None:
         super().__init__(pool, shell, keys)
@@ -99,6 +100,7 @@ class DirectoryDriver(Driver):
             rotational=is_rotational(self.folder),
             snapshots=True,
             snapshot_formats=("qcow2",),
+            snapshots_online=True,
             clones=("full",),
         )
 

@@ -78,7 +78,7 @@ def _told(node: Node, guest: Attached, disk_id: str, size_bytes: int) -> bool:
 @handles(DiskClone)
 def clone(node: Node, message: DiskClone, run: Run) -> VolumeFacts:
     driver, source = node.driver(message.disk.pool), message.source
-    if message.snapshot is None:
+    if message.snapshot is None or node.driver(source.pool).QEMU_SNAPSHOTS:
         _no_guest_on(node, source.id)
     if not message.linked:
         return driver.clone(message.disk, node.driver(source.pool), source, message.snapshot, run.cancellation)
@@ -90,19 +90,43 @@ def clone(node: Node, message: DiskClone, run: Run) -> VolumeFacts:
 @handles(DiskSnapshot)
 def snapshot(node: Node, message: DiskSnapshot, run: Run) -> Nothing:
     driver = node.driver(message.pool)
-    if not driver.SNAPSHOTS_ONLINE:
-        _no_guest_on(node, message.id)
-    driver.snapshot(message.id, message.format, message.snapshot, message.room_bytes)
+    if not _changed_by_qemu(node, driver, message, wanted=True):
+        driver.snapshot(message.id, message.format, message.snapshot, message.room_bytes)
     return Nothing()
 
 
 @handles(DiskSnapshotDelete)
 def delete_snapshot(node: Node, message: DiskSnapshotDelete, run: Run) -> Nothing:
     driver = node.driver(message.pool)
-    if not driver.SNAPSHOTS_ONLINE:
-        _no_guest_on(node, message.id)
-    driver.delete_snapshot(message.id, message.format, message.snapshot)
+    if not _changed_by_qemu(node, driver, message, wanted=False):
+        driver.delete_snapshot(message.id, message.format, message.snapshot)
     return Nothing()
+
+
+def _changed_by_qemu(node: Node, driver: Driver, message: DiskSnapshot | DiskSnapshotDelete, *, wanted: bool) -> bool:
+    """Where only the QEMU that has the volume open can make or delete its snapshots; False: the driver can."""
+    guest = None if driver.SNAPSHOTS_ONLINE else node.hypervisor.guest_on(message.id)
+    if guest is None:
+        return False
+    if not driver.QEMU_SNAPSHOTS or message.format != "qcow2":
+        check_unused(f"disk {message.id}", [guest.name])
+    state = driver.look(message.id, message.format, lambda path: ())
+    if not state.exists or not state.ours:
+        return False  # the driver says it best
+    if (message.snapshot in state.snapshots) is wanted:
+        return True
+    change = node.hypervisor.snapshot_disk if wanted else node.hypervisor.delete_disk_snapshot
+    point("disk.before-call", message.id)
+    try:
+        change(guest, message.snapshot)
+    except CallLost:
+        raise
+    except NodeError:
+        if node.hypervisor.guest_on(message.id) is not None:
+            raise
+        return False  # it went off meanwhile
+    point("disk.after-call", message.id)
+    return True
 
 
 @handles(DiskRevert)

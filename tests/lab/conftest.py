@@ -114,6 +114,33 @@ class Lab:
             self.api.follow(job)
 
 
+def goes_back_to_its_snapshot(lab: Lab, vm: str) -> None:
+    """A micro guest that runs counts its boots on its first disk: after the way back it counts the second one again."""
+
+    def boots() -> list[str]:
+        said = console(lab.nodes[lab.node_name(vm)], vm).splitlines()
+        return [line.split()[1] for line in said if line.startswith("DISK boots=")]
+
+    wait(lambda: boots() == ["boots=1"], 60, "the first boot to be counted")
+    lab.api.do(f"vms/{vm}/snapshot/", {"name": "before"})
+    assert lab.api.get(f"vms/{vm}/")["state"] == "running"
+    snapshot = lab.api.all(f"snapshots/?vm={vm}")[0]["id"]
+    lab.api.do(f"vms/{vm}/reset/")
+    wait(lambda: boots() == ["boots=1", "boots=2"], 60, "the second boot to be counted")
+    refused = lab.api.request("POST", f"snapshots/{snapshot}/revert/", {})
+    assert (refused.status, refused.body["code"]) == (409, "revert_needs_stop")
+    lab.api.do(f"snapshots/{snapshot}/revert/", {"stop": True})
+    assert lab.api.get(f"vms/{vm}/")["state"] == "stopped"
+    lab.api.do(f"vms/{vm}/start/")
+    # A start begins the console's log anew.
+    wait(lambda: len(boots()) == 1, 60, "a boot to be counted")
+    assert boots() == ["boots=2"]
+    lab.api.do(f"vms/{vm}/snapshot/", {"name": "after"})
+    lab.api.do(f"snapshots/{snapshot}/delete/")
+    left = lab.api.all(f"snapshots/?vm={vm}")
+    assert [(row["name"], row["parent"]) for row in left] == [("after", None)]
+
+
 def sample(cases: Iterable[T], count: int) -> list[T]:
     """All of them in a full run, else so many, chosen by the seed."""
     every = list(cases)

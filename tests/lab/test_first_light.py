@@ -8,7 +8,7 @@ import pytest
 from deploy.lab import broker
 from deploy.lab.processes import Failed, run, wait
 from deploy.lab.state import LAB_ADDRESS, REDIS_PORT
-from tests.lab.conftest import MIB, Lab, console
+from tests.lab.conftest import MIB, Lab, console, goes_back_to_its_snapshot
 
 
 @pytest.mark.parametrize("node", ["n1", "n2"])
@@ -52,6 +52,12 @@ def test_a_disk_grows_under_its_guest_and_the_guest_has_it(lab: Lab):
     assert f"Capacity:       {256 * MIB}" in node.run("virsh", "domblkinfo", domain, "vda").stdout
     lab.api.do(f"vms/{vm}/reset/")
     lab.wait_console(vm, "DISK boots=2 sectors=524288")
+
+
+def test_a_running_guest_goes_back_to_its_snapshot(lab: Lab):
+    vm = lab.create(disks=[{"size_bytes": 128 * MIB}, {"size_bytes": 64 * MIB}])["id"]
+    goes_back_to_its_snapshot(lab, vm)
+    lab.api.do(f"vms/{vm}/delete/", {"disks": True})  # the snapshot that is left goes too
 
 
 def test_an_iso_boots_first_and_the_blank_disk_is_there(lab: Lab):

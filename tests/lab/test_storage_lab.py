@@ -8,7 +8,7 @@ from deploy.lab import ceph
 from deploy.lab.faults import Faults
 from deploy.lab.processes import wait
 from deploy.lab.state import UML_NODE
-from tests.lab.conftest import FULL, MIB, STATE, Lab, start_lab
+from tests.lab.conftest import FULL, MIB, STATE, Lab, goes_back_to_its_snapshot, start_lab
 
 pytestmark = pytest.mark.skipif(not FULL, reason="Ceph and user-mode Linux take minutes: deploy/test --full")
 
@@ -54,7 +54,7 @@ def test_a_guest_boots_on_the_lvm_node_and_ceph_serves_its_user_on_every_node(st
     assert "thin" in node.run("lvs", "--noheadings", "-o", "lv_name", "vg0").stdout
 
 
-def test_disks_are_made_and_grow_on_every_kind_of_pool(storage_lab: Lab):
+def test_disks_are_made_grow_and_go_back_to_a_snapshot_on_every_kind_of_pool(storage_lab: Lab):
     api = storage_lab.api
     iso = wait(lambda: next(iter(api.all("isos/")), None), 30, "the ISO to be seen")
     pools = {row["name"]: row for row in api.all("pools/")}
@@ -67,3 +67,4 @@ def test_disks_are_made_and_grow_on_every_kind_of_pool(storage_lab: Lab):
         assert disk["size_bytes"] == 68 * MIB
         api.do(f"disks/{disk['id']}/resize/", {"size_bytes": 100 * MIB - 1})
         assert api.get(f"disks/{disk['id']}/")["size_bytes"] == 100 * MIB
+        goes_back_to_its_snapshot(storage_lab, vm)

@@ -52,6 +52,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "nodes/new/": NODE,
     "nodes/{id}/token/": {},
     "disks/{id}/do/resize/": {"size": "2 GB"},
+    "vms/{id}/do/snapshot/": {"name": "before"},
+    "snapshots/{id}/do/revert/": {"stop": "1"},
     "jobs/{id}/cancel/": {},
     "jobs/{id}/proceed/": {},
     "jobs/{id}/retry/": {},

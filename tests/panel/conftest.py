@@ -14,7 +14,7 @@ from django.db import connections
 from django.test import override_settings
 
 from cluster import ca, wake
-from cluster.models import Address, AuditEvent, Iso, IsoCopy
+from cluster.models import Address, AuditEvent, Iso, IsoCopy, Snapshot
 from cluster.operations import start
 from tests.panel.client import Api, vm_like
 from tests.panel.engine.scenarios import Scene, make_scene
@@ -91,6 +91,7 @@ def ids(scene: Scene, people: dict[str, Person]) -> dict[str, str]:
     iso = Iso.objects.create(name="rescue.iso", size_bytes=1)
     IsoCopy.objects.create(iso=iso, node=scene.node)
     nic = vm.nics.select_related("lease").get()
+    snapshot = Snapshot.objects.create(vm=vm, name="old", state="ready")
     return {
         "vms": vm.pk,
         "nodes": scene.node.pk,
@@ -101,6 +102,7 @@ def ids(scene: Scene, people: dict[str, Person]) -> dict[str, str]:
         "isos": iso.pk,
         "disks": vm.disks.all()[0].pk,
         "nics": nic.pk,
+        "snapshots": snapshot.pk,
         "jobs": job.pk,
         "tenants": vm.tenant_id,
         "users": owner.user.pk,

@@ -9,7 +9,22 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from cluster.models import Address, Image, ImageCopy, Iso, IsoCopy, Job, Network, Node, Pool, PoolOnNode, Step, Tenant
+from cluster.models import (
+    Address,
+    Image,
+    ImageCopy,
+    Iso,
+    IsoCopy,
+    Job,
+    Network,
+    Node,
+    Pool,
+    PoolOnNode,
+    Snapshot,
+    SnapshotDisk,
+    Step,
+    Tenant,
+)
 from cluster.operations import start
 from tests.panel.asking import API, FORMS, Request, every_request, made_ready, rolled_back
 from tests.panel.browser import HTMX
@@ -21,7 +36,7 @@ ASKED_BY = ("administrator", "owner", "anonymous")
 NOT_COUNTED = ("SAVEPOINT", "RELEASE", "ROLLBACK", "BEGIN", "COMMIT", "SELECT pg_advisory")
 """Each database opens its transactions in its own way."""
 
-MOST = 18
+MOST = 21
 MAKE_A_VM = {"POST /api/v1/vms/", "POST /vms/new/"}
 """Each disk and each interface is made by itself, and none is taken twice."""
 
@@ -101,12 +116,17 @@ def more_rows(ids: dict[str, str], scene: Scene, people: dict[str, Person], numb
     owner = people["owner"].actor
     for number in numbers:
         name = f"more{number}"
-        pool = Pool.objects.create(name=name, kind="directory", identity=name, path="/", granules={"raw": 512})
+        about = {"kind": "directory", "path": "/", "granules": {"raw": 512}, "facts": scene.pool.facts}
+        pool = Pool.objects.create(name=name, identity=name, **about)
         network = Network.objects.create(name=name, bridge="br0")
         image = Image.objects.create(name=name, format="raw", size_bytes=1, virtual_size_bytes=1)
         node = node_like(scene.node, name=name, address=f"10.99.1.{number}")
         for one, where in ((pool, node), (pool, scene.node), (scene.pool, node)):
             PoolOnNode.objects.create(pool=one, node=where)
+        kept = Snapshot.objects.create(vm=scene.running, name=name, parent_id=ids["snapshots"], state="ready")
+        SnapshotDisk.objects.bulk_create(
+            SnapshotDisk(snapshot=kept, disk=disk, size_bytes=1) for disk in scene.running.disks.all()[:1]
+        )
         for one, where in ((image, node), (scene.image, node)):
             ImageCopy.objects.create(image=one, node=where)
         IsoCopy.objects.create(iso=Iso.objects.create(name=name, size_bytes=1), node=node)

@@ -12,7 +12,16 @@ import pytest
 from nodes import domain_xml
 from nodes.config import Paths
 from nodes.contract.errors import NodeError
-from nodes.contract.messages import DiskClone, DiskDelete, DiskResize, DiskRevert, DiskSnapshot, PoolAttach
+from nodes.contract.messages import (
+    DiskClone,
+    DiskDelete,
+    DiskLook,
+    DiskResize,
+    DiskRevert,
+    DiskSnapshot,
+    DiskSnapshotDelete,
+    PoolAttach,
+)
 from nodes.contract.specs import DomainDisk, DomainSpec
 from nodes.hypervisor import Hypervisor
 from nodes.node import Node
@@ -138,13 +147,22 @@ def test_what_a_running_guest_hinders(guest: Place, node: Node) -> None:
     ]
     snapshot = DiskSnapshot(**volume, snapshot=SNAPSHOT)
     facts = guest.driver().facts()
-    if facts.snapshots_online:
+    if guest.format in facts.snapshot_formats:
+        assert facts.snapshots_online
         perform(node, snapshot)
-        perform(node, DiskClone(disk=guest.disk(OTHER), source=guest.volume(), snapshot=SNAPSHOT))
-    elif guest.format in facts.snapshot_formats:
-        hindered.append(snapshot)
+        perform(node, snapshot)  # made so twice is done twice
+        assert perform(node, DiskLook(**volume)).snapshots == (SNAPSHOT,)
+        copy = DiskClone(disk=guest.disk(OTHER), source=guest.volume(), snapshot=SNAPSHOT)
+        if guest.driver().QEMU_SNAPSHOTS:
+            hindered.append(copy)
+        else:
+            perform(node, copy)
     for message in hindered:
         with pytest.raises(NodeError, match=r"disk_in_use.*web") as caught:
             perform(node, message)
         assert caught.value.info.certain
     assert node.hypervisor.whereabouts(UUID).state == "paused"
+    if guest.format in facts.snapshot_formats:
+        perform(node, DiskSnapshotDelete(**volume, snapshot=SNAPSHOT))
+        perform(node, DiskSnapshotDelete(**volume, snapshot=SNAPSHOT))
+        assert perform(node, DiskLook(**volume)).snapshots == ()

@@ -9,7 +9,7 @@ from django.db.models import QuerySet
 from rest_framework.serializers import Serializer
 
 from cluster import selectors
-from cluster.models import Grant, JobState, NodeState, Role, VmState
+from cluster.models import Grant, JobState, NodeState, Role, SnapshotState, VmState
 from cluster.permissions import Actor
 
 from . import rows, serializers
@@ -152,6 +152,16 @@ NOUNS = {
             search=("mac",),
             filters={"vm": Filter("vm"), "network": Filter("network"), "mac": Filter("mac")},
             ordering=("id", "mac"),
+        ),
+        Noun(
+            "snapshots",
+            selectors.snapshots,
+            rows.snapshots,
+            serializers.SnapshotSerializer,
+            see="see.vms",
+            search=("name",),
+            filters={"vm": Filter("vm"), "state": Filter("state", _states(SnapshotState))},
+            ordering=("created", "name", "id"),
         ),
         Noun(
             "jobs",

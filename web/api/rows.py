@@ -20,6 +20,7 @@ from cluster.models import (
     Nic,
     Node,
     Pool,
+    Snapshot,
     Tenant,
     User,
     Vm,
@@ -185,6 +186,23 @@ def disks(actor: Actor, rows: Sequence[Disk]) -> list[Row]:
             "version": disk.version,
         }
         for disk in rows
+    ]
+
+
+def snapshots(actor: Actor, rows: Sequence[Snapshot]) -> list[Row]:
+    return [
+        {
+            "id": snapshot.pk,
+            "vm": snapshot.vm_id,
+            "name": snapshot.name,
+            "parent": snapshot.parent_id,
+            "memory": False,
+            "created": snapshot.created,
+            "size_bytes": sum(disk.size_bytes for disk in snapshot.disks.all()),
+            "state": snapshot.state,
+            "version": snapshot.version,
+        }
+        for snapshot in rows
     ]
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from rest_framework import serializers as s
 
-from cluster.models import JobState, NodeState, Role, StepState, VmState
+from cluster.models import JobState, NodeState, Role, SnapshotState, StepState, VmState
 
 
 def _id(**kwargs: Any) -> s.CharField:
@@ -141,6 +141,18 @@ class DiskSerializer(s.Serializer[Any]):
     bus = s.CharField()
     boot_order = s.IntegerField(allow_null=True)
     state = s.CharField()
+    version = s.IntegerField()
+
+
+class SnapshotSerializer(s.Serializer[Any]):
+    id = _id()
+    vm = _id()
+    name = s.CharField()
+    parent = _nullable_id("Null for one that rests on no other.")  # type: ignore[assignment]
+    memory = s.BooleanField(help_text="Whether the guest's memory is in it.")
+    created = s.DateTimeField()
+    size_bytes = _bytes()
+    state = s.ChoiceField(SnapshotState.choices)
     version = s.IntegerField()
 
 

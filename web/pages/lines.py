@@ -6,11 +6,11 @@ from typing import Any
 
 from cluster import selectors
 from cluster.events import progress_of
-from cluster.models import FINAL, Job, Vm
+from cluster.models import FINAL, Job, Snapshot, Vm
 from cluster.permissions import Actor
 from cluster.saga.steps import Operation
 
-ORDER = ("start", "shutdown", "reboot", "suspend", "resume", "stop", "reset", "delete")
+ORDER = ("start", "shutdown", "reboot", "suspend", "resume", "stop", "reset", "snapshot", "revert", "delete")
 """How people look for actions: by use, the dangerous last. Others follow as they are registered."""
 AT_HAND = ("start", "shutdown", "reboot")
 """Always in the same place in a list; all others are in the menu, which is fetched when it is opened."""
@@ -79,12 +79,42 @@ def actions_of(actor: Actor, target: Any, noun: str = "vms", codes: Collection[s
                 operation.icon,
                 str(operation.hint),
                 operation.danger,
-                any(field.is_required() for field in operation.Params.model_fields.values()),
+                operation.dialog or any(field.is_required() for field in operation.Params.model_fields.values()),
                 row["allowed"],
                 row["reasons"],
             )
         )
     return sorted(rows, key=lambda a: ORDER.index(a.code) if a.code in ORDER else len(ORDER))
+
+
+@dataclass(frozen=True)
+class SnapshotLine:
+    snapshot: Snapshot
+    steps: range
+    """One for each that it rests on."""
+    size_bytes: int
+    here: bool
+    """The VM's disks rest on it now."""
+    actions: list[Action]
+
+
+def snapshot_lines(actor: Actor, vm: Vm) -> list[SnapshotLine]:
+    """The tree, each behind the one that it rests on."""
+    children: dict[str | None, list[Snapshot]] = {}
+    for snapshot in vm.snapshots.prefetch_related("disks"):
+        snapshot.vm = vm
+        children.setdefault(snapshot.parent_id, []).append(snapshot)
+    lines: list[SnapshotLine] = []
+
+    def grow(parent: str | None, depth: int) -> None:
+        for snapshot in children.get(parent, ()):
+            size_bytes = sum(disk.size_bytes for disk in snapshot.disks.all())
+            actions = actions_of(actor, snapshot, "snapshots")
+            lines.append(SnapshotLine(snapshot, range(depth), size_bytes, snapshot.pk == vm.snapshot_id, actions))
+            grow(snapshot.pk, depth + 1)
+
+    grow(None, 0)
+    return lines
 
 
 def job_line(job: Job) -> JobLine:

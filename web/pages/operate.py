@@ -9,6 +9,7 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from cluster import operations, selectors
+from cluster.models import VmState
 from cluster.permissions import Actor
 from cluster.refusals import BadShape, Refusal, Refused
 from nodes.contract.sizes import parse_size
@@ -20,6 +21,10 @@ PARAMS: dict[str, dict[str, Any]] = {"vm.delete": {"disks": True}}
 """What a button says beside its name. Disks go with their VM, and the dialog names each of them."""
 ASKS_SIZE = {"disk.resize"}
 """Operations whose dialog has a field for a size."""
+ASKS_NAME = {"vm.snapshot"}
+"""Or for a name, which may be left out."""
+ASKS_STOP = {"snapshot.revert"}
+"""Or whether a guest that runs may be stopped."""
 
 
 @page
@@ -29,8 +34,9 @@ def operate(request: PageRequest, noun: str, pk: str, name: str) -> HttpResponse
     home, about = _belongs_to(request.actor, noun, pk)
     if request.method != "POST":
         target: Any = selectors.get(selectors.IN_FULL[noun](request.actor), pk)
-        asks_size = operation.code in ASKS_SIZE
+        asks_size, asks_stop = operation.code in ASKS_SIZE, _asks_stop(operation.code, target)
         params = {"size_bytes": target.size_bytes} if asks_size else PARAMS.get(operation.code, {})
+        params |= {"stop": True} if asks_stop else {}
         plan = operations.dry_run(request.actor, operation.code, params, pk)
         context = {
             "operation": operation,
@@ -39,6 +45,8 @@ def operate(request: PageRequest, noun: str, pk: str, name: str) -> HttpResponse
             "name": name,
             "home": home,
             "asks_size": asks_size,
+            "asks_name": operation.code in ASKS_NAME,
+            "asks_stop": asks_stop,
             "refusals": [r.said() for r in plan.refusals],
         }
         template = "parts/_confirm.html" if is_fragment(request) else "parts/confirm.html"
@@ -68,12 +76,24 @@ def _belongs_to(actor: Actor, noun: str, pk: str) -> tuple[str, str]:
         return reverse("node", args=[pk]), f"node:{pk}"
     if noun == "pools":
         return reverse("nodes"), "nodes"
-    vm = selectors.get(selectors.disks(actor), pk).vm_id if noun == "disks" else pk
+    vm: str | None = pk
+    if noun == "snapshots":
+        vm = selectors.get(selectors.snapshots(actor), pk).vm_id
+    elif noun == "disks":
+        vm = selectors.get(selectors.disks(actor), pk).vm_id
     return (reverse("vm", args=[vm]), f"vm:{vm}") if vm else (reverse("vms"), "vms")
+
+
+def _asks_stop(code: str, target: Any) -> bool:
+    return code in ASKS_STOP and target.vm.state in (VmState.RUNNING, VmState.PAUSED)
 
 
 def _typed(request: PageRequest, code: str) -> dict[str, Any]:
     """Parameters from the button or its dialog. Raises :class:`Refused`."""
+    if code in ASKS_NAME:
+        return {"name": request.POST.get("name", "").strip()[:100]}
+    if code in ASKS_STOP:
+        return {"stop": request.POST.get("stop") == "1"}
     if code not in ASKS_SIZE:
         return PARAMS.get(code, {})
     typed = request.POST.get("size", "").strip()[:40]

@@ -26,5 +26,9 @@ urlpatterns = [
     path("nodes/<str:pk>/state/", nodes.node_state, name="node-state"),
     path("journal/", journal.journal, name="journal"),
     path("demo/", demo.demo, name="demo"),
-    re_path(r"^(?P<noun>vms|nodes|disks|pools)/(?P<pk>[^/]+)/do/(?P<name>[a-z_]+)/$", operate.operate, name="operate"),
+    re_path(
+        r"^(?P<noun>vms|nodes|disks|pools|snapshots)/(?P<pk>[^/]+)/do/(?P<name>[a-z_]+)/$",
+        operate.operate,
+        name="operate",
+    ),
 ]

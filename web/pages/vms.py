@@ -11,7 +11,7 @@ from cluster.permissions import Actor
 
 from .answers import told
 from .http import PageRequest, is_fragment, page, show
-from .lines import Action, VmLine, actions_of, job_lines, running_jobs, vm_lines
+from .lines import Action, VmLine, actions_of, job_lines, running_jobs, snapshot_lines, vm_lines
 from .paging import page_of
 
 LAST_JOBS = 8
@@ -73,6 +73,8 @@ def vm_card(request: PageRequest, pk: str) -> HttpResponse:
         "line": line,
         "vm": vm,
         "disks": [(disk, _disk_actions(request.actor, disk)) for disk in vm.disks.all()],
+        "snapshots": snapshot_lines(request.actor, vm),
+        "snapshot": next((a for a in line.actions if a.code == "snapshot"), None),
         "jobs": jobs,
         "stop": next((a for a in line.actions if a.code == "stop"), None) if overdue else None,
     }

@@ -32,7 +32,7 @@ def floor(after: Vm | None) -> bytes:
     """The same rows of a page by the least that Django and JSON can do: three queries, no objects."""
     rows = Vm.objects.order_by("name", "pk")
     if after is not None:
-        rows = rows.filter(Q(name__gt=after.name) | Q(name=after.name, pk__gt=after.pk))
+        rows = rows.filter(Q(name__gt=after.name) | Q(name=after.name, pk__gt=after.pk), name__gte=after.name)
     fields = "id name title state node_id tenant_id owner_id vcpus memory_bytes os protected version created".split()
     vms = list(rows.values(*fields)[: PAGE + 1])
     ids = [vm["id"] for vm in vms]

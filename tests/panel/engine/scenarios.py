@@ -17,6 +17,8 @@ from cluster.models import (
     Pool,
     PoolOnNode,
     Role,
+    Snapshot,
+    SnapshotDisk,
     Tenant,
     User,
     Vm,
@@ -50,11 +52,12 @@ class Scene:
         """Everything that must be as before when an operation was undone."""
         return {
             "world": dict(self.world.objects),
-            "vms": list(Vm.objects.order_by("pk").values("pk", "name", "state", "node_id")),
+            "vms": list(Vm.objects.order_by("pk").values("pk", "name", "state", "node_id", "snapshot_id")),
             "disks": list(Disk.objects.order_by("pk").values("pk", "vm_id", "state", "size_bytes")),
             "nics": list(Nic.objects.order_by("pk").values("pk", "vm_id", "lease__address")),
             "memory": list(Node.objects.order_by("pk").values("pk", "memory_allocated_bytes")),
             "room": list(Pool.objects.order_by("pk").values("pk", "reserved_bytes", "state")),
+            "snapshots": list(Snapshot.objects.order_by("pk").values("pk", "vm_id", "parent_id", "state")),
             "locks": list(Lock.objects.values("name")),
         }
 
@@ -82,6 +85,7 @@ def make_scene() -> Scene:
         capacity_bytes=100 * GIB,
         free_bytes=80 * GIB,
         granules={"qcow2": 65536, "raw": 512},
+        facts={"snapshot_formats": ["qcow2"], "snapshots_online": True},
     )
     PoolOnNode.objects.create(pool=pool, node=node)
     Node.objects.filter(pk=node.pk).update(default_pool=pool)
@@ -148,6 +152,20 @@ def _attached_pool(scene: Scene) -> tuple[str, dict[str, Any]]:
     return pool.pk, {}
 
 
+def _snapshot(scene: Scene, vm: Vm) -> str:
+    snapshot = Snapshot.objects.create(pk="s" * 13, vm=vm, name="before", state="ready")
+    for disk in vm.disks.all():
+        SnapshotDisk.objects.create(snapshot=snapshot, disk=disk, size_bytes=disk.size_bytes)
+        scene.world.objects[scene.node.pk, f"disk:{disk.pk}/{snapshot.pk}"] = "kept"
+    Vm.objects.filter(pk=vm.pk).update(snapshot=snapshot)
+    return snapshot.pk
+
+
+def _deleted_with_snapshot(scene: Scene) -> tuple[str, dict[str, Any]]:
+    _snapshot(scene, scene.running)
+    return scene.running.pk, {"disks": True}
+
+
 SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "vm.create": _create,
     "vm.start": lambda s: (s.stopped.pk, {}),
@@ -157,7 +175,10 @@ SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "vm.resume": _paused,
     "vm.reboot": lambda s: (s.running.pk, {}),
     "vm.reset": lambda s: (s.running.pk, {}),
-    "vm.delete": lambda s: (s.running.pk, {"disks": True}),
+    "vm.delete": _deleted_with_snapshot,
+    "vm.snapshot": lambda s: (s.running.pk, {"name": "before"}),
+    "snapshot.delete": lambda s: (_snapshot(s, s.running), {}),
+    "snapshot.revert": lambda s: (_snapshot(s, s.running), {"stop": True}),
     "disk.resize": lambda s: (s.running.disks.all()[0].pk, {"size_bytes": 2 * GIB}),
     "pool.add": lambda s: (None, {"name": "fast", "kind": "lvm", "nodes": [s.node.pk], "path": "vg0"}),
     "pool.remove": _attached_pool,

@@ -76,9 +76,10 @@ def test_it_succeeds_and_leaves_no_lock_and_no_message(scene: Scene, code: str) 
 
 def rehearse(scene: Scene, code: str) -> Executor:
     """Run the operation without faults and take it all back: what it sends and what it leaves when all goes well."""
-    executor = Executor(world=copy.deepcopy(scene.world))
     with transaction.atomic():
-        job = finish(executor, scene.start(code).job)
+        started = scene.start(code)  # which may put into the world what it is asked of
+        executor = Executor(world=copy.deepcopy(scene.world))
+        job = finish(executor, started.job)
         assert job.state == "succeeded"
         transaction.set_rollback(True)
     return executor
@@ -120,6 +121,7 @@ def without_job(scene: Scene, code: str) -> dict[str, Any]:
     before = scene.fingerprint()
     before["locks"] = []
     before["room"] = [{**row, "reserved_bytes": 0} for row in before["room"] if row["state"] != "adding"]
+    before["snapshots"] = [row for row in before["snapshots"] if row["state"] != "creating"]
     if code == "vm.create":
         new = {row["pk"] for row in before["vms"] if row["name"] == "new"}
         before["vms"] = [row for row in before["vms"] if row["pk"] not in new]

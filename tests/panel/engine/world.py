@@ -58,7 +58,18 @@ class World:
                 return {"size_bytes": message.size_bytes}  # type: ignore[attr-defined]
             case "disk.look":
                 size = int((state or "").partition(" ")[2] or 0)
-                return {"exists": state is not None, "ours": state is not None, "size_bytes": size}
+                kept = [
+                    key.partition("/")[2] for at, key in self.objects if at == node and key.startswith(name[1] + "/")
+                ]
+                return {"exists": state is not None, "ours": state is not None, "size_bytes": size, "snapshots": kept}
+            case "disk.snapshot":
+                self.objects[node, f"{message.object}/{message.snapshot}"] = "kept"  # type: ignore[attr-defined]
+            case "disk.snapshot_delete":
+                self.objects.pop((node, f"{message.object}/{message.snapshot}"), None)  # type: ignore[attr-defined]
+            case "disk.revert":
+                if (node, f"{message.object}/{message.snapshot}") not in self.objects:  # type: ignore[attr-defined]
+                    raise Refusal("snapshot_absent")
+                return {"size_bytes": 1 << 30}
             case "pool.attach":
                 self.objects[name] = "attached"
                 facts = {"kind": message.pool.kind, "identity": "found", "path": message.pool.path}  # type: ignore[attr-defined]
