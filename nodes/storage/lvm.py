@@ -356,7 +356,9 @@ class LvmDriver(Driver):
 
     def volumes(self) -> list[Volume]:
         group = self._group()
-        found = [Volume(lv.name, lv.tagged(DISK_TAG)) for lv in group.volumes.values() if self._holds(lv)]
+        # A snapshot carries its disk's mark too, and belongs to that volume.
+        own = (lv for lv in group.volumes.values() if self._holds(lv) and lv.tagged(SNAPSHOT_TAG) is None)
+        found = [Volume(lv.name, lv.tagged(DISK_TAG)) for lv in own]
         return sorted(
             (volume for volume in found if volume.disk is not None or volume.name.endswith(".part")),
             key=lambda volume: volume.name,
