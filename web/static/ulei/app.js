@@ -80,9 +80,14 @@ document.addEventListener("keydown", (event) => {
 function place(box, anchor) {
   const at = anchor.getBoundingClientRect();
   const { offsetWidth: width, offsetHeight: height } = box;
-  const left = Math.max(8, Math.min(at.right - width, innerWidth - width - 8));
-  const below = at.bottom + 4;
-  const top = below + height > innerHeight - 8 ? Math.max(8, at.top - height - 4) : below;
+  let left = Math.max(8, Math.min(at.right - width, innerWidth - width - 8));
+  const below = at.bottom + 4, above = at.top - height - 4, beside = at.left - width - 4;
+  let top = below + height > innerHeight - 8 ? Math.max(8, above) : below;
+  // With room neither below nor above: beside, so that what opened it can still be pressed.
+  if (top !== below && above < 8 && beside >= 8) {
+    left = beside;
+    top = Math.max(8, innerHeight - height - 8);
+  }
   box.style.left = `${left}px`;
   box.style.top = `${top}px`;
 }
