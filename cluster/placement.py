@@ -91,6 +91,20 @@ def release_memory(node_id: str, memory_bytes: int) -> None:
     Node.objects.filter(pk=node_id).update(memory_allocated_bytes=F("memory_allocated_bytes") - memory_bytes)
 
 
+def free_room_bytes(pool: Pool) -> int:
+    """Free and promised to nobody; below zero where something else has filled it meanwhile."""
+    return pool.free_bytes - pool.reserved_bytes
+
+
+def no_room(pool: Pool, node: Node | None, needed_bytes: int, field: str | None = None) -> Refusal:
+    """
+    :param node: which would use it; None: nobody knows.
+    """
+    name, free_bytes = node.name if node else "", max(0, free_room_bytes(pool))
+    facts = {"pool": pool.name, "node": name, "free": free_bytes, "needed": needed_bytes}
+    return Refusal("no_room", facts, field=field, status=507)
+
+
 def reserve_room(pool_id: str, size_bytes: int) -> None:
     room = Pool.objects.filter(pk=pool_id, free_bytes__gte=F("reserved_bytes") + size_bytes)
     if not room.update(reserved_bytes=F("reserved_bytes") + size_bytes):

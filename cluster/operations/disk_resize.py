@@ -55,11 +55,10 @@ class DiskResize(Operation[ResizeParams]):
         if size_bytes < target.size_bytes:
             facts = {"size": target.size_bytes, "asked": params.size_bytes}
             refusals.append(Refusal("would_shrink", facts, field="size_bytes"))
-        needed, free = size_bytes - target.size_bytes, pool.free_bytes - pool.reserved_bytes
-        if needed > free:
-            node = target.vm.node.name if target.vm else ""
-            room = {"pool": pool.name, "node": node, "free": max(0, free), "needed": needed}
-            refusals.append(Refusal("no_room", room, field="size_bytes", status=507))
+        needed = size_bytes - target.size_bytes
+        if needed > placement.free_room_bytes(pool):
+            node = target.vm.node if target.vm else None
+            refusals.append(placement.no_room(pool, node, needed, "size_bytes"))
         row: dict[str, Any] = {
             "pool": None if actor.is_tenant_side else pool.pk,
             "asked_bytes": params.size_bytes,

@@ -142,14 +142,9 @@ class Planning:
                 pools[pool.pk] = pool
                 wanted[pool.pk] = wanted.get(pool.pk, 0) + asked.size_bytes
         return [
-            Refusal(
-                "no_room",
-                {"pool": pool.name, "node": node.name, "free": max(0, free), "needed": wanted[pool.pk]},
-                field="disks",
-                status=507,
-            )
+            placement.no_room(pool, node, wanted[pool.pk], "disks")
             for pool in pools.values()
-            if wanted[pool.pk] > (free := pool.free_bytes - pool.reserved_bytes)
+            if wanted[pool.pk] > placement.free_room_bytes(pool)
         ]
 
     def _disks(self, node: Node | None, image: Image | None) -> list[dict[str, Any]]:

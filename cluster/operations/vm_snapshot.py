@@ -11,7 +11,7 @@ from pydantic import Field
 
 from cluster import events, placement
 from cluster.domain_specs import pool_spec
-from cluster.models import Disk, Snapshot, SnapshotDisk, SnapshotState, Vm, VmState
+from cluster.models import Disk, Pool, Snapshot, SnapshotDisk, SnapshotState, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
 from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Step, done
@@ -46,18 +46,18 @@ class VmSnapshot(Operation[SnapshotParams]):
 
     @classmethod
     def plan(cls, actor: Actor, target: Vm, params: SnapshotParams) -> Plan:
-        room: dict[str, int] = {}
-        refusals = []
-        disks = disks_of(target)
-        for disk in disks:
+        room: dict[Pool, int] = {}
+        for disk in disks_of(target):
             if disk.pool and disk.pool.facts.get("snapshots_take_room"):
-                room[disk.pool.pk] = room.get(disk.pool.pk, 0) + disk.size_bytes
-        for pool in {disk.pool for disk in disks if disk.pool}:
-            free = pool.free_bytes - pool.reserved_bytes
-            if room.get(pool.pk, 0) > free:
-                facts = {"pool": pool.name, "node": target.node.name, "free": max(0, free), "needed": room[pool.pk]}
-                refusals.append(Refusal("no_room", facts, status=507))
-        return Plan(refusals=refusals, data={"room": room})
+                room[disk.pool] = room.get(disk.pool, 0) + disk.size_bytes
+        return Plan(
+            refusals=[
+                placement.no_room(pool, target.node, size_bytes)
+                for pool, size_bytes in room.items()
+                if size_bytes > placement.free_room_bytes(pool)
+            ],
+            data={"room": {pool.pk: size_bytes for pool, size_bytes in room.items()}},
+        )
 
     @classmethod
     def begin(cls, actor: Actor, target: Vm, params: SnapshotParams, plan: Plan) -> Vm:

@@ -96,6 +96,12 @@ def test_room_for_a_snapshot_is_reserved_while_it_is_made(scene: Scene, api: Peo
     assert Pool.objects.get(pk=scene.pool.pk).reserved_bytes == 0
 
 
+def test_a_pool_that_has_promised_more_than_it_has_hinders_only_what_takes_room(scene: Scene, api: People) -> None:
+    """Something else filled it meanwhile."""
+    Pool.objects.filter(pk=scene.pool.pk).update(free_bytes=0, reserved_bytes=GIB)
+    assert api("administrator").post(f"vms/{scene.stopped.pk}/snapshot/?dry_run=true", {}).json()["refusals"] == []
+
+
 def test_a_vm_has_no_more_than_its_limit(scene: Scene, api: People) -> None:
     most = settings.INSTALLATION.snapshots_of_a_vm
     Snapshot.objects.bulk_create(Snapshot(vm=scene.stopped, name=str(n), state="ready") for n in range(most))
