@@ -94,7 +94,7 @@ def snapshots(actor: Actor) -> "QuerySet[Snapshot]":
 
 
 def snapshots_with_places(actor: Actor) -> "QuerySet[Snapshot]":
-    return snapshots(actor).select_related("vm__node")
+    return snapshots(actor).select_related("vm")
 
 
 def jobs(actor: Actor) -> "QuerySet[Job]":

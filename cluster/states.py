@@ -1,5 +1,7 @@
 """States of a VM change by compare and set only."""
 
+from typing import Any
+
 from django.db.models import F
 
 from . import events
@@ -48,6 +50,12 @@ def move(vm: Vm, to: VmState) -> bool:
     if changed:
         events.vm_changed(vm)
     return bool(changed)
+
+
+def touch(vm_id: str, **changes: Any) -> None:
+    """Something that the VM's card shows has changed; ``changes``: fields of the VM, but never its state."""
+    Vm.objects.filter(pk=vm_id).update(version=F("version") + 1, **changes)
+    events.vm_changed(Vm.objects.get(pk=vm_id))
 
 
 def forget(vm: Vm) -> None:

@@ -31,6 +31,11 @@ class Snapshot(models.Model):
         """Whose people may see its jobs."""
         return self.vm.tenant_id
 
+    @property
+    def size_bytes(self) -> int:
+        """Of all its disks, as they were."""
+        return sum(disk.size_bytes for disk in self.disks.all())
+
 
 class SnapshotDisk(models.Model):
     """One disk in a snapshot."""

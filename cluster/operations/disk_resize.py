@@ -7,9 +7,9 @@ from django.db.models import F
 from django.utils.translation import gettext_lazy as _
 from pydantic import Field
 
-from cluster import events, placement
+from cluster import placement, states
 from cluster.domain_specs import pool_spec
-from cluster.models import Disk, Vm, VmState
+from cluster.models import Disk, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
 from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Settle, Step, Verdict, done
@@ -129,9 +129,7 @@ def finish(context: Context[ResizeParams], key: str) -> None:
     size_bytes = context.data.get("measured_bytes") or context.data["size_bytes"]
     Disk.objects.filter(pk=context.subject_id).update(size_bytes=size_bytes, version=F("version") + 1)
     release(context, key)
-    # The VM's card shows the size.
-    Vm.objects.filter(pk=context.data["vm"]).update(version=F("version") + 1)
-    events.vm_changed(Vm.objects.get(pk=context.data["vm"]))
+    states.touch(context.data["vm"])
 
 
 DiskResize.steps = (

@@ -6,15 +6,15 @@ from typing import Any
 from django.db.models import F
 from django.utils.translation import gettext_lazy as _
 
+from cluster import states
 from cluster.models import Snapshot, SnapshotState, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
-from cluster.saga.steps import Call, Context, LockName, NoParams, NoUndo, Operation, Plan, Settle, Step, Verdict
-from nodes.contract.messages import DiskState
+from cluster.saga.steps import Context, LockName, NoParams, NoUndo, Operation, Plan, Settle, Step, Verdict
+from nodes.contract.messages import DiskSnapshotDelete, DiskState
 
 from .vm_power import state_obstacles
-from .vm_settle import look_at_disk
-from .vm_snapshot import disk_of, disks_of, drop, keys_of, locks_of, tell_of_vm
+from .vm_snapshot import disk_call, disk_ids, disks_of, keys_of, locks_of, look, stop_obstacles
 
 NEEDS = (VmState.STOPPED, VmState.RUNNING, VmState.PAUSED, VmState.ERROR)
 
@@ -31,20 +31,15 @@ class SnapshotDelete(Operation[NoParams]):
     @classmethod
     def obstacles(cls, target: Snapshot) -> list[Refusal]:
         reasons = [*not_ready(target), *state_obstacles(target.vm, NEEDS)]
-        if target.vm.state != VmState.STOPPED:
-            for disk in disks_of(target.vm):
-                if disk.pool and not disk.pool.facts.get("snapshots_online"):
-                    about = {"disk": disk.name, "pool": disk.pool.name, "format": disk.format}
-                    reasons.append(Refusal("snapshot_needs_stop", about, status=409))
-        return reasons
+        return reasons + [reason for disk in disks_of(target.vm) for reason in stop_obstacles(disk)]
 
     @classmethod
     def plan(cls, actor: Actor, target: Snapshot, params: NoParams) -> Plan:
-        return Plan(data={"vm": target.vm_id})
+        return Plan(data={"vm": target.vm_id} | disk_ids(target.vm))
 
     @classmethod
     def locks(cls, context: Context[NoParams]) -> Sequence[LockName]:
-        return locks_of(context.data["vm"])
+        return locks_of(context)
 
     @classmethod
     def recheck(cls, context: Context[NoParams]) -> list[Refusal]:
@@ -60,23 +55,19 @@ def not_ready(snapshot: Snapshot) -> list[Refusal]:
 
 
 def snapshot_of(context: Context[Any]) -> Snapshot:
-    return Snapshot.objects.select_related("vm__node").get(pk=context.subject_id)
+    return Snapshot.objects.select_related("vm").get(pk=context.subject_id)
 
 
 def _mark(state: SnapshotState) -> Any:
     def do(context: Context[NoParams], key: str) -> None:
         Snapshot.objects.filter(pk=context.subject_id).update(state=state, version=F("version") + 1)
-        tell_of_vm(context.data["vm"])
+        states.touch(context.data["vm"])
 
     return do
 
 
 def keys(context: Context[NoParams]) -> list[str]:
     return keys_of([context.subject_id])
-
-
-def look(context: Context[Any], key: str) -> Sequence[Call]:
-    return look_at_disk(context, disk_of(key)[1].pk)
 
 
 def _gone(context: Context[Any], results: Sequence[DiskState | None]) -> Verdict:
@@ -93,7 +84,7 @@ def forget(context: Context[NoParams], key: str) -> None:
     Snapshot.objects.filter(parent=snapshot).update(parent=snapshot.parent_id)
     Vm.objects.filter(pk=snapshot.vm_id, snapshot=snapshot).update(snapshot=snapshot.parent_id)
     snapshot.delete()
-    tell_of_vm(context.data["vm"])
+    states.touch(context.data["vm"])
 
 
 SnapshotDelete.steps = (
@@ -101,7 +92,7 @@ SnapshotDelete.steps = (
     Step(
         "drop",
         _("Give back what the disk kept"),
-        do=drop,
+        do=disk_call(DiskSnapshotDelete),
         undo=NoUndo(_("what was given back is gone")),
         each=keys,
         pivot=True,

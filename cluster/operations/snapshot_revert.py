@@ -6,7 +6,6 @@ from django.db.models import F
 from django.utils.translation import gettext_lazy as _
 
 from cluster import states
-from cluster.domain_specs import pool_spec
 from cluster.models import Disk, Snapshot, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
@@ -14,8 +13,8 @@ from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Param
 from nodes.contract.messages import DiskRevert, DomainStart, DomainStop, DomainWhereabouts, VolumeFacts
 
 from .snapshot_delete import keys, not_ready, snapshot_of
-from .vm_power import state_obstacles
-from .vm_snapshot import disk_of, locks_of, tell_of_vm
+from .vm_power import call, mark, state_obstacles, unmark, vm_of
+from .vm_snapshot import disk_call, disk_ids, locks_of
 
 NEEDS = (VmState.STOPPED, VmState.RUNNING, VmState.PAUSED, VmState.ERROR)
 RUNS = (VmState.RUNNING, VmState.PAUSED)
@@ -44,63 +43,35 @@ class SnapshotRevert(Operation[RevertParams]):
 
     @classmethod
     def plan(cls, actor: Actor, target: Snapshot, params: RevertParams) -> Plan:
-        refusals = []
-        if target.vm.state in RUNS and not params.stop:
-            refusals.append(Refusal("revert_needs_stop", {"vm": target.vm.name}, field="stop", status=409))
-        return Plan(refusals=refusals, data={"vm": target.vm_id})
+        return Plan(refusals=_needs_stop(target.vm, params), data={"vm": target.vm_id} | disk_ids(target.vm))
 
     @classmethod
     def locks(cls, context: Context[RevertParams]) -> Sequence[LockName]:
-        return locks_of(context.data["vm"])
+        return locks_of(context)
 
     @classmethod
     def recheck(cls, context: Context[RevertParams]) -> list[Refusal]:
         snapshot = snapshot_of(context)
-        reasons = cls.obstacles(snapshot)
-        if snapshot.vm.state in RUNS and not context.params.stop:
-            reasons.append(Refusal("revert_needs_stop", {"vm": snapshot.vm.name}, field="stop", status=409))
-        return reasons
+        return cls.obstacles(snapshot) + _needs_stop(snapshot.vm, context.params)
 
     # The table of steps stands below the functions that it names.
 
 
-def _vm(context: Context[RevertParams]) -> Vm:
-    return Vm.objects.get(pk=context.data["vm"])
-
-
-def mark(context: Context[RevertParams], key: str) -> None:
-    context.data.setdefault("was", _vm(context).state)
-
-
-def stop(context: Context[RevertParams], key: str) -> Call:
-    # Also for a VM that looks stopped: a guest that somebody started must not lose its disks while it runs.
-    vm = _vm(context)
-    return Call(vm.node_id, DomainStop(vm=vm.pk, uuid=vm.uuid))
+def _needs_stop(vm: Vm, params: RevertParams) -> list[Refusal]:
+    if vm.state not in RUNS or params.stop:
+        return []
+    return [Refusal("revert_needs_stop", {"vm": vm.name}, field="stop", status=409)]
 
 
 def stopped(context: Context[RevertParams], key: str, result: DomainWhereabouts) -> None:
-    states.move(_vm(context), VmState.STOPPED)
+    states.move(vm_of(context), VmState.STOPPED)
 
 
 def start_again(context: Context[RevertParams], key: str) -> Call | None:
     if context.data.get("was") not in RUNS:
         return None
-    vm = _vm(context)
+    vm = vm_of(context)
     return Call(vm.node_id, DomainStart(vm=vm.pk, uuid=vm.uuid, paused=context.data["was"] == VmState.PAUSED))
-
-
-def unmark(context: Context[RevertParams], key: str) -> None:
-    was = context.data.get("was")
-    if was and (vm := Vm.objects.filter(pk=context.data["vm"]).first()) and vm.state != was:
-        states.move(vm, VmState(was))
-
-
-def revert(context: Context[RevertParams], key: str) -> Call:
-    snapshot, disk = disk_of(key)
-    assert disk.vm
-    assert disk.pool
-    message = DiskRevert(id=disk.pk, pool=pool_spec(disk.pool), format=disk.format, snapshot=snapshot)
-    return Call(disk.vm.node_id, message)
 
 
 def measured(context: Context[RevertParams], key: str, result: VolumeFacts) -> None:
@@ -110,12 +81,13 @@ def measured(context: Context[RevertParams], key: str, result: VolumeFacts) -> N
 
 
 def finish(context: Context[RevertParams], key: str) -> None:
-    tell_of_vm(context.data["vm"], snapshot=context.subject_id)
+    states.touch(context.data["vm"], snapshot=context.subject_id)
 
 
 SnapshotRevert.steps = (
-    Step("mark", _("Mark the VM"), do=mark, undo=unmark),
-    Step("stop", _("Stop the guest"), do=stop, undo=start_again, after=stopped),
+    Step("mark", _("Mark the VM"), do=mark(None), undo=unmark),
+    # Also for a VM that looks stopped: a guest that somebody started must not lose its disks while it runs.
+    Step("stop", _("Stop the guest"), do=call(DomainStop), undo=start_again, after=stopped),
     # From here on only forward: a volume does not show whether it was reverted, but once more does no harm, and a VM
     # of which one disk went back and another did not is of no use to anybody.
     Step(
@@ -129,7 +101,7 @@ SnapshotRevert.steps = (
     Step(
         "revert",
         _("Give the disk its content of then"),
-        do=revert,
+        do=disk_call(DiskRevert),
         undo=NoUndo(_("its content of before is gone")),
         each=keys,
         after=measured,

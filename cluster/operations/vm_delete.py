@@ -11,13 +11,12 @@ from cluster.models import Disk, Snapshot, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
 from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Settle, Step, Verdict
-from nodes.contract.messages import DiskState, DomainDefine, DomainStart, DomainStop, DomainUndefine
+from nodes.contract.messages import DiskSnapshotDelete, DiskState, DomainDefine, DomainStart, DomainStop, DomainUndefine
 
-from .snapshot_delete import look
 from .vm_create import delete_disk, disk_ids, nic_ids, plug_nic, unplug_nic
 from .vm_power import mark, state_obstacles, unmark, vm_of
 from .vm_settle import settle_disk_gone, settle_power, settle_undefined
-from .vm_snapshot import drop, keys_of
+from .vm_snapshot import disk_call, keys_of, look
 
 NEEDS = (VmState.STOPPED, VmState.RUNNING, VmState.PAUSED, VmState.ERROR)
 
@@ -129,7 +128,7 @@ VmDelete.steps = (
     Step(
         "drop_snapshot",
         _("Give back what a snapshot kept"),
-        do=drop,
+        do=disk_call(DiskSnapshotDelete),
         undo=NoUndo(_("what was given back is gone")),
         each=doomed_snapshots,
         pivot=True,

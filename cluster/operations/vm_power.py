@@ -64,8 +64,13 @@ def state_obstacles(vm: Vm, needs: Sequence[VmState]) -> list[Refusal]:
     return [Refusal("state", facts, status=409)]
 
 
+def vm_id_of(context: Context[Any]) -> str:
+    """The VM that the job is about, or to which its subject belongs."""
+    return str(context.data.get("vm", context.subject_id))
+
+
 def vm_of(context: Context[Any]) -> Vm:
-    return Vm.objects.get(pk=context.subject_id)
+    return Vm.objects.get(pk=vm_id_of(context))
 
 
 def mark(busy: VmState | None) -> Any:
@@ -79,7 +84,7 @@ def mark(busy: VmState | None) -> Any:
 
 
 def unmark(context: Context[Any], key: str) -> None:
-    vm = Vm.objects.filter(pk=context.subject_id).first()
+    vm = Vm.objects.filter(pk=vm_id_of(context)).first()
     was = context.data.get("was")
     if vm and was and vm.state != was:
         states.move(vm, VmState(was))

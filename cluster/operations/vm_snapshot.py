@@ -4,20 +4,21 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 from django.conf import settings
-from django.db.models import F
+from django.db.models import F, Prefetch, prefetch_related_objects
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from pydantic import Field
 
-from cluster import events, placement
+from cluster import placement, states
 from cluster.domain_specs import pool_spec
 from cluster.models import Disk, Pool, Snapshot, SnapshotDisk, SnapshotState, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
 from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Step, done
-from nodes.contract.messages import DiskSnapshot, DiskSnapshotDelete, DomainResume, DomainSuspend
+from nodes.contract.messages import DiskRevert, DiskSnapshot, DiskSnapshotDelete, DomainResume, DomainSuspend
 
-from .vm_power import GUEST_IS_OFF, state_obstacles, vm_of
+from .vm_power import GUEST_IS_OFF, state_obstacles, vm_id_of, vm_of
+from .vm_settle import look_at_disk
 
 NEEDS = (VmState.STOPPED, VmState.RUNNING, VmState.PAUSED)
 
@@ -56,7 +57,7 @@ class VmSnapshot(Operation[SnapshotParams]):
                 for pool, size_bytes in room.items()
                 if size_bytes > placement.free_room_bytes(pool)
             ],
-            data={"room": {pool.pk: size_bytes for pool, size_bytes in room.items()}},
+            data={"room": {pool.pk: size_bytes for pool, size_bytes in room.items()}} | disk_ids(target),
         )
 
     @classmethod
@@ -73,7 +74,7 @@ class VmSnapshot(Operation[SnapshotParams]):
 
     @classmethod
     def locks(cls, context: Context[SnapshotParams]) -> Sequence[LockName]:
-        return locks_of(context.subject_id)
+        return locks_of(context)
 
     @classmethod
     def recheck(cls, context: Context[SnapshotParams]) -> list[Refusal]:
@@ -82,34 +83,48 @@ class VmSnapshot(Operation[SnapshotParams]):
     # The table of steps stands below the functions that it names.
 
 
-def disks_of(vm: Vm) -> list[Disk]:
-    """With their pools; without a question where a page has read them already."""
-    if "disks" in getattr(vm, "_prefetched_objects_cache", {}):
-        return [disk for disk in vm.disks.all() if disk.device == "disk"]
-    return list(Disk.objects.filter(vm=vm, device="disk").select_related("pool", "vm"))
-
-
-def locks_of(vm_id: str) -> list[LockName]:
-    disks = Disk.objects.filter(vm=vm_id, device="disk").values_list("pk", flat=True)
-    return [LockName("vm:" + vm_id), *(LockName("disk:" + pk) for pk in disks)]
-
-
 def _obstacles(vm: Vm) -> list[Refusal]:
     reasons = state_obstacles(vm, NEEDS)
     disks = disks_of(vm)
     if not disks:
         reasons.append(Refusal("no_disks", {"vm": vm.name}))
     for disk in disks:
-        facts: dict[str, Any] = disk.pool.facts if disk.pool else {}
-        about = {"disk": disk.name, "pool": disk.pool.name if disk.pool else "", "format": disk.format}
-        if disk.format not in facts.get("snapshot_formats", ()):
-            reasons.append(Refusal("snapshots_unsupported", about))
-        elif vm.state != VmState.STOPPED and not facts.get("snapshots_online"):
-            reasons.append(Refusal("snapshot_needs_stop", about, status=409))
+        if disk.pool is None or disk.format not in disk.pool.facts.get("snapshot_formats", ()):
+            reasons.append(Refusal("snapshots_unsupported", _about(disk)))
+        else:
+            reasons += stop_obstacles(disk)
     return reasons
 
 
 # --- parts that the operations on snapshots share ---------------------------------------------------------
+
+
+def disks_of(vm: Vm) -> list[Disk]:
+    """With their pools; asked for once for a VM that is at hand."""
+    prefetch_related_objects([vm], Prefetch("disks", Disk.objects.select_related("pool")))
+    return [disk for disk in vm.disks.all() if disk.device == "disk"]
+
+
+def disk_ids(vm: Vm) -> dict[str, Any]:
+    """For the job's data: what its locks are named after."""
+    return {"disks": [disk.pk for disk in disks_of(vm)]}
+
+
+def locks_of(context: Context[Any]) -> list[LockName]:
+    """The VM, which gets no further disk while this is held, and each of its disks."""
+    return [LockName("vm:" + vm_id_of(context)), *(LockName("disk:" + pk) for pk in context.data["disks"])]
+
+
+def stop_obstacles(disk: Disk) -> list[Refusal]:
+    """Where snapshots of a disk change only while its guest is off."""
+    assert disk.vm
+    if disk.vm.state == VmState.STOPPED or disk.pool is None or disk.pool.facts.get("snapshots_online"):
+        return []
+    return [Refusal("snapshot_needs_stop", _about(disk), status=409)]
+
+
+def _about(disk: Disk) -> dict[str, Any]:
+    return {"disk": disk.name, "pool": disk.pool.name if disk.pool else "", "format": disk.format}
 
 
 def keys_of(snapshots: Iterable[str]) -> list[str]:
@@ -118,24 +133,22 @@ def keys_of(snapshots: Iterable[str]) -> list[str]:
     return [f"{snapshot}.{disk}" for snapshot, disk in rows.values_list("snapshot_id", "disk_id")]
 
 
-def disk_of(key: str) -> tuple[str, Disk]:
-    """Snapshot's id, and the disk with its VM and pool."""
-    snapshot, _dot, disk = key.partition(".")
-    return snapshot, Disk.objects.select_related("pool", "vm").get(pk=disk)
+def disk_call(message: type[DiskSnapshot] | type[DiskSnapshotDelete] | type[DiskRevert]) -> Any:
+    """A step's ``do`` or ``undo`` whose key is of :func:`keys_of`."""
+
+    def do(context: Context[Any], key: str) -> Call:
+        snapshot, _dot, disk_id = key.partition(".")
+        disk = Disk.objects.select_related("pool", "vm").get(pk=disk_id)
+        assert disk.vm
+        assert disk.pool
+        volume = {"id": disk.pk, "pool": pool_spec(disk.pool), "format": disk.format}
+        return Call(disk.vm.node_id, message(**volume, snapshot=snapshot))
+
+    return do
 
 
-def drop(context: Context[Any], key: str) -> Call:
-    snapshot, disk = disk_of(key)
-    assert disk.vm
-    assert disk.pool
-    message = DiskSnapshotDelete(id=disk.pk, pool=pool_spec(disk.pool), format=disk.format, snapshot=snapshot)
-    return Call(disk.vm.node_id, message)
-
-
-def tell_of_vm(vm_id: str, **changes: Any) -> None:
-    """The VM's card shows its snapshots."""
-    Vm.objects.filter(pk=vm_id).update(version=F("version") + 1, **changes)
-    events.vm_changed(Vm.objects.get(pk=vm_id))
+def look(context: Context[Any], key: str) -> Sequence[Call]:
+    return look_at_disk(context, key.partition(".")[2])
 
 
 # --- the steps ------------------------------------------------------------------------------------------------
@@ -169,24 +182,22 @@ def kept_keys(context: Context[SnapshotParams]) -> list[str]:
     return keys_of([context.data["snapshot"]])
 
 
-def keep(context: Context[SnapshotParams], key: str) -> Call:
-    snapshot, disk = disk_of(key)
-    assert disk.vm
-    assert disk.pool
-    message = DiskSnapshot(id=disk.pk, pool=pool_spec(disk.pool), format=disk.format, snapshot=snapshot)
-    return Call(disk.vm.node_id, message)
-
-
 def finish(context: Context[SnapshotParams], key: str) -> None:
     Snapshot.objects.filter(pk=context.data["snapshot"]).update(state=SnapshotState.READY, version=F("version") + 1)
     _release(context)
-    tell_of_vm(context.subject_id, snapshot=context.data["snapshot"])
+    states.touch(context.subject_id, snapshot=context.data["snapshot"])
 
 
 VmSnapshot.steps = (
     Step("reserve", _("Reserve room"), do=done, undo=forget),
     Step("pause", _("Let the guest stand still"), do=pause, undo=go_on, undone_by=GUEST_IS_OFF),
-    Step("keep", _("Keep the disk's content"), do=keep, undo=drop, each=kept_keys),
+    Step(
+        "keep",
+        _("Keep the disk's content"),
+        do=disk_call(DiskSnapshot),
+        undo=disk_call(DiskSnapshotDelete),
+        each=kept_keys,
+    ),
     Step("go_on", _("Let the guest go on"), do=go_on, undo=NoUndo(_("its pause is taken back already"))),
     Step("finish", _("Note the snapshot"), do=finish, undo=NoUndo(_("nothing can fail after it"))),
 )

@@ -198,7 +198,7 @@ def snapshots(actor: Actor, rows: Sequence[Snapshot]) -> list[Row]:
             "parent": snapshot.parent_id,
             "memory": False,
             "created": snapshot.created,
-            "size_bytes": sum(disk.size_bytes for disk in snapshot.disks.all()),
+            "size_bytes": snapshot.size_bytes,
             "state": snapshot.state,
             "version": snapshot.version,
         }

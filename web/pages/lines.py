@@ -57,6 +57,9 @@ class VmLine:
     def addresses(self) -> list[str]:
         return [nic.lease.address for nic in self.vm.nics.all() if getattr(nic, "lease", None)]
 
+    def action(self, code: str) -> Action | None:
+        return next((action for action in self.actions if action.code == code), None)
+
     @property
     def versions(self) -> str:
         job = f" job:{self.job.job.pk}={self.job.job.version}" if self.job else ""
@@ -92,7 +95,6 @@ class SnapshotLine:
     snapshot: Snapshot
     steps: range
     """One for each that it rests on."""
-    size_bytes: int
     here: bool
     """The VM's disks rest on it now."""
     actions: list[Action]
@@ -108,9 +110,8 @@ def snapshot_lines(actor: Actor, vm: Vm) -> list[SnapshotLine]:
 
     def grow(parent: str | None, depth: int) -> None:
         for snapshot in children.get(parent, ()):
-            size_bytes = sum(disk.size_bytes for disk in snapshot.disks.all())
             actions = actions_of(actor, snapshot, "snapshots")
-            lines.append(SnapshotLine(snapshot, range(depth), size_bytes, snapshot.pk == vm.snapshot_id, actions))
+            lines.append(SnapshotLine(snapshot, range(depth), snapshot.pk == vm.snapshot_id, actions))
             grow(snapshot.pk, depth + 1)
 
     grow(None, 0)

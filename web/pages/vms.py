@@ -74,9 +74,9 @@ def vm_card(request: PageRequest, pk: str) -> HttpResponse:
         "vm": vm,
         "disks": [(disk, _disk_actions(request.actor, disk)) for disk in vm.disks.all()],
         "snapshots": snapshot_lines(request.actor, vm),
-        "snapshot": next((a for a in line.actions if a.code == "snapshot"), None),
+        "snapshot": line.action("snapshot"),
         "jobs": jobs,
-        "stop": next((a for a in line.actions if a.code == "stop"), None) if overdue else None,
+        "stop": line.action("stop") if overdue else None,
     }
     return show(request, "vms/card.html", context)
 
