@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from django.core.exceptions import FieldDoesNotExist, ValidationError
-from django.db.models import Model, Q, QuerySet
+from django.db.models import Model, QuerySet
 
 from cluster.refusals import BadShape
+from web.cursor import behind
 
 DEFAULT_SIZE = 50
 MAX_SIZE = 500
@@ -36,13 +37,6 @@ class Order:
     def names(self, *, backwards: bool) -> list[str]:
         sign = "-" if self.descending != backwards else ""
         return [sign + self.field, sign + "pk"]
-
-    def beyond(self, value: Any, pk: Any, *, backwards: bool) -> Q:
-        """Rows after the given place, seen in the direction of travel."""
-        compare = "lt" if self.descending != backwards else "gt"
-        # Said once more without "or": with it alone no database begins to read at that place of its index.
-        here = Q(**{f"{self.field}__{compare}e": value})
-        return here & (Q(**{f"{self.field}__{compare}": value}) | Q(**{self.field: value, f"pk__{compare}": pk}))
 
 
 @dataclass(frozen=True)
@@ -94,7 +88,7 @@ def page(rows: "QuerySet[M]", order: Order, size: int, cursor: Cursor | None) ->
     """One page, read with one row more than it shows."""
     backwards = cursor is not None and cursor.backwards
     if cursor:
-        rows = rows.filter(order.beyond(cursor.value, cursor.pk, backwards=backwards))
+        rows = rows.filter(behind(order.names(backwards=backwards), (cursor.value, cursor.pk)))
     found = list(rows.order_by(*order.names(backwards=backwards))[: size + 1])
     more, found = len(found) > size, found[:size]
     if backwards:

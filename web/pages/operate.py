@@ -19,12 +19,9 @@ from .http import PageRequest, is_fragment, page
 
 PARAMS: dict[str, dict[str, Any]] = {"vm.delete": {"disks": True}}
 """What a button says beside its name. Disks go with their VM, and the dialog names each of them."""
-ASKS_SIZE = {"disk.resize"}
-"""Operations whose dialog has a field for a size."""
-ASKS_NAME = {"vm.snapshot"}
-"""Or for a name, which may be left out."""
-ASKS_STOP = {"snapshot.revert"}
-"""Or whether a guest that runs may be stopped."""
+ASKS = {"disk.resize": "size", "vm.snapshot": "name", "snapshot.revert": "stop"}
+"""Operations whose dialog has a field: for a size, for a name that may be left out, or whether a guest that runs may be
+stopped."""
 
 
 @page
@@ -34,19 +31,15 @@ def operate(request: PageRequest, noun: str, pk: str, name: str) -> HttpResponse
     home, about = _belongs_to(request.actor, noun, pk)
     if request.method != "POST":
         target: Any = selectors.get(selectors.IN_FULL[noun](request.actor), pk)
-        asks_size, asks_stop = operation.code in ASKS_SIZE, _asks_stop(operation.code, target)
-        params = {"size_bytes": target.size_bytes} if asks_size else PARAMS.get(operation.code, {})
-        params |= {"stop": True} if asks_stop else {}
-        plan = operations.dry_run(request.actor, operation.code, params, pk)
+        asks = _asked(operation.code, target)
+        plan = operations.dry_run(request.actor, operation.code, _presumed(operation.code, target, asks), pk)
         context = {
             "operation": operation,
             "target": target,
             "noun": noun,
             "name": name,
             "home": home,
-            "asks_size": asks_size,
-            "asks_name": operation.code in ASKS_NAME,
-            "asks_stop": asks_stop,
+            "asks": asks,
             "refusals": [r.said() for r in plan.refusals],
         }
         template = "parts/_confirm.html" if is_fragment(request) else "parts/confirm.html"
@@ -76,26 +69,33 @@ def _belongs_to(actor: Actor, noun: str, pk: str) -> tuple[str, str]:
         return reverse("node", args=[pk]), f"node:{pk}"
     if noun == "pools":
         return reverse("nodes"), "nodes"
-    vm: str | None = pk
-    if noun == "snapshots":
-        vm = selectors.get(selectors.snapshots(actor), pk).vm_id
-    elif noun == "disks":
-        vm = selectors.get(selectors.disks(actor), pk).vm_id
+    vm = selectors.target(actor, noun, pk).vm_id if noun in ("disks", "snapshots") else pk
     return (reverse("vm", args=[vm]), f"vm:{vm}") if vm else (reverse("vms"), "vms")
 
 
-def _asks_stop(code: str, target: Any) -> bool:
-    return code in ASKS_STOP and target.vm.state in (VmState.RUNNING, VmState.PAUSED)
+def _asked(code: str, target: Any) -> str:
+    """What the dialog has a field for; empty: only whether."""
+    asks = ASKS.get(code, "")
+    is_off = asks == "stop" and target.vm.state not in (VmState.RUNNING, VmState.PAUSED)
+    return "" if is_off else asks
+
+
+def _presumed(code: str, target: Any, asks: str) -> dict[str, Any]:
+    """What the dry run behind an untouched dialog takes as said."""
+    if asks == "size":
+        return {"size_bytes": target.size_bytes}
+    return {"stop": True} if asks == "stop" else PARAMS.get(code, {})
 
 
 def _typed(request: PageRequest, code: str) -> dict[str, Any]:
     """Parameters from the button or its dialog. Raises :class:`Refused`."""
-    if code in ASKS_NAME:
-        return {"name": request.POST.get("name", "").strip()[:100]}
-    if code in ASKS_STOP:
-        return {"stop": request.POST.get("stop") == "1"}
-    if code not in ASKS_SIZE:
+    asks = ASKS.get(code)
+    if asks is None:
         return PARAMS.get(code, {})
+    if asks == "name":
+        return {"name": request.POST.get("name", "").strip()[:100]}
+    if asks == "stop":
+        return {"stop": request.POST.get("stop") == "1"}
     typed = request.POST.get("size", "").strip()[:40]
     try:
         return {"size_bytes": parse_size(typed)}

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from django.core.exceptions import ValidationError
-from django.db.models import Model, Q, QuerySet
+from django.db.models import Model, QuerySet
+
+from web.cursor import behind
 
 SIZE = 50
 
@@ -28,7 +30,7 @@ def page_of(queryset: "QuerySet[M]", order: tuple[str, ...], cursor: str, size: 
     whole, order_now = queryset, tuple(_turn(field) for field in order) if backwards else order
     try:
         if at:
-            queryset = queryset.filter(_after(order_now, at["values"]))
+            queryset = queryset.filter(behind(order_now, at["values"]))
         rows = list(queryset.order_by(*order_now)[: size + 1])
     except (ValidationError, ValueError, OverflowError):
         return page_of(whole, order, "", size)
@@ -47,19 +49,6 @@ def page_of(queryset: "QuerySet[M]", order: tuple[str, ...], cursor: str, size: 
 
 def _turn(field: str) -> str:
     return field[1:] if field.startswith("-") else "-" + field
-
-
-def _after(order: tuple[str, ...], values: list[Any]) -> Q:
-    """Rows behind ``values``: greater in the first field, or equal there and greater in the second, and so on."""
-    behind, equal = Q(), Q()
-    first, down = order[0].lstrip("-"), order[0].startswith("-")
-    # Said once more without "or": with it alone no database begins to read at that place of its index.
-    here = Q(**{f"{first}__{'lte' if down else 'gte'}": values[0]})
-    for field, value in zip(order, values, strict=True):
-        name = field.lstrip("-")
-        behind |= equal & Q(**{f"{name}__{'lt' if field.startswith('-') else 'gt'}": value})
-        equal &= Q(**{name: value})
-    return here & behind
 
 
 def _write(row: Model, order: tuple[str, ...], *, back: bool) -> str:
