@@ -21,8 +21,8 @@ from nodes.hypervisor.connections import Connections, LifecycleEvent
 from nodes.names import vm_of
 from nodes.shell import Cancellation
 
-PID_FILES = Path("/run/libvirt/qemu")
-"""``<domain>.pid`` of each QEMU. Source: libvirt, qemu_process.c."""
+STATE_FOLDER = Path("/run/libvirt/qemu")
+"""Has ``<domain>.pid`` of each QEMU, and ``<domain>.xml``, its status. Source: libvirt, qemu_conf.c, qemu_process.c."""
 
 STATES: dict[int, DomainState] = {
     libvirt.VIR_DOMAIN_NOSTATE: "running",
@@ -307,7 +307,7 @@ def _may_take_a_migration(name: str, uuid: str) -> bool:
     A libvirtd that was killed while it started a guest leaves one that runs, says the next libvirtd, without a QEMU.
     """
     try:
-        pid = int((PID_FILES / f"{name}.pid").read_text())
+        pid = int((STATE_FOLDER / f"{name}.pid").read_text())
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except (FileNotFoundError, ProcessLookupError):
         return False  # libvirt writes the file before there is a QEMU

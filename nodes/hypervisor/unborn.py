@@ -12,16 +12,14 @@ from pathlib import Path
 
 from lxml import etree
 
+from nodes.hypervisor.domains import STATE_FOLDER
 from nodes.names import vm_of
 
-STATUS_FILES = Path("/run/libvirt/qemu")
-"""Source: libvirt, qemu_conf.c, ``stateDir``."""
 
-
-def forget(folder: Path = STATUS_FILES) -> list[str]:
+def forget() -> list[str]:
     """Remove the status of every domain of ours whose QEMU never began; their names. Only while no libvirtd runs."""
     forgotten = []
-    for path in sorted(folder.glob("*.xml")):
+    for path in sorted(STATE_FOLDER.glob("*.xml")):
         if vm_of(path.stem) is not None and _never_began(path):
             path.unlink(missing_ok=True)
             forgotten.append(path.stem)
