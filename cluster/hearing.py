@@ -64,8 +64,8 @@ def store(said: list[Said], run_id: str, skew_s: Mapping[str, float]) -> Heard:
 def _cursors(said: list[Said], run_id: str) -> dict[str, str]:
     """Up to where each node's stream was stored; it moves behind what was said now.
 
-    Locked, in one order: another conductor that has read the same waits here, and finds it done. None for a stream that
-    another conductor has begun to read from another Redis.
+    Locked, in one order: another conductor that has read the same waits here, and finds it done. A stream that another
+    conductor has begun to read from another Redis is left out.
     """
     last = {each.node.pk: each.last for each in said}
     rows = StreamCursor.objects.filter(pk__in=last, run_id=run_id).order_by("pk").select_for_update()
