@@ -5,7 +5,7 @@ from typing import Any
 from nodes.contract.messages import NodeInspect
 from nodes.contract.specs import DomainDisk, DomainSpec, NicSpec, PoolSpec
 
-from .models import Disk, Nic, Node, Pool, Vm
+from .models import Disk, Nic, Node, Pending, Pool, Vm
 
 
 def inspection(node: Node) -> NodeInspect:
@@ -40,18 +40,23 @@ def nic_spec(nic: Nic) -> NicSpec:
     )
 
 
-def _domain_disk(disk: Disk) -> DomainDisk:
+def domain_disk(disk: Disk) -> DomainDisk:
     if disk.device == "cdrom":
         iso = disk.iso.name if disk.iso else None
         return DomainDisk(device="cdrom", id=disk.pk, bus=disk.bus, iso=iso, boot_order=disk.boot_order)
     assert disk.pool
+    more: dict[str, Any] = {"cache": disk.cache} if disk.cache else {}
     return DomainDisk(
-        id=disk.pk, bus=disk.bus, pool=pool_spec(disk.pool), format=disk.format, boot_order=disk.boot_order
+        id=disk.pk, bus=disk.bus, pool=pool_spec(disk.pool), format=disk.format, boot_order=disk.boot_order, **more
     )
 
 
-def domain_spec(vm: Vm) -> DomainSpec:
-    disks = vm.disks.select_related("pool", "iso")
+def domain_spec(vm: Vm, without: str = "") -> DomainSpec:
+    """
+    :param without: id of a disk that is left out.
+    """
+    # One that the guest still has, but shall not have again.
+    disks = vm.disks.select_related("pool", "iso").exclude(pending=Pending.DETACH).exclude(pk=without)
     nics = vm.nics.select_related("network", "lease").prefetch_related("network__ranges")
     return DomainSpec(
         id=vm.pk,
@@ -60,6 +65,6 @@ def domain_spec(vm: Vm) -> DomainSpec:
         title=vm.title,
         vcpus=vm.vcpus,
         memory_bytes=vm.memory_bytes,
-        disks=tuple(_domain_disk(d) for d in disks),
+        disks=tuple(domain_disk(d) for d in disks),
         nics=tuple(nic_spec(n) for n in nics),
     )

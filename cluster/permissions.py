@@ -47,6 +47,12 @@ TABLE: dict[str, frozenset[Role]] = {
     "vm.snapshot": frozenset({A, F, V, T, S}),
     "snapshot.revert": frozenset({A, F, V, T, S}),
     "snapshot.delete": frozenset({A, F, V, T, S}),
+    "vm.iso": frozenset({A, F, V, T, S}),
+    "disk.create": frozenset({A, F, V, T, S}),
+    "disk.attach": frozenset({A, F, V, T, S}),
+    "disk.detach": frozenset({A, F, V, T, S}),
+    "disk.delete": frozenset({A, F, V, T, S}),
+    "disk.change": frozenset({A, F, V, T, S}),
     "disk.resize": frozenset({A, F, V, T, S}),
     # The fabric.
     "node.add": frozenset({A, F}),
@@ -114,7 +120,9 @@ def visible(queryset: "QuerySet[M]", actor: Actor) -> "QuerySet[M]":
     vms = Vm.objects.filter(**own)
     if model is Vm:
         return queryset.filter(**own)
-    if model in (Disk, Nic, Snapshot):
+    if model is Disk:
+        return queryset.filter(**own)
+    if model in (Nic, Snapshot):
         return queryset.filter(vm__in=vms)
     if model is Address:
         return queryset.filter(nic__vm__in=vms)

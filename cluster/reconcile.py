@@ -24,7 +24,7 @@ from .models import (
     Vm,
     VmState,
 )
-from .states import IN_WORK, SEEN
+from .states import IN_WORK, SEEN, guests_are_off
 
 log = logging.getLogger(__name__)
 
@@ -162,6 +162,8 @@ def observe(observations: Iterable[Observation]) -> dict[str, int]:
     for (old, new), ids in changes.items():
         # Compare and set: a job may have taken a VM since it was read.
         Vm.objects.filter(pk__in=ids, state=old).update(state=new, version=F("version") + 1)
+        if new == VmState.STOPPED:
+            guests_are_off(ids)
         _tell(ids)
     return overlooked
 

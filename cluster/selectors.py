@@ -48,7 +48,7 @@ def vms_with_places(actor: Actor) -> "QuerySet[Vm]":
 def vms_in_full(actor: Actor) -> "QuerySet[Vm]":
     """VMs with what a card shows of one."""
     return vms(actor).select_related("tenant", "owner", "node").defer(*WITHOUT_REPORTS).prefetch_related(
-        Prefetch("disks", Disk.objects.select_related("iso", "pool", "image")),
+        Prefetch("disks", Disk.objects.select_related("iso", "pool", "image").prefetch_related("snapshots")),
         Prefetch("nics", Nic.objects.select_related("lease", "network")),
     )  # fmt: skip
 
@@ -82,7 +82,8 @@ def disks(actor: Actor) -> "QuerySet[Disk]":
 
 
 def disks_with_places(actor: Actor) -> "QuerySet[Disk]":
-    return disks(actor).select_related("vm", "pool")
+    rows = disks(actor).select_related("vm__node", "pool", "image").prefetch_related("snapshots")
+    return rows.defer(*(f"vm__{name}" for name in WITHOUT_REPORTS))
 
 
 def nics(actor: Actor) -> "QuerySet[Nic]":

@@ -1,11 +1,12 @@
 """States of a VM change by compare and set only."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from django.db.models import F
+from django.db.models import F, QuerySet
 
 from . import events
-from .models import Vm, VmState
+from .models import Disk, Pending, Vm, VmState
 
 S = VmState
 
@@ -48,8 +49,30 @@ def move(vm: Vm, to: VmState) -> bool:
     changed = Vm.objects.filter(pk=vm.pk, state=vm.state).update(state=to, version=F("version") + 1)
     vm.refresh_from_db(fields=["state", "version"])
     if changed:
+        if to == VmState.STOPPED:
+            guests_are_off([vm.pk])
         events.vm_changed(vm)
     return bool(changed)
+
+
+def guests_are_off(vms: Sequence[str]) -> None:
+    """What their guests held on to, or had not yet taken, is now as their definitions have it."""
+    waiting = Disk.objects.filter(vm__in=vms).exclude(pending="")
+    loosen(waiting.filter(pending=Pending.DETACH))
+    waiting.filter(pending=Pending.ATTACH).update(pending="", version=F("version") + 1)
+
+
+def loosen(disks: "QuerySet[Disk]") -> None:
+    """They have no VM any more; where they came from is kept as their title."""
+    for disk in disks.select_related("vm"):
+        Disk.objects.filter(pk=disk.pk).update(
+            vm=None,
+            boot_order=None,
+            position=0,
+            pending="",
+            title=disk.title or disk.name,
+            version=F("version") + 1,
+        )
 
 
 def touch(vm_id: str, **changes: Any) -> None:

@@ -1,7 +1,8 @@
 """DomainSpec -> libvirt's XML, by lxml's builder: nothing that a person typed is ever formatted into text."""
 
+import itertools
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -119,6 +120,20 @@ def _devices(spec: DomainSpec, sources: Mapping[str, DiskSource], console_log_di
     return devices
 
 
+def disk_xml(disk: DomainDisk, source: DiskSource | None, name: str) -> str:
+    """A disk alone, for a guest that runs.
+
+    :param name: by which the domain knows it: ``vda``.
+    """
+    return etree.tostring(_disk(disk, name, source), encoding="unicode")
+
+
+def free_name(bus: DiskBus, taken: Collection[str]) -> str:
+    """The first name for a disk on this bus that no other disk has."""
+    names = (_DEVICE_PREFIX[bus] + _letters(index) for index in itertools.count())
+    return next(name for name in names if name not in taken)
+
+
 def _letters(index: int) -> str:
     """0 -> a, 25 -> z, 26 -> aa: how Linux counts disks."""
     text = ""
@@ -143,7 +158,7 @@ def _disk(disk: DomainDisk, target: str, source: DiskSource | None) -> etree._El
             device="cdrom",
         )
     return E.disk(
-        E.driver(name="qemu", type=disk.format, cache=_cache(source), discard="unmap"),
+        E.driver(name="qemu", type=disk.format, cache=disk.cache or _cache(source), discard="unmap"),
         where,
         E.target(dev=target, bus=disk.bus),
         E.serial(disk.id),

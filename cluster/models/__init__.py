@@ -17,7 +17,7 @@ from .inventory import (
 )
 from .jobs import FINAL, Job, JobState, Lock, Look, ObjectNumber, RaisedNumber, Step, StepState, StreamCursor
 from .snapshot import Snapshot, SnapshotDisk, SnapshotState
-from .vm import Disk, Nic, Vm, VmState
+from .vm import Disk, Nic, Pending, Vm, VmState
 
 __all__ = [
     "FINAL",
@@ -41,6 +41,7 @@ __all__ = [
     "Node",
     "NodeState",
     "ObjectNumber",
+    "Pending",
     "Pool",
     "PoolOnNode",
     "RaisedNumber",

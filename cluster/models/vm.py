@@ -61,11 +61,23 @@ class Vm(models.Model):
         return f"{self.name}.{self.id}"
 
 
+class Pending(models.TextChoices):
+    """What a guest that runs has not taken part in: it becomes so when it is off."""
+
+    ATTACH = "attach", _("from its next start on")
+    DETACH = "detach", _("until it is off")
+
+
 class Disk(models.Model):
-    """A disk of a VM, or a CD-ROM (``device``), in boot order."""
+    """A disk of a VM, or a CD-ROM (``device``), in boot order; a disk may also have no VM."""
 
     id = IdField()
     vm = models.ForeignKey(Vm, on_delete=models.PROTECT, null=True, related_name="disks")
+    tenant = models.ForeignKey("Tenant", on_delete=models.PROTECT, related_name="disks")
+    owner = models.ForeignKey("User", on_delete=models.PROTECT, null=True, related_name="disks")
+    """Tenant and owner: its VM's, and whose it stays when it has none."""
+    title = models.CharField(max_length=200, blank=True, default="")
+    pending = models.CharField(max_length=8, blank=True, default="", choices=Pending.choices)
     device = models.CharField(max_length=8, default="disk")
     pool = models.ForeignKey("Pool", on_delete=models.PROTECT, null=True, related_name="disks")
     image = models.ForeignKey("Image", on_delete=models.PROTECT, null=True, related_name="disks")
@@ -74,6 +86,8 @@ class Disk(models.Model):
     format = models.CharField(max_length=8, default="qcow2")
     size_bytes = models.BigIntegerField(default=0)
     bus = models.CharField(max_length=8, default="virtio")
+    cache = models.CharField(max_length=12, blank=True, default="")
+    """Empty: what suits its storage."""
     boot_order = models.PositiveSmallIntegerField(null=True)
     position = models.PositiveSmallIntegerField(default=0)
     state = models.CharField(max_length=16, default="creating")
@@ -84,13 +98,8 @@ class Disk(models.Model):
 
     @property
     def name(self) -> str:
-        """For people: a disk has no name but its VM's and its place there."""
-        return f"{self.vm.name}/{self.position + 1}" if self.vm else self.pk
-
-    @property
-    def tenant_id(self) -> str | None:
-        """Whose people may see its jobs."""
-        return self.vm.tenant_id if self.vm else None
+        """For people: its VM's and its place there; without a VM what it was called or came from."""
+        return f"{self.vm.name}/{self.position + 1}" if self.vm else self.title or self.pk
 
 
 class Nic(models.Model):

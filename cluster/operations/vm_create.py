@@ -8,7 +8,7 @@ from django.utils.translation import gettext_lazy as _
 from pydantic import Field, SecretStr, StringConstraints
 
 from cluster import placement, states
-from cluster.domain_specs import domain_spec, nic_spec, pool_spec
+from cluster.domain_specs import nic_spec, pool_spec
 from cluster.models import Address, Disk, Network, Nic, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal, Refused
@@ -16,7 +16,6 @@ from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Param
 from nodes.contract.messages import (
     DiskCreate,
     DiskDelete,
-    DomainDefine,
     DomainStart,
     DomainStop,
     DomainUndefine,
@@ -29,6 +28,7 @@ from nodes.contract.sizes import MAX_BYTES, MIB
 from nodes.contract.specs import DiskBus, DiskSpec, Mac, Name, NicModel, Title
 
 from .vm_plan import Planning
+from .vm_power import define
 from .vm_settle import settle_defined, settle_disk_exists, settle_power
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=40)]
@@ -103,13 +103,23 @@ class VmCreate(Operation["VmCreate.Params"]):
         first_disk = 1
         if params.iso:
             Disk.objects.create(
-                vm=vm, device="cdrom", iso_id=data["iso"], format="raw", bus="ide", boot_order=1, state="ready"
+                vm=vm,
+                tenant_id=vm.tenant_id,
+                owner_id=vm.owner_id,
+                device="cdrom",
+                iso_id=data["iso"],
+                format="raw",
+                bus="ide",
+                boot_order=1,
+                state="ready",
             )
             first_disk = 2
         for position, disk in enumerate(data["disks"]):
             placement.reserve_room(disk["pool"], disk["size_bytes"])
             Disk.objects.create(
                 vm=vm,
+                tenant_id=vm.tenant_id,
+                owner_id=vm.owner_id,
                 pool_id=disk["pool"],
                 image_id=disk["image"],
                 format=disk["format"],
@@ -196,7 +206,7 @@ def create_disk(context: Context[VmCreate.Params], disk_id: str) -> Call:
     return Call(disk.vm.node_id, DiskCreate(disk=spec))
 
 
-def disk_created(context: Context[VmCreate.Params], disk_id: str, result: VolumeFacts) -> None:
+def disk_created(context: Context[Any], disk_id: str, result: VolumeFacts) -> None:
     disk = Disk.objects.get(pk=disk_id)
     if disk.state == "creating":
         placement.release_room(disk.pool_id or "", disk.size_bytes)
@@ -222,11 +232,6 @@ def plug_nic(context: Context[Any], nic_id: str) -> Call:
 def unplug_nic(context: Context[Any], nic_id: str) -> Call | None:
     nic = Nic.objects.select_related("vm", "network").filter(pk=nic_id).first()
     return Call(nic.vm.node_id, NicUnplug(id=nic.pk, bridge=nic.network.bridge)) if nic else None
-
-
-def define(context: Context[VmCreate.Params], key: str) -> Call:
-    vm = _vm(context)
-    return Call(vm.node_id, DomainDefine(domain=domain_spec(vm)))
 
 
 def undefine(context: Context[VmCreate.Params], key: str) -> Call | None:

@@ -6,15 +6,14 @@ from typing import Any
 from django.utils.translation import gettext_lazy as _
 
 from cluster import placement, states
-from cluster.domain_specs import domain_spec
 from cluster.models import Disk, Snapshot, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
 from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Settle, Step, Verdict
-from nodes.contract.messages import DiskSnapshotDelete, DiskState, DomainDefine, DomainStart, DomainStop, DomainUndefine
+from nodes.contract.messages import DiskSnapshotDelete, DiskState, DomainStart, DomainStop, DomainUndefine
 
 from .vm_create import delete_disk, disk_ids, nic_ids, plug_nic, unplug_nic
-from .vm_power import mark, state_obstacles, unmark, vm_of
+from .vm_power import define, mark, state_obstacles, unmark, vm_of
 from .vm_settle import settle_disk_gone, settle_power, settle_undefined
 from .vm_snapshot import disk_call, keys_of, look
 
@@ -80,11 +79,6 @@ def undefine(context: Context[DeleteParams], key: str) -> Call:
     return Call(vm.node_id, DomainUndefine(vm=vm.pk, uuid=vm.uuid))
 
 
-def define_again(context: Context[DeleteParams], key: str) -> Call:
-    vm = vm_of(context)
-    return Call(vm.node_id, DomainDefine(domain=domain_spec(vm)))
-
-
 def doomed_disks(context: Context[DeleteParams]) -> list[str]:
     return disk_ids(context) if context.params.disks else []
 
@@ -117,14 +111,14 @@ def forget(context: Context[DeleteParams], key: str) -> None:
         vm.disks.all().delete()
     else:
         vm.disks.filter(device="cdrom").delete()
-        vm.disks.update(vm=None, boot_order=None)
+        states.loosen(vm.disks.all())
     states.forget(vm)
 
 
 VmDelete.steps = (
     Step("mark", _("Mark the VM"), do=mark(VmState.DELETING), undo=unmark),
     Step("stop", _("Stop the guest"), do=stop, undo=start_again, settle=settle_power("shutoff", "absent")),
-    Step("undefine", _("Undefine the domain"), do=undefine, undo=define_again, settle=settle_undefined),
+    Step("undefine", _("Undefine the domain"), do=undefine, undo=define, settle=settle_undefined),
     Step(
         "drop_snapshot",
         _("Give back what a snapshot kept"),

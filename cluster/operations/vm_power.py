@@ -7,11 +7,13 @@ from django.utils.translation import gettext_lazy as _
 from pydantic import Field
 
 from cluster import states
+from cluster.domain_specs import domain_spec
 from cluster.models import Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
 from cluster.saga.steps import Call, Context, LockName, NoParams, NoUndo, Operation, Params, Plan, Step
 from nodes.contract.messages import (
+    DomainDefine,
     DomainReboot,
     DomainReset,
     DomainResume,
@@ -103,6 +105,12 @@ def call(message: type, **fields: Any) -> Any:
         return Call(vm.node_id, message(vm=vm.pk, uuid=vm.uuid, **fields))
 
     return do
+
+
+def define(context: Context[Any], key: str) -> Call:
+    """Write the domain's definition as the rows have it now."""
+    vm = vm_of(context)
+    return Call(vm.node_id, DomainDefine(domain=domain_spec(vm)))
 
 
 def _mark_step(busy: VmState | None) -> Step:

@@ -19,9 +19,11 @@ def _look_at_domain(context: Context[Any], key: str) -> Sequence[Call]:
 
 def look_at_disk(context: Context[Any], disk_id: str) -> Sequence[Call]:
     disk = Disk.objects.select_related("pool", "vm").filter(pk=disk_id).first()
-    if disk is None or disk.vm is None or disk.pool is None:
+    if disk is None or disk.pool is None:
         return []
-    return [Call(disk.vm.node_id, DiskLook(id=disk.pk, pool=pool_spec(disk.pool), format=disk.format))]
+    # One that no VM has is looked at where the job works on it.
+    node = disk.vm.node_id if disk.vm else context.data["node"]
+    return [Call(node, DiskLook(id=disk.pk, pool=pool_spec(disk.pool), format=disk.format))]
 
 
 def _domain_verdict(happened: Callable[[DomainWhereabouts], bool]) -> Callable[[Context[Any], Sequence[Any]], Verdict]:
@@ -54,5 +56,11 @@ def settle_power(*states: str) -> Settle:
 
 settle_defined = Settle(_look_at_domain, _domain_verdict(lambda seen: seen.defined))
 settle_undefined = Settle(_look_at_domain, _domain_verdict(lambda seen: seen.state == "absent"))
-settle_disk_exists = Settle(look_at_disk, _disk_verdict(exists=True))
-settle_disk_gone = Settle(look_at_disk, _disk_verdict(exists=False))
+
+
+def _look_at_disk(context: Context[Any], disk_id: str) -> Sequence[Call]:
+    return look_at_disk(context, disk_id or context.subject_id)
+
+
+settle_disk_exists = Settle(_look_at_disk, _disk_verdict(exists=True))
+settle_disk_gone = Settle(_look_at_disk, _disk_verdict(exists=False))

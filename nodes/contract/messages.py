@@ -13,6 +13,7 @@ from .sizes import MAX_BYTES
 from .specs import (
     Check,
     DiskSpec,
+    DomainDisk,
     DomainFacts,
     DomainSpec,
     DomainState,
@@ -108,6 +109,13 @@ class DiskLook(_Volume):
     verb = "disk.look"
     changes = False
     result = DiskState
+
+
+class DiskUnused(_Volume):
+    """Refused (``disk_in_use``) while the node sees any user of the volume: asked of every node before a deletion."""
+
+    verb = "disk.unused"
+    changes = False
 
 
 class DiskResize(_Volume):
@@ -299,6 +307,37 @@ class DomainReset(_Domain):
     verb = "domain.reset"
 
 
+class PluggedDisk(DomainWhereabouts):
+    has: bool | None = None
+    """Whether the guest that runs has the disk; None: no guest runs, and its definition alone counts."""
+
+
+class DomainPlug(_Domain):
+    """Give a guest that runs one more disk. Its definition is another message's business."""
+
+    verb = "domain.plug"
+    result = PluggedDisk
+    disk: DomainDisk
+
+
+class DomainUnplug(_Domain):
+    """Take a disk from a guest that runs. One that does not let go in time keeps it until it is off: no failure."""
+
+    verb = "domain.unplug"
+    long = True
+    result = PluggedDisk
+    disk: Id
+    timeout_s: Annotated[float, Field(gt=0, le=600)] = 15.0
+
+
+class DomainMedium(_Domain):
+    """Change what lies in the CD-ROM drive of a guest that runs; a guest that locked its drive is not asked."""
+
+    verb = "domain.medium"
+    result = PluggedDisk
+    disk: DomainDisk
+
+
 class DomainLook(_Domain):
     """Whereabouts of one domain on this node; after an uncertain answer, both nodes of a move are asked."""
 
@@ -349,6 +388,7 @@ VERBS: dict[str, type[Message]] = {
         DiskCreate,
         DiskDelete,
         DiskLook,
+        DiskUnused,
         DiskResize,
         DiskClone,
         DiskSnapshot,
@@ -367,6 +407,9 @@ VERBS: dict[str, type[Message]] = {
         DomainResume,
         DomainReboot,
         DomainReset,
+        DomainPlug,
+        DomainUnplug,
+        DomainMedium,
         DomainLook,
         NodeInspect,
         DemoMark,

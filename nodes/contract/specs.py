@@ -19,6 +19,8 @@ PoolKind = Literal["directory", "lvm", "lvmthin", "rbd"]
 DiskFormat = Literal["qcow2", "raw"]
 CloneKind = Literal["full", "linked"]
 DiskBus = Literal["virtio", "scsi", "sata", "ide"]
+DiskCache = Literal["none", "writeback", "writethrough", "directsync"]
+"""Not ``unsafe``: it takes the guest's flush for nothing. Source: qemu-system(1), -drive cache."""
 NicModel = Literal["virtio", "rtl8139", "e1000"]
 DomainState = Literal["running", "paused", "shutoff", "crashed", "incoming", "absent"]
 
@@ -134,6 +136,8 @@ class DomainDisk(Spec):
     iso: str | None = None
     """CD-ROM: the file's name inside the node's ISO folder, without a folder part."""
     boot_order: int | None = None
+    cache: DiskCache | None = None
+    """None: what suits the storage."""
 
 
 class NicSpec(Spec):

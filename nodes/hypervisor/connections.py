@@ -53,7 +53,7 @@ class Connections:
         self._events_lock = threading.Lock()
         """Held by whoever calls on the events' connection."""
         self._events_worn = False
-        self._callback = 0
+        self._callbacks: list[int] = []
 
     # --- connections --------------------------------------------------------------------------------------
 
@@ -100,13 +100,18 @@ class Connections:
     def _connect(self) -> None:
         if self._events is not None:
             with contextlib.suppress(libvirt.libvirtError):  # it may be dead already
-                self._events.domainEventDeregisterAny(self._callback)
+                for callback in self._callbacks:
+                    self._events.domainEventDeregisterAny(callback)
                 self._events.close()
         self._events = None
         events = self._open()
-        self._callback = events.domainEventRegisterAny(
-            None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None
-        )
+        self._callbacks = [
+            events.domainEventRegisterAny(None, event, callback, None)
+            for event, callback in (
+                (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle),
+                (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, self._device_removed),
+            )
+        ]
         self._events, self._events_worn = events, False
         self._heard()
         log.info("connected to libvirt", uri=self.uri)
@@ -119,6 +124,10 @@ class Connections:
 
     def _lifecycle(self, connection: Any, domain: Any, event: int, detail: int, opaque: Any) -> None:
         self.on_events(LifecycleEvent(domain.UUIDString(), domain.name()))
+        with self.changed:
+            self.changed.notify_all()
+
+    def _device_removed(self, connection: Any, domain: Any, device: str, opaque: Any) -> None:
         with self.changed:
             self.changed.notify_all()
 

@@ -64,6 +64,18 @@ class Attached:
     """As libvirt names it: ``vda``."""
 
 
+@dataclass(frozen=True)
+class Devices:
+    """The disks of a domain as it is now; while it runs they may be others than its definition has."""
+
+    disks: dict[str, str]
+    """id of a disk of ours -> its XML."""
+    names: frozenset[str]
+    """``vda``, also those of CD-ROM drives."""
+    drive: str | None
+    """The first CD-ROM drive's name."""
+
+
 class Hypervisor(Connections):
     """What the node's libvirtd is asked, and asked to do."""
 
@@ -148,6 +160,10 @@ class Hypervisor(Connections):
                     return Attached(domain.UUIDString(), domain.name(), device)
         return None
 
+    def devices(self, uuid: str) -> Devices:
+        with self._on(uuid) as domain:
+            return _devices(domain.XMLDesc())
+
     def capabilities(self) -> str:
         with self._query() as connection:
             return str(connection.getCapabilities())
@@ -221,6 +237,20 @@ class Hypervisor(Connections):
         with self._on(disk.uuid) as domain:
             _monitor(domain, command, device=_block_node(domain, disk.device), name=name)
 
+    def attach_device(self, uuid: str, xml: str) -> None:
+        """Give it to a guest that runs."""
+        with self._on(uuid) as domain:
+            domain.attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+    def detach_device(self, uuid: str, xml: str) -> None:
+        """Ask a guest that runs to let go of it; whether it has is seen by :meth:`keeps_disk`."""
+        with self._on(uuid) as domain:
+            domain.detachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+    def change_medium(self, uuid: str, xml: str) -> None:
+        with self._on(uuid) as domain:
+            domain.updateDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
     def keep_secret(self, uuid: str, name: str, key_base64: str) -> None:
         """Give libvirt a Ceph key. Its value can then not be read back from libvirt."""
         if self.simulated:
@@ -234,6 +264,20 @@ class Hypervisor(Connections):
     def _on(self, uuid: str) -> Iterator[Any]:
         with self._call() as connection:
             yield connection.lookupByUUIDString(uuid)
+
+    def keeps_disk(self, uuid: str, disk_id: str, timeout_s: float) -> bool:
+        """Wait, by events, until the guest has let go of a disk. Returns whether it still has it in the end."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            domain = self.find(uuid=uuid)
+            if domain is None or not domain.active or disk_id not in self.devices(uuid).disks:
+                return False
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return True
+            with self.changed:
+                # An event between the look above and this wait is missed: look again after a second.
+                self.changed.wait(min(left_s, 1.0))
 
     def wait_until_off(self, uuid: str, timeout_s: float, cancellation: Cancellation) -> bool:
         """Wait by lifecycle events. Returns whether the domain is off or gone. Raises Cancelled."""
@@ -250,6 +294,20 @@ class Hypervisor(Connections):
             with self.changed:
                 # An event between the look above and this wait is missed: look again after a second.
                 self.changed.wait(min(left_s, 1.0))
+
+
+def _devices(xml: str) -> Devices:
+    disks: dict[str, str] = {}
+    names: set[str] = set()
+    drives: list[str] = []
+    for disk in etree.fromstring(xml, etree.XMLParser(resolve_entities=False)).iterfind("devices/disk"):
+        name = str(disk.xpath("string(target/@dev)"))
+        names.add(name)
+        if disk.get("device") == "cdrom":
+            drives.append(name)
+        elif serial := disk.findtext("serial"):
+            disks[serial] = etree.tostring(disk, encoding="unicode", with_tail=False)
+    return Devices(disks, frozenset(names), drives[0] if drives else None)
 
 
 def _lookup(connection: Any, uuid: str | None, name: str | None) -> Any:

@@ -12,6 +12,7 @@ from nodes.contract.messages import (
     DiskSnapshot,
     DiskSnapshotDelete,
     DiskState,
+    DiskUnused,
     Nothing,
     VolumeFacts,
 )
@@ -37,6 +38,13 @@ def delete(node: Node, message: DiskDelete, run: Run) -> Nothing:
 @handles(DiskLook)
 def look(node: Node, message: DiskLook, run: Run) -> DiskState:
     return node.driver(message.pool).look(message.id, message.format, node.users)
+
+
+@handles(DiskUnused)
+def unused(node: Node, message: DiskUnused, run: Run) -> Nothing:
+    state = node.driver(message.pool).look(message.id, message.format, node.users)
+    check_unused(f"disk {message.id}", state.used_by)
+    return Nothing()
 
 
 @handles(DiskResize)

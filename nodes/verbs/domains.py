@@ -9,6 +9,8 @@ from nodes.contract.faults import point
 from nodes.contract.messages import (
     DomainDefine,
     DomainLook,
+    DomainMedium,
+    DomainPlug,
     DomainReboot,
     DomainReset,
     DomainResume,
@@ -17,9 +19,11 @@ from nodes.contract.messages import (
     DomainStop,
     DomainSuspend,
     DomainUndefine,
+    DomainUnplug,
     DomainWhereabouts,
+    PluggedDisk,
 )
-from nodes.contract.specs import DomainSpec
+from nodes.contract.specs import DomainDisk, DomainSpec
 from nodes.drain import CallLost
 from nodes.hypervisor import Hypervisor
 from nodes.ledger import Wanted, WantedChange
@@ -52,13 +56,14 @@ def define(node: Node, message: DomainDefine, run: Run) -> DomainWhereabouts:
 
 
 def _sources(node: Node, spec: DomainSpec) -> dict[str, domain_xml.DiskSource]:
-    sources: dict[str, domain_xml.DiskSource] = {}
-    for disk in spec.disks:
-        if disk.iso is not None:
-            sources[disk.id] = domain_xml.FileSource(str(node.iso(disk.iso)))
-        elif disk.pool is not None:
-            sources[disk.id] = node.driver(disk.pool).source(disk.id, disk.format)
-    return sources
+    found = ((disk.id, _source(node, disk)) for disk in spec.disks)
+    return {disk: source for disk, source in found if source is not None}
+
+
+def _source(node: Node, disk: DomainDisk) -> domain_xml.DiskSource | None:
+    if disk.iso is not None:
+        return domain_xml.FileSource(str(node.iso(disk.iso)))
+    return node.driver(disk.pool).source(disk.id, disk.format) if disk.pool is not None else None
 
 
 @handles(DomainUndefine)
@@ -177,13 +182,82 @@ def reset(node: Node, message: DomainReset, run: Run) -> DomainWhereabouts:
     return node.hypervisor.whereabouts(message.uuid)
 
 
+@handles(DomainPlug)
+def plug(node: Node, message: DomainPlug, run: Run) -> PluggedDisk:
+    _required(node, message)
+    where = _not_moving(node, message.uuid)
+    if where.state not in ("running", "paused"):
+        return _plugged(where, None)
+    disk, devices = message.disk, node.hypervisor.devices(message.uuid)
+    if disk.id in devices.disks:
+        return _plugged(where, True)
+    if disk.bus == "scsi" and not any(name.startswith("sd") for name in devices.names):
+        return _plugged(where, False)  # libvirt would add a controller that the definition does not have
+    xml = domain_xml.disk_xml(disk, _source(node, disk), domain_xml.free_name(disk.bus, devices.names))
+    why = _refusal(message.verb, lambda: node.hypervisor.attach_device(message.uuid, xml))
+    if why is not None and disk.id not in node.hypervisor.devices(message.uuid).disks:
+        if why.info.code == "unsupported":
+            return _plugged(where, False)
+        raise NodeError("plug_failed", why.info.cause, "Look at the domain's log on the node.")
+    return _plugged(where, True)
+
+
+@handles(DomainUnplug)
+def unplug(node: Node, message: DomainUnplug, run: Run) -> PluggedDisk:
+    domain = node.own_domain(message.vm, message.uuid)
+    if domain is None or not domain.active:
+        return _plugged(node.hypervisor.whereabouts(message.uuid), None)
+    where = _not_moving(node, message.uuid)
+    device = node.hypervisor.devices(message.uuid).disks.get(message.disk)
+    if device is None:
+        return _plugged(where, False)
+    why = _refusal(message.verb, lambda: node.hypervisor.detach_device(message.uuid, device))
+    # A bus that knows no unplugging, or a guest that said no, is not asked twice.
+    has = node.hypervisor.keeps_disk(message.uuid, message.disk, 0.0 if why else message.timeout_s)
+    return _plugged(node.hypervisor.whereabouts(message.uuid), has)
+
+
+@handles(DomainMedium)
+def medium(node: Node, message: DomainMedium, run: Run) -> PluggedDisk:
+    _required(node, message)
+    where = _not_moving(node, message.uuid)
+    if where.state not in ("running", "paused"):
+        return _plugged(where, None)
+    drive = node.hypervisor.devices(message.uuid).drive
+    if drive is None:
+        return _plugged(where, False)
+    # By the drive's own name, whatever it would be by now: a guest keeps it as long as it runs.
+    xml = domain_xml.disk_xml(message.disk, _source(node, message.disk), drive)
+    why = _refusal(message.verb, lambda: node.hypervisor.change_medium(message.uuid, xml))
+    if why is not None:
+        raise NodeError("medium_failed", why.info.cause, "Eject it from inside the guest first.")
+    return _plugged(where, True)
+
+
+def _refusal(verb: str, call: Callable[[], None]) -> NodeError | None:
+    """Why libvirt or the guest would not; what came of a call that was lost is not known here."""
+    try:
+        _call(verb, call)
+    except CallLost:
+        raise
+    except NodeError as error:
+        if error.info.code == "domain_busy":
+            raise
+        return error
+    return None
+
+
+def _plugged(where: DomainWhereabouts, has: bool | None) -> PluggedDisk:
+    return PluggedDisk(**where.model_dump(), has=has)
+
+
 @handles(DomainLook)
 def look(node: Node, message: DomainLook, run: Run) -> DomainWhereabouts:
     node.own_domain(message.vm, message.uuid)
     return node.hypervisor.whereabouts(message.uuid)
 
 
-_Named = DomainStart | DomainSuspend | DomainResume | DomainReboot | DomainReset
+_Named = DomainStart | DomainSuspend | DomainResume | DomainReboot | DomainReset | DomainPlug | DomainMedium
 
 
 def _required(node: Node, message: _Named) -> None:

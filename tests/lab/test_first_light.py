@@ -60,6 +60,64 @@ def test_a_running_guest_goes_back_to_its_snapshot(lab: Lab):
     lab.api.do(f"vms/{vm}/delete/", {"disks": True})  # the snapshot that is left goes too
 
 
+def disks_seen(lab: Lab, vm: str) -> list[str]:
+    """What the guest has said of its disks since it booted, each time that they changed."""
+    said = console(lab.nodes[lab.node_name(vm)], vm).splitlines()
+    return [line.removeprefix("DISKS ").rstrip(". ") for line in said if line.startswith("DISKS ")]
+
+
+def test_a_disk_comes_to_a_guest_that_runs_and_goes_again(lab: Lab):
+    vm = lab.create()["id"]
+    wait(lambda: disks_seen(lab, vm) == ["vda"], 60, "the guest to see its disk")
+    disk = lab.api.do("disks/", {"vm": vm, "size_bytes": 64 * MIB})["subject"].removeprefix("disk:")
+    wait(lambda: disks_seen(lab, vm) == ["vda", "vda vdb"], 30, "the guest to see one more")
+    assert lab.api.get(f"disks/{disk}/")["pending"] is None
+    assert lab.api.request("POST", f"disks/{disk}/delete/", {}).body["code"] == "disk_attached"
+    lab.api.do(f"disks/{disk}/detach/")
+    assert disks_seen(lab, vm)[2:] == ["vda"] or wait(lambda: disks_seen(lab, vm)[2:] == ["vda"], 10, "it to be gone")
+    assert (lab.api.get(f"disks/{disk}/")["vm"], lab.api.get(f"disks/{disk}/")["pending"]) == (None, None)
+    lab.api.do(f"disks/{disk}/attach/", {"vm": vm})
+    wait(lambda: disks_seen(lab, vm)[3:] == ["vda vdb"], 30, "it to be back")
+    lab.api.do(f"disks/{disk}/detach/")
+    lab.api.do(f"disks/{disk}/delete/")
+    assert not [row for row in lab.api.all("disks/") if row["id"] == disk]
+
+
+def test_a_guest_that_does_not_let_go_of_a_disk_keeps_it_until_it_is_off(lab: Lab):
+    vm = lab.create(disks=[{"size_bytes": 128 * MIB}, {"size_bytes": 64 * MIB}])["id"]
+    wait(lambda: disks_seen(lab, vm) == ["vda vdb"], 60, "the guest to see its disks")
+    disk = next(row["id"] for row in lab.api.all(f"disks/?vm={vm}") if row["size_bytes"] == 64 * MIB)
+    lab.api.do(f"vms/{vm}/suspend/")
+    lab.api.do(f"disks/{disk}/detach/")
+    assert (lab.api.get(f"disks/{disk}/")["vm"], lab.api.get(f"disks/{disk}/")["pending"]) == (vm, "detach")
+    lab.api.do(f"vms/{vm}/stop/")
+    assert lab.api.get(f"disks/{disk}/")["vm"] is None
+    lab.api.do(f"vms/{vm}/start/")
+    wait(lambda: disks_seen(lab, vm) == ["vda"], 60, "the guest to see only the other")
+    lab.api.do(f"disks/{disk}/delete/")
+
+
+def test_an_iso_is_changed_while_the_guest_runs(lab: Lab):
+    iso = wait(lambda: next(iter(lab.api.all("isos/")), None), 30, "the ISO to be seen")
+    vm = lab.create(iso=iso["id"], image=None)["id"]
+    node = lab.nodes[lab.node_name(vm)]
+    lab.wait_console(vm, "GUEST-UP")
+
+    def in_the_drive(*which: str) -> str:
+        domain = node.run("virsh", "list", "--name").stdout.split()[-1]
+        return next(
+            line for line in node.run("virsh", "domblklist", domain, *which).stdout.splitlines() if "hda" in line
+        )
+
+    assert iso["name"] in in_the_drive()
+    lab.api.do(f"vms/{vm}/iso/", {"iso": None})
+    assert iso["name"] not in in_the_drive()
+    assert iso["name"] not in in_the_drive("--inactive")
+    lab.api.do(f"vms/{vm}/iso/", {"iso": iso["id"]})
+    assert iso["name"] in in_the_drive()
+    assert iso["name"] in in_the_drive("--inactive")
+
+
 def test_an_iso_boots_first_and_the_blank_disk_is_there(lab: Lab):
     iso = wait(lambda: next(iter(lab.api.all("isos/")), None), 30, "the ISO to be seen")
     body = {"iso": iso["id"], "image": None, "disks": [{"size_bytes": 64 * MIB}]}

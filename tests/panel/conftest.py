@@ -78,6 +78,7 @@ def scene(people: dict[str, Person]) -> Scene:
     for vm in (scene.running, scene.stopped):
         vm.tenant, vm.owner = owner.grant.tenant, owner.user  # type: ignore[assignment]
         vm.save()
+        vm.disks.update(tenant=vm.tenant, owner=vm.owner)
     lease = {"network": scene.network, "nic": scene.running.nics.get(), "address": "10.99.0.150"}
     Address.objects.create(**lease)
     return scene

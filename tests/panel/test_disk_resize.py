@@ -53,7 +53,7 @@ def test_a_disk_without_a_vm_is_refused(disk: Disk, api: People) -> None:
 def test_the_dialog_takes_sizes_as_people_type_them(scene: Scene, disk: Disk, people: dict[str, Person]) -> None:
     browser = Browser(people["administrator"])
     assert "It has 1 GiB now" in text_of(browser.get(f"/disks/{disk.pk}/do/resize/")).replace("\u00a0", " ")
-    refused = browser.client.post(f"/disks/{disk.pk}/do/resize/", {"size": "much"}, follow=True)
+    refused = browser.client.post(f"/disks/{disk.pk}/do/resize/", {"size_bytes": "much"}, follow=True)
     assert "“much” is not a size" in text_of(refused)
-    browser.post(f"/disks/{disk.pk}/do/resize/", {"size": "1,5 ГБ"})
+    browser.post(f"/disks/{disk.pk}/do/resize/", {"size_bytes": "1,5 ГБ"})
     assert Pool.objects.get(pk=scene.pool.pk).reserved_bytes == GIB // 2

@@ -16,7 +16,7 @@ def more_vms(scene: Scene, count: int) -> list[Vm]:
     vms = []
     for i in range(count):
         vm = vm_like(scene.running, name=f"more-{i:03d}")
-        Disk.objects.create(vm=vm, pool=scene.pool, size_bytes=1 << 30)
+        Disk.objects.create(vm=vm, tenant=vm.tenant, pool=scene.pool, size_bytes=1 << 30)
         nic = Nic.objects.create(vm=vm, network=scene.network, mac=f"52:54:00:aa:{i // 256:02x}:{i % 256:02x}")
         if i < 50:
             Address.objects.create(network=scene.network, address=f"10.99.0.{100 + i}", nic=nic)

@@ -20,6 +20,9 @@ from nodes.contract.messages import (
     DiskRevert,
     DiskSnapshot,
     DiskSnapshotDelete,
+    DiskUnused,
+    DomainPlug,
+    DomainUnplug,
     PoolAttach,
 )
 from nodes.contract.specs import DomainDisk, DomainSpec
@@ -166,3 +169,31 @@ def test_what_a_running_guest_hinders(guest: Place, node: Node) -> None:
         perform(node, DiskSnapshotDelete(**volume, snapshot=SNAPSHOT))
         perform(node, DiskSnapshotDelete(**volume, snapshot=SNAPSHOT))
         assert perform(node, DiskLook(**volume)).snapshots == ()
+
+
+def test_a_guest_takes_a_second_disk_and_keeps_what_it_does_not_let_go_of(guest: Place, node: Node) -> None:
+    guest.create(OTHER)
+    other = DomainDisk(id=OTHER, bus="virtio", pool=guest.pool, format=guest.format)
+    one = {"vm": VM, "uuid": UUID}
+    for _ in range(2):
+        assert perform(node, DomainPlug(**one, disk=other)).has is True
+    assert set(node.hypervisor.devices(UUID).disks) == {DISK, OTHER}
+    volume = {"id": OTHER, "pool": guest.pool, "format": guest.format}
+    for message in (DiskUnused(**volume), DiskDelete(**volume)):
+        with pytest.raises(NodeError, match=r"disk_in_use.*web"):
+            perform(node, message)
+    # It stands before its first instruction: nobody there hears of it.
+    assert perform(node, DomainUnplug(**one, disk=OTHER, timeout_s=0.1)).has is True
+    node.hypervisor.destroy(UUID)
+    assert perform(node, DomainUnplug(**one, disk=OTHER)).has is None
+    perform(node, DiskUnused(**volume))
+    perform(node, DiskDelete(**volume))
+    assert not perform(node, DiskLook(**volume)).exists
+
+
+def test_a_bus_without_hotplug_waits_for_the_next_start(guest: Place, node: Node) -> None:
+    guest.create(OTHER)
+    for bus in ("sata", "ide", "scsi"):
+        other = DomainDisk(id=OTHER, bus=bus, pool=guest.pool, format=guest.format)
+        assert perform(node, DomainPlug(vm=VM, uuid=UUID, disk=other)).has is False
+    assert set(node.hypervisor.devices(UUID).disks) == {DISK}

@@ -140,8 +140,15 @@ NOUNS = {
             rows.disks,
             serializers.DiskSerializer,
             see="see.vms",
-            filters={"vm": Filter("vm"), "pool": _POOL, "image": Filter("image"), "state": Filter("state")},
-            ordering=("id", "size_bytes"),
+            search=("title",),
+            filters={
+                "vm": Filter("vm"),
+                "pool": _POOL,
+                "image": Filter("image"),
+                "state": Filter("state"),
+                "tenant": Filter("tenant"),
+            },
+            ordering=("id", "size_bytes", "title"),
         ),
         Noun(
             "nics",

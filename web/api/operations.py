@@ -31,6 +31,9 @@ _WAIT = {
 }
 
 
+MAKES = {"vm.create": serializers.StartedVmSerializer, "disk.create": serializers.StartedDiskSerializer}
+
+
 class OperationView(ApiView):
     """``POST /api/v1/<noun>/<id>/<operation>/``"""
 
@@ -112,7 +115,7 @@ def _plan(plan: Plan) -> dict[str, Any]:
 
 
 def describe(operation: type[Operation[Any]]) -> Described:
-    answer = serializers.StartedVmSerializer if operation.code == "vm.create" else serializers.StartedSerializer
+    answer = MAKES.get(operation.code, serializers.StartedSerializer)
     return Described(
         operation.code.replace(".", "_"),
         str(operation.label),

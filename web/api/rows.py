@@ -181,8 +181,12 @@ def disks(actor: Actor, rows: Sequence[Disk]) -> list[Row]:
             "pool": _fabric(actor, disk.pool_id),
             "size_bytes": disk.size_bytes,
             "bus": disk.bus,
+            "format": disk.format,
             "boot_order": disk.boot_order,
             "state": disk.state,
+            "pending": disk.pending or None,
+            "title": disk.title,
+            "tenant": disk.tenant_id,
             "version": disk.version,
         }
         for disk in rows

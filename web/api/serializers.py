@@ -4,7 +4,7 @@ from typing import Any
 
 from rest_framework import serializers as s
 
-from cluster.models import JobState, NodeState, Role, SnapshotState, StepState, VmState
+from cluster.models import JobState, NodeState, Pending, Role, SnapshotState, StepState, VmState
 
 
 def _id(**kwargs: Any) -> s.CharField:
@@ -139,8 +139,16 @@ class DiskSerializer(s.Serializer[Any]):
     pool = _nullable_id("Null for tenants.")
     size_bytes = _bytes()
     bus = s.CharField()
+    format = s.CharField()
     boot_order = s.IntegerField(allow_null=True)
     state = s.CharField()
+    pending = s.ChoiceField(
+        Pending.choices,
+        allow_null=True,
+        help_text="What a guest that runs takes part in only when it is off; null: nothing.",
+    )
+    title = s.CharField()
+    tenant = _id()
     version = s.IntegerField()
 
 
@@ -343,6 +351,10 @@ class StartedSerializer(s.Serializer[Any]):
 
 class StartedVmSerializer(StartedSerializer):
     vm = ReferenceSerializer()
+
+
+class StartedDiskSerializer(StartedSerializer):
+    disk = ReferenceSerializer()
 
 
 class JoinSerializer(s.Serializer[Any]):

@@ -6,11 +6,26 @@ from typing import Any
 
 from cluster import selectors
 from cluster.events import progress_of
-from cluster.models import FINAL, Job, Snapshot, Vm
+from cluster.models import FINAL, Disk, Job, Snapshot, Vm
 from cluster.permissions import Actor
 from cluster.saga.steps import Operation
 
-ORDER = ("start", "shutdown", "reboot", "suspend", "resume", "stop", "reset", "snapshot", "revert", "delete")
+ORDER = (
+    "start",
+    "shutdown",
+    "reboot",
+    "suspend",
+    "resume",
+    "stop",
+    "reset",
+    "snapshot",
+    "revert",
+    "resize",
+    "change",
+    "attach",
+    "detach",
+    "delete",
+)
 """How people look for actions: by use, the dangerous last. Others follow as they are registered."""
 AT_HAND = ("start", "shutdown", "reboot")
 """Always in the same place in a list; all others are in the menu, which is fetched when it is opened."""
@@ -116,6 +131,17 @@ def snapshot_lines(actor: Actor, vm: Vm) -> list[SnapshotLine]:
 
     grow(None, 0)
     return lines
+
+
+@dataclass(frozen=True)
+class DiskLine:
+    disk: Disk
+    actions: list[Action]
+
+
+def disk_lines(actor: Actor, disks: Iterable[Disk]) -> list[DiskLine]:
+    """A CD-ROM drive has no actions of its own: what lies in it is its VM's."""
+    return [DiskLine(disk, actions_of(actor, disk, "disks") if disk.device == "disk" else []) for disk in disks]
 
 
 def job_line(job: Job) -> JobLine:

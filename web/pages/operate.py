@@ -9,19 +9,16 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from cluster import operations, selectors
-from cluster.models import VmState
 from cluster.permissions import Actor
 from cluster.refusals import BadShape, Refusal, Refused
-from nodes.contract.sizes import parse_size
+from cluster.saga.steps import Operation
 
 from .answers import reasons_of, told
+from .fields import Field, fields_of
 from .http import PageRequest, is_fragment, page
 
 PARAMS: dict[str, dict[str, Any]] = {"vm.delete": {"disks": True}}
 """What a button says beside its name. Disks go with their VM, and the dialog names each of them."""
-ASKS = {"disk.resize": "size", "vm.snapshot": "name", "snapshot.revert": "stop"}
-"""Operations whose dialog has a field: for a size, for a name that may be left out, or whether a guest that runs may be
-stopped."""
 
 
 @page
@@ -31,21 +28,66 @@ def operate(request: PageRequest, noun: str, pk: str, name: str) -> HttpResponse
     home, about = _belongs_to(request.actor, noun, pk)
     if request.method != "POST":
         target: Any = selectors.get(selectors.IN_FULL[noun](request.actor), pk)
-        asks = _asked(operation.code, target)
-        plan = operations.dry_run(request.actor, operation.code, _presumed(operation.code, target, asks), pk)
-        context = {
-            "operation": operation,
-            "target": target,
-            "noun": noun,
-            "name": name,
-            "home": home,
-            "asks": asks,
-            "refusals": [r.said() for r in plan.refusals],
-        }
-        template = "parts/_confirm.html" if is_fragment(request) else "parts/confirm.html"
-        return render(request, template, context)
+        fields = fields_of(operation.code, request.actor, target)
+        params = PARAMS.get(operation.code, {}) | _presumed(fields)
+        refusals = operations.dry_run(request.actor, operation.code, params, pk).refusals
+        return _dialog(request, operation, target, fields, refusals, home)
+    target = selectors.target(request.actor, noun, pk)
+    fields = fields_of(operation.code, request.actor, target)
+    return _start(request, operation, fields, PARAMS.get(operation.code, {}), pk, home, about)
+
+
+@page
+def disk_create(request: PageRequest) -> HttpResponse:
+    """A further disk, for the VM that the query names or for later."""
+    operation = operations.operation_of("disks", "create")
+    asked = request.GET.get("vm", "")
+    vm = selectors.get(selectors.vms(request.actor).select_related("node"), asked) if asked else None
+    home, about = (reverse("vm", args=[vm.pk]), f"vm:{vm.pk}") if vm else (reverse("disks"), "disks")
+    fields = fields_of(operation.code, request.actor, vm)
+    params = {"vm": vm.pk} if vm else {}
+    if request.method == "POST":
+        return _start(request, operation, fields, params, None, home, about)
+    plan = operations.dry_run(request.actor, operation.code, params | _presumed(fields))
+    return _dialog(request, operation, vm, fields, plan.refusals, home)
+
+
+def _dialog(
+    request: PageRequest,
+    operation: type[Operation[Any]],
+    target: Any,
+    fields: list[Field],
+    refusals: list[Refusal],
+    home: str,
+) -> HttpResponse:
+    context = {
+        "operation": operation,
+        "target": target,
+        "fields": fields,
+        "refusals": [r.said() for r in refusals],
+        "home": home,
+    }
+    template = "parts/_confirm.html" if is_fragment(request) else "parts/confirm.html"
+    return render(request, template, context)
+
+
+def _presumed(fields: list[Field]) -> dict[str, Any]:
+    return {field.name: field.presumed for field in fields if field.presumed is not None}
+
+
+def _start(
+    request: PageRequest,
+    operation: type[Operation[Any]],
+    fields: list[Field],
+    params: dict[str, Any],
+    pk: str | None,
+    home: str,
+    about: str,
+) -> HttpResponse:
     try:
-        started = operations.start(request.actor, operation.code, _typed(request, operation.code), pk)
+        for field in fields:
+            params = params | field.read(request.POST)
+        started = operations.start(request.actor, operation.code, params, pk)
     except (Refused, BadShape) as refused:
         words = reasons_of(refused)
         if is_fragment(request):
@@ -70,34 +112,4 @@ def _belongs_to(actor: Actor, noun: str, pk: str) -> tuple[str, str]:
     if noun == "pools":
         return reverse("nodes"), "nodes"
     vm = selectors.target(actor, noun, pk).vm_id if noun in ("disks", "snapshots") else pk
-    return (reverse("vm", args=[vm]), f"vm:{vm}") if vm else (reverse("vms"), "vms")
-
-
-def _asked(code: str, target: Any) -> str:
-    """What the dialog has a field for; empty: only whether."""
-    asks = ASKS.get(code, "")
-    is_off = asks == "stop" and target.vm.state not in (VmState.RUNNING, VmState.PAUSED)
-    return "" if is_off else asks
-
-
-def _presumed(code: str, target: Any, asks: str) -> dict[str, Any]:
-    """What the dry run behind an untouched dialog takes as said."""
-    if asks == "size":
-        return {"size_bytes": target.size_bytes}
-    return {"stop": True} if asks == "stop" else PARAMS.get(code, {})
-
-
-def _typed(request: PageRequest, code: str) -> dict[str, Any]:
-    """Parameters from the button or its dialog. Raises :class:`Refused`."""
-    asks = ASKS.get(code)
-    if asks is None:
-        return PARAMS.get(code, {})
-    if asks == "name":
-        return {"name": request.POST.get("name", "").strip()[:100]}
-    if asks == "stop":
-        return {"stop": request.POST.get("stop") == "1"}
-    typed = request.POST.get("size", "").strip()[:40]
-    try:
-        return {"size_bytes": parse_size(typed)}
-    except ValueError:
-        raise Refused(Refusal("not_a_size", {"typed": typed})) from None
+    return (reverse("vm", args=[vm]), f"vm:{vm}") if vm else (reverse("disks"), "disks")

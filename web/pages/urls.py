@@ -2,7 +2,7 @@
 
 from django.urls import path, re_path
 
-from . import demo, jobs, journal, nodes, operate, sign_in, vm_create, vms
+from . import demo, disks, jobs, journal, nodes, operate, sign_in, vm_create, vms
 
 urlpatterns = [
     path("", vms.vm_list, name="vms"),
@@ -16,6 +16,8 @@ urlpatterns = [
     path("vms/<str:pk>/row/", vms.vm_row, name="vm-row"),
     path("vms/<str:pk>/menu/", vms.vm_menu, name="vm-menu"),
     path("vms/<str:pk>/edit/", vms.vm_edit, name="vm-edit"),
+    path("disks/", disks.disk_list, name="disks"),
+    path("disks/new/", operate.disk_create, name="disk-create"),
     path("jobs/", jobs.job_list, name="jobs"),
     path("jobs/<str:pk>/", jobs.job_page, name="job"),
     path("jobs/<str:pk>/<str:word>/", jobs.job_word, name="job-word"),

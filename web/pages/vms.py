@@ -6,12 +6,12 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
 from cluster import selectors, services
-from cluster.models import Disk, Nic, Vm, VmState
+from cluster.models import Nic, Vm, VmState
 from cluster.permissions import Actor
 
 from .answers import told
 from .http import PageRequest, is_fragment, page, show
-from .lines import Action, VmLine, actions_of, job_lines, running_jobs, snapshot_lines, vm_lines
+from .lines import VmLine, actions_of, disk_lines, job_lines, running_jobs, snapshot_lines, vm_lines
 from .paging import page_of
 
 LAST_JOBS = 8
@@ -72,17 +72,14 @@ def vm_card(request: PageRequest, pk: str) -> HttpResponse:
     context = {
         "line": line,
         "vm": vm,
-        "disks": [(disk, _disk_actions(request.actor, disk)) for disk in vm.disks.all()],
+        "disks": disk_lines(request.actor, vm.disks.all()),
+        "iso": line.action("iso"),
         "snapshots": snapshot_lines(request.actor, vm),
         "snapshot": line.action("snapshot"),
         "jobs": jobs,
         "stop": line.action("stop") if overdue else None,
     }
     return show(request, "vms/card.html", context)
-
-
-def _disk_actions(actor: Actor, disk: Disk) -> list[Action]:
-    return actions_of(actor, disk, "disks") if disk.device == "disk" else []
 
 
 @page

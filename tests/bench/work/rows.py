@@ -77,7 +77,7 @@ class Filler:
             for n, vm in zip(numbers, vms, strict=True)
         ]
         Vm.objects.bulk_create(vms)
-        Disk.objects.bulk_create(Disk(vm=vm, **disk) for vm in vms)
+        Disk.objects.bulk_create(Disk(vm=vm, tenant_id=vm.tenant_id, owner_id=vm.owner_id, **disk) for vm in vms)
         Nic.objects.bulk_create(nics)
         Address.objects.bulk_create(
             Address(network=self.network, nic=nic, address=str(ipaddress.IPv4Address(FIRST_ADDRESS + n)))

@@ -4,12 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.domain_specs import domain_spec
 from cluster.models import (
     AddressRange,
     Disk,
     Grant,
     Image,
     ImageCopy,
+    Iso,
+    IsoCopy,
     Lock,
     Network,
     Nic,
@@ -28,7 +31,7 @@ from cluster.permissions import Actor
 from nodes.contract.messages import VERBS, known_fields
 from nodes.contract.sizes import GIB, MIB
 
-from .world import World
+from .world import World, definition
 
 
 @dataclass
@@ -53,7 +56,9 @@ class Scene:
         return {
             "world": dict(self.world.objects),
             "vms": list(Vm.objects.order_by("pk").values("pk", "name", "state", "node_id", "snapshot_id")),
-            "disks": list(Disk.objects.order_by("pk").values("pk", "vm_id", "state", "size_bytes")),
+            "disks": list(
+                Disk.objects.order_by("pk").values("pk", "vm_id", "state", "size_bytes", "pending", "iso_id")
+            ),
             "nics": list(Nic.objects.order_by("pk").values("pk", "vm_id", "lease__address")),
             "memory": list(Node.objects.order_by("pk").values("pk", "memory_allocated_bytes")),
             "room": list(Pool.objects.order_by("pk").values("pk", "reserved_bytes", "state")),
@@ -113,14 +118,43 @@ def _vm(scene: Scene, state: str, domain: str) -> Vm:
     Node.objects.filter(pk=scene.node.pk).update(memory_allocated_bytes=scene.node.memory_allocated_bytes + 128 * MIB)
     scene.node.refresh_from_db()
     for position in range(2):
-        disk = Disk.objects.create(vm=vm, pool=scene.pool, size_bytes=GIB, state="ready", position=position)
+        disk = Disk.objects.create(
+            vm=vm,
+            tenant=vm.tenant,
+            owner=vm.owner,
+            pool=scene.pool,
+            size_bytes=GIB,
+            state="ready",
+            position=position,
+        )
         scene.world.objects[scene.node.pk, "disk:" + disk.pk] = "disk"
     nic = Nic.objects.create(
         vm=vm, network=scene.network, mac="52:54:00:00:00:0" + ("1" if state == "running" else "2")
     )
     scene.world.objects[scene.node.pk, "nic:" + nic.pk] = "there"
     scene.world.objects[scene.node.pk, "domain:" + vm.pk] = domain
+    scene.world.objects[scene.node.pk, "definition:" + vm.pk] = definition(domain_spec(vm))
+    for disk in vm.disks.all() if domain == "running" else ():
+        scene.world.objects[scene.node.pk, f"guest:{vm.pk} {disk.pk}"] = "has"
     return vm
+
+
+def loose_disk(scene: Scene) -> str:
+    vm = scene.running
+    disk = Disk.objects.create(tenant=vm.tenant, owner=vm.owner, pool=scene.pool, size_bytes=GIB, state="ready")
+    scene.world.objects[scene.node.pk, "disk:" + disk.pk] = "disk"
+    return disk.pk
+
+
+def _iso(scene: Scene) -> str:
+    """Lies on the node; another one is in the drive of the VM that runs."""
+    vm, isos = scene.running, [Iso.objects.create(name=name, size_bytes=MIB) for name in ("old.iso", "new.iso")]
+    IsoCopy.objects.bulk_create(IsoCopy(iso=iso, node=scene.node) for iso in isos)
+    drive = {"device": "cdrom", "bus": "ide", "format": "raw", "position": 9, "state": "ready"}
+    disk = Disk.objects.create(vm=vm, tenant=vm.tenant, owner=vm.owner, iso=isos[0], **drive)
+    scene.world.objects[scene.node.pk, "definition:" + vm.pk] = definition(domain_spec(vm))
+    scene.world.objects[scene.node.pk, f"guest:{vm.pk} {disk.pk}"] = "old.iso"
+    return isos[1].pk
 
 
 def _create(scene: Scene) -> tuple[str | None, dict[str, Any]]:
@@ -179,6 +213,15 @@ SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "vm.snapshot": lambda s: (s.running.pk, {"name": "before"}),
     "snapshot.delete": lambda s: (_snapshot(s, s.running), {}),
     "snapshot.revert": lambda s: (_snapshot(s, s.running), {"stop": True}),
+    "vm.iso": lambda s: (s.running.pk, {"iso": _iso(s)}),
+    "disk.create": lambda s: (None, {"vm": s.running.pk, "size_bytes": GIB}),
+    "disk.attach": lambda s: (loose_disk(s), {"vm": s.running.pk}),
+    "disk.detach": lambda s: (s.running.disks.all()[1].pk, {}),
+    "disk.delete": lambda s: (loose_disk(s), {}),
+    "disk.change": lambda s: (
+        s.stopped.disks.all()[1].pk,
+        {"title": "data", "bus": "sata", "cache": "writeback", "boot_first": True},
+    ),
     "disk.resize": lambda s: (s.running.disks.all()[0].pk, {"size_bytes": 2 * GIB}),
     "pool.add": lambda s: (None, {"name": "fast", "kind": "lvm", "nodes": [s.node.pk], "path": "vg0"}),
     "pool.remove": _attached_pool,

@@ -122,6 +122,8 @@ def without_job(scene: Scene, code: str) -> dict[str, Any]:
     before["locks"] = []
     before["room"] = [{**row, "reserved_bytes": 0} for row in before["room"] if row["state"] != "adding"]
     before["snapshots"] = [row for row in before["snapshots"] if row["state"] != "creating"]
+    if code == "disk.create":
+        before["disks"] = [row for row in before["disks"] if row["state"] != "creating"]
     if code == "vm.create":
         new = {row["pk"] for row in before["vms"] if row["name"] == "new"}
         before["vms"] = [row for row in before["vms"] if row["pk"] not in new]

@@ -12,6 +12,7 @@ from cluster.models import FINAL, Job, Look, Step
 from cluster.saga import dispatch, engine
 from nodes.contract.errors import ErrorInfo
 from nodes.contract.messages import VERBS, Envelope, Message, Reply
+from nodes.contract.specs import DomainSpec
 
 Fault = Literal["refused", "half", "uncertain_done", "uncertain_not_done", "uncertain_for_long", "retryable"]
 MAX_TURNS = 400
@@ -38,12 +39,23 @@ class World:
                 self.objects[name] = "there"
             case "disk.delete" | "nic.unplug" | "demo.unmark":
                 self.objects.pop(name, None)
+            case "disk.unused":
+                pass
             case "domain.define":
                 self.objects.setdefault(name, "shutoff")
+                self.objects[node, "definition:" + message.domain.id] = definition(message.domain)  # type: ignore[attr-defined]
             case "domain.undefine":
                 if state not in (None, "shutoff"):
                     raise Refusal("domain_active")
                 self.objects.pop(name, None)
+                self.objects.pop((node, name[1].replace("domain:", "definition:")), None)
+            case "domain.plug" | "domain.medium":
+                if state in ("running", "paused"):
+                    self.objects[node, f"guest:{message.vm} {message.disk.id}"] = message.disk.iso or "has"  # type: ignore[attr-defined]
+                return {**self.whereabouts(name), "has": True if state in ("running", "paused") else None}
+            case "domain.unplug":
+                self.objects.pop((node, f"guest:{message.vm} {message.disk}"), None)  # type: ignore[attr-defined]
+                return {**self.whereabouts(name), "has": False if state in ("running", "paused") else None}
             case "domain.start" | "domain.resume" | "domain.reboot" | "domain.reset":
                 if state is None:
                     raise Refusal("no_domain")
@@ -85,6 +97,11 @@ class World:
     def whereabouts(self, name: tuple[str, str]) -> dict[str, Any]:
         state = self.objects.get(name)
         return {"state": state or "absent", "defined": state is not None}
+
+
+def definition(domain: DomainSpec) -> str:
+    """What tests compare of one: its disks, and what lies in its drives."""
+    return " ".join(disk.iso or disk.id for disk in domain.disks)
 
 
 class Refusal(Exception):

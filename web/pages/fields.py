@@ -1,0 +1,148 @@
+"""What a dialog asks for before its operation begins: one table, read by the page that shows it and by its answer."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args
+
+from django.utils.translation import gettext as _
+
+from cluster import selectors
+from cluster.models import Disk, IsoCopy, Vm, VmState
+from cluster.permissions import Actor
+from cluster.refusals import Refusal, Refused
+from nodes.contract.sizes import parse_size
+from nodes.contract.specs import DiskBus, DiskCache
+from web.templatetags.ulei import size
+
+MOST_CHOICES = 500
+LONGEST = 100
+
+
+@dataclass(frozen=True)
+class Field:
+    name: str
+    """The parameter that it fills; a size is typed as people say it."""
+    label: str
+    kind: str = "text"
+    """text, size, select or check."""
+    value: str = ""
+    presumed: Any = None
+    """What the dry run behind an untouched dialog takes as said; None: the parameter is left out of it."""
+    required: bool = False
+    placeholder: str = ""
+    hint: str = ""
+    choices: list[tuple[str, str]] = field(default_factory=list)
+    """(value, word); an empty value leaves the parameter out, unless ``nothing`` says that it means something."""
+    nothing: bool = False
+    """An empty value is sent as null."""
+
+    def read(self, typed: Mapping[str, str]) -> dict[str, Any]:
+        """The parameter as typed; empty where it is left out. Raises :class:`Refused`."""
+        text = typed.get(self.name, "").strip()[:LONGEST]
+        if self.kind == "check":
+            return {self.name: text == "1"}
+        if self.kind == "size":
+            try:
+                return {self.name: parse_size(text)}
+            except ValueError:
+                raise Refused(Refusal("not_a_size", {"typed": text}, field=self.name)) from None
+        if text or (self.kind == "text" and not self.required):
+            return {self.name: text}
+        return {self.name: None} if self.nothing else {}
+
+
+def _resize(actor: Actor, disk: Disk) -> list[Field]:
+    hint = _("It has %(size)s now. A disk can only grow.") % {"size": size(disk.size_bytes)}
+    shown = str(size(disk.size_bytes))
+    return [_size(value=shown, presumed=disk.size_bytes, hint=hint)]
+
+
+def _size(**more: Any) -> Field:
+    return Field("size_bytes", _("Size"), "size", required=True, placeholder=_("20 GB"), **more)
+
+
+def _bus() -> Field:
+    return Field("bus", _("Bus"), "select", value="virtio", choices=[(bus, bus) for bus in get_args(DiskBus)])
+
+
+def _snapshot(actor: Actor, vm: Vm) -> list[Field]:
+    return [Field("name", _("Name"), placeholder=_("the present time"))]
+
+
+def _revert(actor: Actor, snapshot: Any) -> list[Field]:
+    if snapshot.vm.state not in (VmState.RUNNING, VmState.PAUSED):
+        return []
+    label = _("Stop %(name)s by force: it runs") % {"name": snapshot.vm.name}
+    return [Field("stop", label, "check", presumed=True, required=True)]
+
+
+def _attach(actor: Actor, disk: Disk) -> list[Field]:
+    vms = selectors.vms(actor).filter(tenant=disk.tenant_id, node__pool_places__pool=disk.pool_id)
+    found = [(vm.pk, vm.name) for vm in vms.only("name").order_by("name")[:MOST_CHOICES]]
+    none = "" if found else _("No VM of its tenant is on a node that has its storage.")
+    first = found[0][0] if found else None
+    return [Field("vm", _("VM"), "select", presumed=first, required=True, choices=found, hint=none), _bus()]
+
+
+def _iso(actor: Actor, vm: Vm) -> list[Field]:
+    isos = selectors.isos(actor).filter(pk__in=IsoCopy.objects.filter(node=vm.node_id).values("iso"))
+    drive = vm.disks.filter(device="cdrom").first()
+    lies = drive.iso_id if drive else None
+    choices = [
+        ("", _("nothing: an empty drive")),
+        *((iso.pk, iso.name) for iso in isos.order_by("name")[:MOST_CHOICES]),
+    ]
+    first = next((value for value, _word in choices if value), None)
+    shown = lies or ("" if drive else first or "")
+    hint = "" if first else _("There is no ISO on this VM's node yet.")
+    return [
+        Field("iso", _("ISO"), "select", value=shown, presumed=lies or first, choices=choices, nothing=True, hint=hint)
+    ]
+
+
+def _disk(actor: Actor, vm: Vm | None) -> list[Field]:
+    pools = [] if actor.is_tenant_side else list(selectors.pools(actor).filter(state="active").order_by("name"))
+    if vm:
+        pools = [pool for pool in pools if any(place.node_id == vm.node_id for place in pool.places.all())]
+    own = [("", _("the node's own"))] if vm else []
+    choices = own + [
+        (pool.pk, _("%(pool)s, %(free)s free") % {"pool": pool.name, "free": size(pool.free_bytes)}) for pool in pools
+    ]
+    fields = [_size(presumed=1 << 20, hint=_("Rounded up to what the storage gives out at a time."))]
+    if pools:
+        presumed = None if vm else choices[0][0]
+        fields.append(Field("pool", _("Storage"), "select", presumed=presumed, required=not vm, choices=choices))
+    return [*fields, *([_bus()] if vm else []), Field("title", _("Title"), placeholder=_("what it is for"))]
+
+
+def _change(actor: Actor, disk: Disk) -> list[Field]:
+    title = Field("title", _("Title"), value=disk.title, placeholder=_("what it is for"))
+    if disk.vm is None:
+        return [title]
+    if disk.vm.state not in (VmState.STOPPED, VmState.ERROR):
+        return [replace(title, hint=_("Bus, cache and boot order can be changed while the VM is off."))]
+    suits = [("", _("what suits the storage"))] if not disk.cache else []
+    caches = [*suits, *((cache, cache) for cache in get_args(DiskCache))]
+    fields = [
+        title,
+        replace(_bus(), value=disk.bus),
+        Field("cache", _("Cache"), "select", value=disk.cache, choices=caches),
+    ]
+    return fields if disk.boot_order == 1 else [*fields, Field("boot_first", _("Boot from it first"), "check")]
+
+
+FIELDS: dict[str, Callable[[Actor, Any], list[Field]]] = {
+    "disk.create": _disk,
+    "disk.change": _change,
+    "disk.resize": _resize,
+    "disk.attach": _attach,
+    "vm.iso": _iso,
+    "vm.snapshot": _snapshot,
+    "snapshot.revert": _revert,
+}
+"""Operation -> its fields, by whom it is asked and of what."""
+
+
+def fields_of(code: str, actor: Actor, target: Any) -> list[Field]:
+    fields = FIELDS.get(code)
+    return fields(actor, target) if fields else []
