@@ -32,6 +32,8 @@ class SimulatedHypervisor(Hypervisor):
         description.write_text(HOST_XML.format(cpus=cpus, cores=cpus // 4, memory_kib=memory_bytes // 1024))
         super().__init__(f"test://{description}")
         self._memory = memory
+        self._complete = False
+        """All kept domains are there again: until then nobody may start or stop one of them."""
 
     def start(self) -> None:
         libvirt.registerErrorHandler(lambda context, error: None, None)
@@ -42,12 +44,13 @@ class SimulatedHypervisor(Hypervisor):
                 domain.create()
             if kept.state == "paused":
                 domain.suspend()
+        self._complete = True
         self._heard()
         self.on_connect()
 
     @property
     def ok(self) -> bool:
-        return self._events is not None
+        return self._complete
 
     @contextmanager
     def _query(self) -> Iterator[Any]:
