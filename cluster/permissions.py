@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from django.db.models import CharField, Model, Q, QuerySet, Value
 from django.db.models.functions import Concat
 
-from .models import Address, Grant, Image, Iso, Job, Network, Nic, Node, Pool, Role, Snapshot, Tenant, User, Vm
+from .models import Address, Backup, Grant, Image, Iso, Job, Network, Nic, Node, Pool, Role, Snapshot, Tenant, User, Vm
 from .models.vm import Disk
 from .refusals import Forbidden, Refusal
 
@@ -45,6 +45,9 @@ TABLE: dict[str, frozenset[Role]] = {
     "vm.delete": frozenset({A, F, V, T, S}),
     "vm.edit": frozenset({A, F, V, T, S}),
     "vm.snapshot": frozenset({A, F, V, T, S}),
+    "vm.backup": frozenset({A, F, V, T, S}),
+    "backup.restore": frozenset({A, F, V, T, S}),
+    "backup.delete": frozenset({A, F, V, T, S}),
     "snapshot.revert": frozenset({A, F, V, T, S}),
     "snapshot.delete": frozenset({A, F, V, T, S}),
     "vm.iso": frozenset({A, F, V, T, S}),
@@ -120,7 +123,7 @@ def visible(queryset: "QuerySet[M]", actor: Actor) -> "QuerySet[M]":
     vms = Vm.objects.filter(**own)
     if model is Vm:
         return queryset.filter(**own)
-    if model is Disk:
+    if model in (Backup, Disk):
         return queryset.filter(**own)
     if model in (Nic, Snapshot):
         return queryset.filter(vm__in=vms)

@@ -8,6 +8,7 @@ from django.db.models import Model, Prefetch, QuerySet
 from .models import (
     Address,
     AuditEvent,
+    Backup,
     Disk,
     Image,
     Iso,
@@ -78,7 +79,8 @@ def isos(actor: Actor) -> "QuerySet[Iso]":
 
 
 def disks(actor: Actor) -> "QuerySet[Disk]":
-    return visible(Disk.objects.filter(device="disk"), actor)
+    """Without the copies that belong to backups."""
+    return visible(Disk.objects.filter(device="disk", backup=None), actor)
 
 
 def disks_with_places(actor: Actor) -> "QuerySet[Disk]":
@@ -96,6 +98,10 @@ def snapshots(actor: Actor) -> "QuerySet[Snapshot]":
 
 def snapshots_with_places(actor: Actor) -> "QuerySet[Snapshot]":
     return snapshots(actor).select_related("vm")
+
+
+def backups(actor: Actor) -> "QuerySet[Backup]":
+    return visible(Backup.objects.prefetch_related("disks__pool"), actor)
 
 
 def jobs(actor: Actor) -> "QuerySet[Job]":
@@ -129,6 +135,7 @@ TARGETS: dict[str, Rows] = {
     "nodes": nodes,
     "disks": disks_with_places,
     "snapshots": snapshots_with_places,
+    "backups": backups,
     "pools": pools,
     "images": images,
     "networks": networks,

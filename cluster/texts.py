@@ -248,6 +248,17 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("snapshots of disk %(disk)s (pool %(pool)s) change only while the guest is off"),
         _("shut the VM down first"),
     ),
+    "backup_not_ready": (_("backup %(backup)s is still being made, or goes"), _("wait for its job")),
+    "backup_needs_stop": (
+        _("%(vm)s runs, and a copy of its disks can be written into pool %(pool)s only while it is off"),
+        _("choose a pool of files or of volumes, or shut it down first"),
+    ),
+    "backup_failed": (_("the copy of the disks did not reach its end"), _("look at the VM's log on the node")),
+    "disks_changed": (_("the disks of %(vm)s are others than when this was asked"), _("ask for it again")),
+    "disks_pending": (
+        _("a disk of %(vm)s comes to its guest, or goes from it, only when that is off"),
+        _("shut the VM down first"),
+    ),
     "snapshot_not_ready": (_("snapshot %(snapshot)s is still being made, or goes"), _("wait for its job")),
     "revert_needs_stop": (
         _("%(vm)s runs, and its memory belongs to the content that goes"),

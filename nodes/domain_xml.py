@@ -2,7 +2,7 @@
 
 import itertools
 import unicodedata
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,7 +10,7 @@ from typing import Literal
 from lxml import etree
 from lxml.builder import E  # type: ignore[import-not-found]  # its stubs leave the builder out
 
-from nodes.contract.specs import DiskBus, DomainDisk, DomainSpec, NicSpec
+from nodes.contract.specs import DiskBus, DiskFormat, DomainDisk, DomainSpec, NicSpec
 
 NAMESPACE = "https://ulei.local/xmlns/domain/1"
 
@@ -166,6 +166,25 @@ def _disk(disk: DomainDisk, target: str, source: DiskSource | None) -> etree._El
         type=kind,
         device="disk",
     )
+
+
+def backup_xml(names: Iterable[str], targets: Mapping[str, tuple[DiskSource, DiskFormat]]) -> str:
+    """All disks of a guest, and where the copies of some of them go. Source: libvirt.org/formatbackup.html
+
+    Raises ValueError for a place into which QEMU writes no copy.
+    """
+    disks = E.disks()
+    for name in sorted(names):
+        if name not in targets:
+            disks.append(E.disk(name=name, backup="no"))
+            continue
+        source, disk_format = targets[name]
+        kind, where = _source(source)
+        if not isinstance(source, FileSource | BlockSource) or isinstance(where, str):
+            raise ValueError(f"no copy can be written to {source}")
+        where.tag = "target"
+        disks.append(E.disk(where, E.driver(type=disk_format), name=name, backup="yes", type=kind))
+    return etree.tostring(E.domainbackup(disks, mode="push"), encoding="unicode")
 
 
 def _source(source: DiskSource | None) -> tuple[str, etree._Element | str]:

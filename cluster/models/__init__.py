@@ -1,5 +1,6 @@
 from .access import Grant, Role, Tenant, Token, User
 from .audit import AuditEvent, IdempotencyKey
+from .backup import Backup, BackupState
 from .base import new_id
 from .inventory import (
     Address,
@@ -24,6 +25,8 @@ __all__ = [
     "Address",
     "AddressRange",
     "AuditEvent",
+    "Backup",
+    "BackupState",
     "Disk",
     "Grant",
     "IdempotencyKey",

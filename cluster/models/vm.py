@@ -77,6 +77,8 @@ class Disk(models.Model):
     owner = models.ForeignKey("User", on_delete=models.PROTECT, null=True, related_name="disks")
     """Tenant and owner: its VM's, and whose it stays when it has none."""
     title = models.CharField(max_length=200, blank=True, default="")
+    backup = models.ForeignKey("Backup", on_delete=models.PROTECT, null=True, related_name="disks")
+    """Of which it is a copy's part; such a disk never comes to a VM."""
     pending = models.CharField(max_length=8, blank=True, default="", choices=Pending.choices)
     device = models.CharField(max_length=8, default="disk")
     pool = models.ForeignKey("Pool", on_delete=models.PROTECT, null=True, related_name="disks")

@@ -132,7 +132,7 @@ def _begin(
     elif plan.refusals:
         raise Refused(*plan.refusals)
     subject = operation.begin(actor, target, parsed, plan)
-    job.subject = f"{_kind(operation)}:{subject.pk}"
+    job.subject = f"{(operation.makes or operation.noun).removesuffix('s')}:{subject.pk}"
     job.subject_name = getattr(subject, "name", "")
     job.tenant_id = getattr(subject, "tenant_id", None)
     job.save(force_insert=True)

@@ -3,7 +3,7 @@
 Not an operation: the planning half of :mod:`cluster.operations.vm_create`. Reads only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 class Planning:
     actor: Actor
     params: "VmCreate.Params"
+    only_on: Collection[str] | None = None
+    """Nodes that come into question; None: all."""
     refusals: list[Refusal] = field(default_factory=list)
     pools: dict[str, Pool] = field(default_factory=dict)
     """Those that are asked for, by id."""
@@ -109,6 +111,8 @@ class Planning:
         held = {"image_copies": need.image, "iso_copies": need.iso, "pool_places": self.pools}
         nodes = Node.objects.select_related("default_pool")
         nodes = nodes.prefetch_related(*(name for name, asked in held.items() if asked))
+        if self.only_on is not None:
+            nodes = nodes.filter(pk__in=self.only_on)
         asked = self.params.node if not self.actor.is_tenant_side else None
         if asked:
             nodes = nodes.filter(pk=asked)

@@ -162,6 +162,8 @@ class Operation(Generic[P]):
     """Its button asks first, although nothing must be said."""
     creates: ClassVar[bool] = False
     """Asked of the collection (``POST /api/v1/<noun>/``), not of a thing that exists."""
+    makes: ClassVar[str] = ""
+    """The noun of what ``begin`` returns, where that is not its own."""
     secret: ClassVar[tuple[str, ...]] = ()
     """Dotted paths of parameters that are encrypted in the row and never shown."""
     Params: ClassVar[type[Params]]

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from .errors import ErrorInfo
 from .sizes import MAX_BYTES
 from .specs import (
+    BackupDisk,
     Check,
     DiskSpec,
     DomainDisk,
@@ -338,6 +339,17 @@ class DomainMedium(_Domain):
     disk: DomainDisk
 
 
+class DomainBackup(_Domain):
+    """Copy disks of a guest that runs into volumes that are there, all of them as they are at one instant.
+
+    One that is under way is ended first, and its copies are begun anew. Without disks it is only ended.
+    """
+
+    verb = "domain.backup"
+    long = True
+    disks: tuple[BackupDisk, ...] = ()
+
+
 class DomainLook(_Domain):
     """Whereabouts of one domain on this node; after an uncertain answer, both nodes of a move are asked."""
 
@@ -410,6 +422,7 @@ VERBS: dict[str, type[Message]] = {
         DomainPlug,
         DomainUnplug,
         DomainMedium,
+        DomainBackup,
         DomainLook,
         NodeInspect,
         DemoMark,

@@ -76,6 +76,8 @@ class PoolFacts(Spec):
     snapshots_take_room: bool = False
     """A snapshot is given a size when it is made, and is lost when more than that is written to its volume."""
     clones: tuple[CloneKind, ...] = ()
+    takes_backups: bool = False
+    """The QEMU of a guest that runs can write a copy of its disks into volumes of this pool."""
     extent_bytes: int | None = None
     extents_total: int | None = None
     extents_free: int | None = None
@@ -123,6 +125,13 @@ class VolumeSpec(Spec):
     id: Id
     pool: PoolSpec
     format: DiskFormat
+
+
+class BackupDisk(Spec):
+    """A disk of a guest and the volume, at least as large, that gets its content."""
+
+    disk: Id
+    target: VolumeSpec
 
 
 class DomainDisk(Spec):

@@ -3,7 +3,7 @@
 import base64
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,9 @@ from nodes.contract.messages import DomainWhereabouts
 from nodes.contract.specs import DomainFacts, DomainState
 from nodes.hypervisor.connections import Connections, LifecycleEvent
 from nodes.names import vm_of
-from nodes.shell import Cancellation
+from nodes.shell import Cancellation, Cancelled
 
+BACKUP_LOOK_S = 0.5
 STATE_FOLDER = Path("/run/libvirt/qemu")
 """Has ``<domain>.pid`` of each QEMU, and ``<domain>.xml``, its status. Source: libvirt, qemu_conf.c, qemu_process.c."""
 
@@ -70,8 +71,10 @@ class Devices:
 
     disks: dict[str, str]
     """id of a disk of ours -> its XML."""
+    disk_names: dict[str, str]
+    """id of a disk of ours -> ``vda``."""
     names: frozenset[str]
-    """``vda``, also those of CD-ROM drives."""
+    """Also those of CD-ROM drives."""
     drive: str | None
     """The first CD-ROM drive's name."""
 
@@ -251,6 +254,35 @@ class Hypervisor(Connections):
         with self._on(uuid) as domain:
             domain.updateDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
+    def begin_backup(self, uuid: str, xml: str) -> None:
+        """Let the guest's QEMU copy disks into volumes that are there."""
+        with self._on(uuid) as domain:
+            domain.backupBegin(xml, None, libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
+
+    def end_backup(self, uuid: str) -> None:
+        """End one that is under way, if any."""
+        with self._on(uuid) as domain:
+            if domain.isActive() and _backup(domain) is not None:
+                domain.abortJob()
+
+    def await_backup(self, uuid: str, progress: Callable[[int], None], cancellation: Cancellation) -> None:
+        """Wait until none is under way. Raises Cancelled, after ending it, and ``backup_failed``."""
+        cancellation.wake(self.changed)
+        while True:
+            try:
+                cancellation.check()
+            except Cancelled:
+                self.end_backup(uuid)
+                raise
+            with self._on(uuid) as domain:
+                percent = _backup(domain) if domain.isActive() else None
+                if percent is None:
+                    _check_backup(domain)
+                    return
+            progress(percent)
+            with self.changed:
+                self.changed.wait(BACKUP_LOOK_S)
+
     def keep_secret(self, uuid: str, name: str, key_base64: str) -> None:
         """Give libvirt a Ceph key. Its value can then not be read back from libvirt."""
         if self.simulated:
@@ -298,6 +330,7 @@ class Hypervisor(Connections):
 
 def _devices(xml: str) -> Devices:
     disks: dict[str, str] = {}
+    disk_names: dict[str, str] = {}
     names: set[str] = set()
     drives: list[str] = []
     for disk in etree.fromstring(xml, etree.XMLParser(resolve_entities=False)).iterfind("devices/disk"):
@@ -306,8 +339,26 @@ def _devices(xml: str) -> Devices:
         if disk.get("device") == "cdrom":
             drives.append(name)
         elif serial := disk.findtext("serial"):
-            disks[serial] = etree.tostring(disk, encoding="unicode", with_tail=False)
-    return Devices(disks, frozenset(names), drives[0] if drives else None)
+            disks[serial], disk_names[serial] = etree.tostring(disk, encoding="unicode", with_tail=False), name
+    return Devices(disks, disk_names, frozenset(names), drives[0] if drives else None)
+
+
+def _backup(domain: Any) -> int | None:
+    """How far a backup of the domain is, in per cent; None: none is under way."""
+    stats = domain.jobStats()
+    under_way = stats.get("type", libvirt.VIR_DOMAIN_JOB_NONE) != libvirt.VIR_DOMAIN_JOB_NONE
+    if not under_way or stats.get("operation") != libvirt.VIR_DOMAIN_JOB_OPERATION_BACKUP:
+        return None
+    return int(stats.get("disk_processed", 0) * 100 // max(1, stats.get("disk_total", 0)))
+
+
+def _check_backup(domain: Any) -> None:
+    """Raises ``backup_failed`` unless the last job of the domain was a backup that reached its end."""
+    stats = domain.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED) if domain.isActive() else {}
+    reached = stats.get("type") == libvirt.VIR_DOMAIN_JOB_COMPLETED
+    if not reached or stats.get("operation") != libvirt.VIR_DOMAIN_JOB_OPERATION_BACKUP:
+        why = stats.get("errmsg") or "the guest went off, or somebody ended it"
+        raise NodeError("backup_failed", f"the backup of {domain.name()} did not reach its end: {why}")
 
 
 def _lookup(connection: Any, uuid: str | None, name: str | None) -> Any:
@@ -320,13 +371,7 @@ def _lookup(connection: Any, uuid: str | None, name: str | None) -> Any:
 
 
 def _device_of(xml: str, disk_id: str) -> str | None:
-    if disk_id not in xml:
-        return None
-    for disk in etree.fromstring(xml, etree.XMLParser(resolve_entities=False)).iterfind("devices/disk"):
-        target = disk.find("target")
-        if disk.findtext("serial") == disk_id and target is not None:
-            return target.get("dev")
-    return None
+    return _devices(xml).disk_names.get(disk_id) if disk_id in xml else None
 
 
 def _monitor(domain: Any, command: str, **arguments: Any) -> Any:

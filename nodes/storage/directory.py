@@ -102,6 +102,7 @@ class DirectoryDriver(Driver):
             snapshot_formats=("qcow2",),
             snapshots_online=True,
             clones=("full",),
+            takes_backups=True,
         )
 
     # --- create -------------------------------------------------------------------------------------------

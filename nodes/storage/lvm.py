@@ -179,6 +179,7 @@ class LvmDriver(Driver):
             snapshots_online=True,
             snapshots_take_room=True,
             clones=self.CLONES,
+            takes_backups=True,
             extent_bytes=group.extent_bytes,
             extents_total=group.extents,
             extents_free=group.extents_free,

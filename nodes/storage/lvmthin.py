@@ -43,6 +43,7 @@ class LvmThinDriver(LvmDriver):
             snapshot_formats=("raw",),
             snapshots_online=True,
             clones=self.CLONES,
+            takes_backups=True,
             extent_bytes=group.extent_bytes,
             extents_total=group.extents,
             extents_free=group.extents_free,

@@ -7,6 +7,7 @@ from nodes import domain_xml
 from nodes.contract.errors import NodeError
 from nodes.contract.faults import point
 from nodes.contract.messages import (
+    DomainBackup,
     DomainDefine,
     DomainLook,
     DomainMedium,
@@ -234,6 +235,30 @@ def medium(node: Node, message: DomainMedium, run: Run) -> PluggedDisk:
     return _plugged(where, True)
 
 
+@handles(DomainBackup)
+def backup(node: Node, message: DomainBackup, run: Run) -> DomainWhereabouts:
+    domain = node.own_domain(message.vm, message.uuid)
+    if domain is not None and domain.active:
+        node.hypervisor.end_backup(message.uuid)
+    if not message.disks:
+        return node.hypervisor.whereabouts(message.uuid)
+    _active(node, message)
+    devices, targets = node.hypervisor.devices(message.uuid), {}
+    for copied in message.disks:
+        name = devices.disk_names.get(copied.disk)
+        if name is None:
+            raise NodeError("disk_absent", f"the guest does not have the disk {copied.disk}")
+        target = copied.target
+        targets[name] = (node.driver(target.pool).source(target.id, target.format), target.format)
+    try:
+        xml = domain_xml.backup_xml(devices.names, targets)
+    except ValueError as error:
+        raise NodeError("unsupported", str(error), "Choose a pool of files or of volumes on this node.") from None
+    _call(message.verb, lambda: node.hypervisor.begin_backup(message.uuid, xml))
+    node.hypervisor.await_backup(message.uuid, run.progress, run.cancellation)
+    return node.hypervisor.whereabouts(message.uuid)
+
+
 def _refusal(verb: str, call: Callable[[], None]) -> NodeError | None:
     """Why libvirt or the guest would not; what came of a call that was lost is not known here."""
     try:
@@ -257,7 +282,9 @@ def look(node: Node, message: DomainLook, run: Run) -> DomainWhereabouts:
     return node.hypervisor.whereabouts(message.uuid)
 
 
-_Named = DomainStart | DomainSuspend | DomainResume | DomainReboot | DomainReset | DomainPlug | DomainMedium
+_Named = (
+    DomainBackup | DomainStart | DomainSuspend | DomainResume | DomainReboot | DomainReset | DomainPlug | DomainMedium
+)
 
 
 def _required(node: Node, message: _Named) -> None:

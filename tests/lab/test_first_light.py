@@ -97,6 +97,27 @@ def test_a_guest_that_does_not_let_go_of_a_disk_keeps_it_until_it_is_off(lab: La
     lab.api.do(f"disks/{disk}/delete/")
 
 
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_deleted_vm_is_made_again_of_its_backup_with_what_its_disk_held(lab: Lab, runs: bool):
+    vm = lab.create(name=f"kept-{runs}".lower())["id"]
+    lab.wait_console(vm, "DISK boots=1")
+    lab.wait_console(vm, "GUEST-UP")
+    if not runs:
+        lab.api.do(f"vms/{vm}/stop/")
+    lab.api.do(f"vms/{vm}/backup/")
+    if runs:
+        lab.api.do(f"vms/{vm}/reset/")
+        lab.wait_console(vm, "DISK boots=2")
+    lab.api.do(f"vms/{vm}/delete/", {"disks": True})
+    backup = lab.api.all("backups/")[0]
+    assert (backup["state"], backup["vm"]) == ("ready", None)
+    again = lab.api.do(f"backups/{backup['id']}/restore/", {"name": "again", "start": True})
+    restored = again["subject"].partition(":")[2]
+    lab.wait_console(restored, "DISK boots=2")  # what it held at the time of the backup, and one boot more
+    lab.api.do(f"backups/{backup['id']}/delete/")
+    assert lab.api.all("backups/") == []
+
+
 def test_an_iso_is_changed_while_the_guest_runs(lab: Lab):
     iso = wait(lambda: next(iter(lab.api.all("isos/")), None), 30, "the ISO to be seen")
     vm = lab.create(iso=iso["id"], image=None)["id"]

@@ -9,7 +9,7 @@ from django.db.models import QuerySet
 from rest_framework.serializers import Serializer
 
 from cluster import selectors
-from cluster.models import Grant, JobState, NodeState, Role, SnapshotState, VmState
+from cluster.models import BackupState, Grant, JobState, NodeState, Role, SnapshotState, VmState
 from cluster.permissions import Actor
 
 from . import rows, serializers
@@ -169,6 +169,16 @@ NOUNS = {
             search=("name",),
             filters={"vm": Filter("vm"), "state": Filter("state", _states(SnapshotState))},
             ordering=("created", "name", "id"),
+        ),
+        Noun(
+            "backups",
+            selectors.backups,
+            rows.backups,
+            serializers.BackupSerializer,
+            see="see.vms",
+            search=("title", "vm_name"),
+            filters={"vm": Filter("vm"), "tenant": Filter("tenant"), "state": Filter("state", _states(BackupState))},
+            ordering=("-created", "vm_name", "id"),
         ),
         Noun(
             "jobs",

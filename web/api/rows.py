@@ -10,6 +10,7 @@ from cluster.models import (
     FINAL,
     Address,
     AuditEvent,
+    Backup,
     Disk,
     Grant,
     Image,
@@ -207,6 +208,24 @@ def snapshots(actor: Actor, rows: Sequence[Snapshot]) -> list[Row]:
             "version": snapshot.version,
         }
         for snapshot in rows
+    ]
+
+
+def backups(actor: Actor, rows: Sequence[Backup]) -> list[Row]:
+    return [
+        {
+            "id": backup.pk,
+            "vm": backup.vm_id,
+            "vm_name": backup.vm_name,
+            "title": backup.title,
+            "tenant": backup.tenant_id,
+            "created": backup.created,
+            "size_bytes": backup.size_bytes,
+            "pool": _fabric(actor, next((disk.pool_id for disk in backup.disks.all()), None)),
+            "state": backup.state,
+            "version": backup.version,
+        }
+        for backup in rows
     ]
 
 

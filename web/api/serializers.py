@@ -4,7 +4,7 @@ from typing import Any
 
 from rest_framework import serializers as s
 
-from cluster.models import JobState, NodeState, Pending, Role, SnapshotState, StepState, VmState
+from cluster.models import BackupState, JobState, NodeState, Pending, Role, SnapshotState, StepState, VmState
 
 
 def _id(**kwargs: Any) -> s.CharField:
@@ -161,6 +161,19 @@ class SnapshotSerializer(s.Serializer[Any]):
     created = s.DateTimeField()
     size_bytes = _bytes()
     state = s.ChoiceField(SnapshotState.choices)
+    version = s.IntegerField()
+
+
+class BackupSerializer(s.Serializer[Any]):
+    id = _id()
+    vm = _nullable_id("Null when it was deleted since.")
+    vm_name = s.CharField()
+    title = s.CharField()
+    tenant = _id()
+    created = s.DateTimeField()
+    size_bytes = _bytes()
+    pool = _nullable_id("Null for tenants.")
+    state = s.ChoiceField(BackupState.choices)
     version = s.IntegerField()
 
 

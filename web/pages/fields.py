@@ -1,13 +1,13 @@
 """What a dialog asks for before its operation begins: one table, read by the page that shows it and by its answer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from django.utils.translation import gettext as _
 
 from cluster import selectors
-from cluster.models import Disk, IsoCopy, Vm, VmState
+from cluster.models import Backup, Disk, IsoCopy, Pool, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal, Refused
 from nodes.contract.sizes import parse_size
@@ -105,9 +105,7 @@ def _disk(actor: Actor, vm: Vm | None) -> list[Field]:
     if vm:
         pools = [pool for pool in pools if any(place.node_id == vm.node_id for place in pool.places.all())]
     own = [("", _("the node's own"))] if vm else []
-    choices = own + [
-        (pool.pk, _("%(pool)s, %(free)s free") % {"pool": pool.name, "free": size(pool.free_bytes)}) for pool in pools
-    ]
+    choices = [*own, *_pools(pools)]
     fields = [_size(presumed=1 << 20, hint=_("Rounded up to what the storage gives out at a time."))]
     if pools:
         presumed = None if vm else choices[0][0]
@@ -131,13 +129,32 @@ def _change(actor: Actor, disk: Disk) -> list[Field]:
     return fields if disk.boot_order == 1 else [*fields, Field("boot_first", _("Boot from it first"), "check")]
 
 
+def _backup(actor: Actor, vm: Vm) -> list[Field]:
+    title = Field("title", _("Title"), placeholder=_("the VM's name and the time"))
+    pools = [] if actor.is_tenant_side else selectors.pools(actor).filter(state="active", places__node=vm.node_id)
+    choices = [("", _("the node's own")), *_pools(pools)]
+    return [Field("pool", _("Storage"), "select", choices=choices), title] if pools else [title]
+
+
+def _pools(pools: Iterable[Pool]) -> list[tuple[str, str]]:
+    words = _("%(pool)s, %(free)s free")
+    return [(pool.pk, words % {"pool": pool.name, "free": size(pool.free_bytes)}) for pool in pools]
+
+
+def _restore(actor: Actor, backup: Backup) -> list[Field]:
+    name = Field("name", _("Name"), presumed="restored-" + backup.pk, required=True, hint=_("Of the new VM."))
+    return [name, Field("start", _("Start it at once"), "check")]
+
+
 FIELDS: dict[str, Callable[[Actor, Any], list[Field]]] = {
     "disk.create": _disk,
     "disk.change": _change,
     "disk.resize": _resize,
     "disk.attach": _attach,
     "vm.iso": _iso,
+    "vm.backup": _backup,
     "vm.snapshot": _snapshot,
+    "backup.restore": _restore,
     "snapshot.revert": _revert,
 }
 """Operation -> its fields, by whom it is asked and of what."""

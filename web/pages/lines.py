@@ -6,7 +6,7 @@ from typing import Any
 
 from cluster import selectors
 from cluster.events import progress_of
-from cluster.models import FINAL, Disk, Job, Snapshot, Vm
+from cluster.models import FINAL, Backup, Disk, Job, Snapshot, Vm
 from cluster.permissions import Actor
 from cluster.saga.steps import Operation
 
@@ -19,6 +19,8 @@ ORDER = (
     "stop",
     "reset",
     "snapshot",
+    "backup",
+    "restore",
     "revert",
     "resize",
     "change",
@@ -142,6 +144,16 @@ class DiskLine:
 def disk_lines(actor: Actor, disks: Iterable[Disk]) -> list[DiskLine]:
     """A CD-ROM drive has no actions of its own: what lies in it is its VM's."""
     return [DiskLine(disk, actions_of(actor, disk, "disks") if disk.device == "disk" else []) for disk in disks]
+
+
+@dataclass(frozen=True)
+class BackupLine:
+    backup: Backup
+    actions: list[Action]
+
+
+def backup_lines(actor: Actor, backups: Iterable[Backup]) -> list[BackupLine]:
+    return [BackupLine(backup, actions_of(actor, backup, "backups")) for backup in backups]
 
 
 def job_line(job: Job) -> JobLine:

@@ -111,5 +111,7 @@ def _belongs_to(actor: Actor, noun: str, pk: str) -> tuple[str, str]:
         return reverse("node", args=[pk]), f"node:{pk}"
     if noun == "pools":
         return reverse("nodes"), "nodes"
+    if noun == "backups":
+        return reverse("backups"), "backups"
     vm = selectors.target(actor, noun, pk).vm_id if noun in ("disks", "snapshots") else pk
     return (reverse("vm", args=[vm]), f"vm:{vm}") if vm else (reverse("disks"), "disks")

@@ -2,7 +2,7 @@
 
 from django.urls import path, re_path
 
-from . import demo, disks, jobs, journal, nodes, operate, sign_in, vm_create, vms
+from . import backups, demo, disks, jobs, journal, nodes, operate, sign_in, vm_create, vms
 
 urlpatterns = [
     path("", vms.vm_list, name="vms"),
@@ -18,6 +18,7 @@ urlpatterns = [
     path("vms/<str:pk>/edit/", vms.vm_edit, name="vm-edit"),
     path("disks/", disks.disk_list, name="disks"),
     path("disks/new/", operate.disk_create, name="disk-create"),
+    path("backups/", backups.backup_list, name="backups"),
     path("jobs/", jobs.job_list, name="jobs"),
     path("jobs/<str:pk>/", jobs.job_page, name="job"),
     path("jobs/<str:pk>/<str:word>/", jobs.job_word, name="job-word"),
@@ -29,7 +30,7 @@ urlpatterns = [
     path("journal/", journal.journal, name="journal"),
     path("demo/", demo.demo, name="demo"),
     re_path(
-        r"^(?P<noun>vms|nodes|disks|pools|snapshots)/(?P<pk>[^/]+)/do/(?P<name>[a-z_]+)/$",
+        r"^(?P<noun>vms|nodes|disks|pools|snapshots|backups)/(?P<pk>[^/]+)/do/(?P<name>[a-z_]+)/$",
         operate.operate,
         name="operate",
     ),

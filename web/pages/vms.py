@@ -11,10 +11,11 @@ from cluster.permissions import Actor
 
 from .answers import told
 from .http import PageRequest, is_fragment, page, show
-from .lines import VmLine, actions_of, disk_lines, job_lines, running_jobs, snapshot_lines, vm_lines
+from .lines import VmLine, actions_of, backup_lines, disk_lines, job_lines, running_jobs, snapshot_lines, vm_lines
 from .paging import page_of
 
 LAST_JOBS = 8
+LAST_BACKUPS = 5
 
 
 @page
@@ -69,6 +70,7 @@ def vm_card(request: PageRequest, pk: str) -> HttpResponse:
     line = VmLine(vm, actions_of(request.actor, vm), running_jobs(request.actor, [f"vm:{pk}"]).get(f"vm:{pk}"))
     last = jobs[0].job if jobs else None
     overdue = last and vm.state == VmState.RUNNING and (last.error or {}).get("code") == "guest_did_not_shut_down"
+    backups = selectors.backups(request.actor).filter(vm=pk)
     context = {
         "line": line,
         "vm": vm,
@@ -76,6 +78,8 @@ def vm_card(request: PageRequest, pk: str) -> HttpResponse:
         "iso": line.action("iso"),
         "snapshots": snapshot_lines(request.actor, vm),
         "snapshot": line.action("snapshot"),
+        "backups": backup_lines(request.actor, backups.order_by("-created", "-pk")[:LAST_BACKUPS]),
+        "backup": line.action("backup"),
         "jobs": jobs,
         "stop": line.action("stop") if overdue else None,
     }

@@ -13,7 +13,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import get_language, gettext, pgettext
 
-from cluster.models import JobState, NodeState, Role, SnapshotState, StepState, VmState
+from cluster.models import BackupState, JobState, NodeState, Role, SnapshotState, StepState, VmState
 from cluster.os_catalogue import CATALOGUE
 from cluster.permissions import Actor
 from nodes.contract.sizes import format_size
@@ -57,7 +57,14 @@ LOOKS: dict[str, tuple[str, str]] = {
     "error": ("red", "circle-x"),
 }
 JOB_RUNNING = ("blue", "loader-2")
-CHOICES = {"vm": VmState, "node": NodeState, "job": JobState, "step": StepState, "snapshot": SnapshotState}
+CHOICES = {
+    "vm": VmState,
+    "node": NodeState,
+    "job": JobState,
+    "step": StepState,
+    "snapshot": SnapshotState,
+    "backup": BackupState,
+}
 
 
 @register.simple_tag

@@ -7,6 +7,7 @@ from typing import Any
 from cluster.domain_specs import domain_spec
 from cluster.models import (
     AddressRange,
+    Backup,
     Disk,
     Grant,
     Image,
@@ -62,6 +63,7 @@ class Scene:
             "nics": list(Nic.objects.order_by("pk").values("pk", "vm_id", "lease__address")),
             "memory": list(Node.objects.order_by("pk").values("pk", "memory_allocated_bytes")),
             "room": list(Pool.objects.order_by("pk").values("pk", "reserved_bytes", "state")),
+            "backups": list(Backup.objects.order_by("pk").values("pk", "state")),
             "snapshots": list(Snapshot.objects.order_by("pk").values("pk", "vm_id", "parent_id", "state")),
             "locks": list(Lock.objects.values("name")),
         }
@@ -146,6 +148,19 @@ def loose_disk(scene: Scene) -> str:
     return disk.pk
 
 
+def backup_of(scene: Scene, vm: Vm) -> str:
+    nics = [{"network": scene.network.pk, "model": "virtio"}]
+    settings = {"vcpus": 1, "memory_bytes": 128 * MIB, "os": "", "nics": nics}
+    whose = {"tenant": vm.tenant, "owner": vm.owner}
+    backup = Backup.objects.create(vm=vm, vm_name=vm.name, settings=settings, state="ready", **whose)
+    for position in range(2):
+        copy = Disk.objects.create(
+            backup=backup, pool=scene.pool, size_bytes=GIB, state="ready", position=position, **whose
+        )
+        scene.world.objects[scene.node.pk, "disk:" + copy.pk] = "disk"
+    return backup.pk
+
+
 def _iso(scene: Scene) -> str:
     """Lies on the node; another one is in the drive of the VM that runs."""
     vm, isos = scene.running, [Iso.objects.create(name=name, size_bytes=MIB) for name in ("old.iso", "new.iso")]
@@ -218,6 +233,9 @@ SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "disk.attach": lambda s: (loose_disk(s), {"vm": s.running.pk}),
     "disk.detach": lambda s: (s.running.disks.all()[1].pk, {}),
     "disk.delete": lambda s: (loose_disk(s), {}),
+    "vm.backup": lambda s: (s.running.pk, {}),
+    "backup.restore": lambda s: (backup_of(s, s.stopped), {"name": "new", "start": True}),
+    "backup.delete": lambda s: (backup_of(s, s.stopped), {}),
     "disk.change": lambda s: (
         s.stopped.disks.all()[1].pk,
         {"title": "data", "bus": "sata", "cache": "writeback", "boot_first": True},

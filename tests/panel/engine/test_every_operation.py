@@ -122,9 +122,10 @@ def without_job(scene: Scene, code: str) -> dict[str, Any]:
     before["locks"] = []
     before["room"] = [{**row, "reserved_bytes": 0} for row in before["room"] if row["state"] != "adding"]
     before["snapshots"] = [row for row in before["snapshots"] if row["state"] != "creating"]
-    if code == "disk.create":
+    before["backups"] = [row for row in before["backups"] if row["state"] != "creating"]
+    if code in ("disk.create", "vm.backup"):
         before["disks"] = [row for row in before["disks"] if row["state"] != "creating"]
-    if code == "vm.create":
+    if code in ("vm.create", "backup.restore"):
         new = {row["pk"] for row in before["vms"] if row["name"] == "new"}
         before["vms"] = [row for row in before["vms"] if row["pk"] not in new]
         before["disks"] = [row for row in before["disks"] if row["vm_id"] not in new]

@@ -32,7 +32,10 @@ class World:
         name = (node, message.object)
         state = self.objects.get(name)
         match message.verb:
-            case "disk.create":
+            case "domain.backup":
+                if message.disks and state not in ("running", "paused"):  # type: ignore[attr-defined]
+                    raise Refusal("domain_not_active")
+            case "disk.create" | "disk.clone":
                 self.objects[name] = "disk"
                 return {"size_bytes": message.disk.size_bytes}  # type: ignore[attr-defined]
             case "nic.plug" | "demo.mark":

@@ -1,0 +1,97 @@
+"""Make a new VM from a backup; the backup stays. Addresses are new, and so are MAC addresses."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from django.utils.translation import gettext_lazy as _
+
+from cluster.domain_specs import pool_spec
+from cluster.models import Backup, Disk, Network, PoolOnNode, Vm
+from cluster.permissions import Actor
+from cluster.refusals import Refusal
+from cluster.saga.steps import Call, Context, LockName, Operation, Params, Plan
+from nodes.contract.messages import DiskClone
+from nodes.contract.specs import DiskSpec, Name, Title, VolumeSpec
+
+from .backup_delete import not_ready
+from .vm_create import DiskAsked, Id, NicAsked, VmCreate
+from .vm_plan import Planning
+
+
+class RestoreParams(Params):
+    name: Name
+    title: Title = ""
+    node: Id | None = None
+    pool: Id | None = None
+    """Of all its disks; None: the default pool of the node."""
+    start: bool = False
+
+
+class BackupRestore(Operation[RestoreParams]):
+    code = "backup.restore"
+    noun = "backups"
+    makes = "vms"
+    label = _("Make a VM from it")
+    hint = _("the backup stays; the new VM gets new addresses")
+    icon = "restore"
+    Params = RestoreParams
+
+    @classmethod
+    def obstacles(cls, target: Backup) -> list[Refusal]:
+        return not_ready(target)
+
+    @classmethod
+    def plan(cls, actor: Actor, target: Backup, params: RestoreParams) -> Plan:
+        copies = list(target.disks.order_by("position"))
+        near = set(PoolOnNode.objects.filter(pool__in={c.pool_id for c in copies}).values_list("node_id", flat=True))
+        plan = Planning(actor, _as_create(target, params, copies), only_on=near).plan()
+        plan.data |= {"backup": target.pk, "copies": [copy.pk for copy in copies]}
+        return plan
+
+    @classmethod
+    def begin(cls, actor: Actor, target: Backup, params: RestoreParams, plan: Plan) -> Vm:
+        return VmCreate.begin(actor, None, _as_create(target, params, list(target.disks.order_by("position"))), plan)
+
+    @classmethod
+    def locks(cls, context: Context[Any]) -> Sequence[LockName]:
+        return [*VmCreate.locks(context), LockName("backup:" + context.data["backup"], exclusive=False)]
+
+    @classmethod
+    def recheck(cls, context: Context[Any]) -> list[Refusal]:
+        return cls.obstacles(Backup.objects.get(pk=context.data["backup"]))
+
+
+def _as_create(backup: Backup, params: RestoreParams, copies: Sequence[Disk]) -> VmCreate.Params:
+    had = backup.settings
+    known = set(Network.objects.filter(pk__in=[nic["network"] for nic in had["nics"]]).values_list("pk", flat=True))
+    disks = [{"pool": params.pool, "size_bytes": copy.size_bytes, "bus": copy.bus} for copy in copies]
+    return VmCreate.Params(
+        name=params.name,
+        title=params.title,
+        tenant=backup.tenant_id,
+        node=params.node,
+        os=had["os"] or None,
+        vcpus=had["vcpus"],
+        memory_bytes=had["memory_bytes"],
+        disks=[DiskAsked.model_validate(disk) for disk in disks],
+        nics=[NicAsked(**nic) for nic in had["nics"] if nic["network"] in known],
+        start=params.start,
+    )
+
+
+def copy_disk(context: Context[Any], disk_id: str) -> Call:
+    disk = Disk.objects.select_related("pool", "vm").get(pk=disk_id)
+    source = Disk.objects.select_related("pool").get(pk=context.data["copies"][disk.position])
+    assert disk.vm
+    assert disk.pool
+    assert source.pool
+    spec = DiskSpec(id=disk.pk, pool=pool_spec(disk.pool), format=disk.format, size_bytes=disk.size_bytes)
+    volume = VolumeSpec(id=source.pk, pool=pool_spec(source.pool), format=source.format)
+    return Call(disk.vm.node_id, DiskClone(disk=spec, source=volume))
+
+
+BackupRestore.steps = tuple(
+    replace(step, do=copy_disk, label=_("Copy the disk")) if step.name == "create_disk" else step
+    for step in VmCreate.steps
+)
