@@ -20,7 +20,7 @@ from nodes.contract.faults import point
 from nodes.contract.messages import Envelope, Heartbeat, Hello, NodeInspect, Progress, Welcome
 from nodes.contract.wire import OFFLINE_AFTER_S, PANEL_WAKE, events_stream, node_of_stream
 
-from . import events, hearing, reconcile, services
+from . import events, hearing, reconcile, schedules, services
 from .broker import Broker, Entries, Unreachable
 from .domain_specs import inspection, pool_spec
 from .hearing import Said
@@ -384,6 +384,7 @@ class Conductor:
         if time.monotonic() >= self._forget_at:
             self._forget_at = time.monotonic() + FORGET_EVERY_S
             services.forget_old_answers()
+        schedules.run_due()
         self._wake_all(engine.open_jobs())
         self.advance_woken()
 

@@ -7,7 +7,24 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from django.db.models import CharField, Model, Q, QuerySet, Value
 from django.db.models.functions import Concat
 
-from .models import Address, Backup, Grant, Image, Iso, Job, Network, Nic, Node, Pool, Role, Snapshot, Tenant, User, Vm
+from .models import (
+    Address,
+    Backup,
+    Grant,
+    Image,
+    Iso,
+    Job,
+    Network,
+    Nic,
+    Node,
+    Pool,
+    Role,
+    Schedule,
+    Snapshot,
+    Tenant,
+    User,
+    Vm,
+)
 from .models.vm import Disk
 from .refusals import Forbidden, Refusal
 
@@ -125,7 +142,7 @@ def visible(queryset: "QuerySet[M]", actor: Actor) -> "QuerySet[M]":
         return queryset.filter(**own)
     if model in (Backup, Disk):
         return queryset.filter(**own)
-    if model in (Nic, Snapshot):
+    if model in (Nic, Schedule, Snapshot):
         return queryset.filter(vm__in=vms)
     if model is Address:
         return queryset.filter(nic__vm__in=vms)

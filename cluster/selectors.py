@@ -17,6 +17,7 @@ from .models import (
     Nic,
     Node,
     Pool,
+    Schedule,
     Snapshot,
     Tenant,
     User,
@@ -102,6 +103,10 @@ def snapshots_with_places(actor: Actor) -> "QuerySet[Snapshot]":
 
 def backups(actor: Actor) -> "QuerySet[Backup]":
     return visible(Backup.objects.prefetch_related("disks__pool"), actor)
+
+
+def schedules(actor: Actor) -> "QuerySet[Schedule]":
+    return visible(Schedule.objects.select_related("vm", "pool", "grant__user"), actor)
 
 
 def jobs(actor: Actor) -> "QuerySet[Job]":

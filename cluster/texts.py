@@ -235,6 +235,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("the disk has %(size)s already and would become smaller (%(asked)s): what lies behind would be lost"),
         _("ask for at least %(size)s"),
     ),
+    "too_many_schedules": (_("%(vm)s has %(most)s schedules already, and may have no more"), _("remove one first")),
     "too_many_snapshots": (
         _("%(vm)s has %(most)s snapshots already, and may have no more"),
         _("delete one that nobody needs"),

@@ -17,6 +17,7 @@ from .inventory import (
     PoolOnNode,
 )
 from .jobs import FINAL, Job, JobState, Lock, Look, ObjectNumber, RaisedNumber, Step, StepState, StreamCursor
+from .schedule import Repeated, Schedule, ScheduledRun
 from .snapshot import Snapshot, SnapshotDisk, SnapshotState
 from .vm import Disk, Nic, Pending, Vm, VmState
 
@@ -48,7 +49,10 @@ __all__ = [
     "Pool",
     "PoolOnNode",
     "RaisedNumber",
+    "Repeated",
     "Role",
+    "Schedule",
+    "ScheduledRun",
     "Snapshot",
     "SnapshotDisk",
     "SnapshotState",

@@ -9,7 +9,7 @@ from django.db.models import QuerySet
 from rest_framework.serializers import Serializer
 
 from cluster import selectors
-from cluster.models import BackupState, Grant, JobState, NodeState, Role, SnapshotState, VmState
+from cluster.models import BackupState, Grant, JobState, NodeState, Repeated, Role, SnapshotState, VmState
 from cluster.permissions import Actor
 
 from . import rows, serializers
@@ -179,6 +179,15 @@ NOUNS = {
             search=("title", "vm_name"),
             filters={"vm": Filter("vm"), "tenant": Filter("tenant"), "state": Filter("state", _states(BackupState))},
             ordering=("-created", "vm_name", "id"),
+        ),
+        Noun(
+            "schedules",
+            selectors.schedules,
+            rows.schedules,
+            serializers.ScheduleSerializer,
+            see="see.vms",
+            filters={"vm": Filter("vm"), "action": Filter("action", _states(Repeated))},
+            ordering=("next_run", "id"),
         ),
         Noun(
             "jobs",

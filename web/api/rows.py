@@ -21,12 +21,14 @@ from cluster.models import (
     Nic,
     Node,
     Pool,
+    Schedule,
     Snapshot,
     Tenant,
     User,
     Vm,
 )
 from cluster.permissions import Actor
+from cluster.refusals import Refusal
 
 Row = dict[str, Any]
 
@@ -227,6 +229,28 @@ def backups(actor: Actor, rows: Sequence[Backup]) -> list[Row]:
         }
         for backup in rows
     ]
+
+
+def schedules(actor: Actor, rows: Sequence[Schedule]) -> list[Row]:
+    return [
+        {
+            "id": schedule.pk,
+            "vm": schedule.vm_id,
+            "action": schedule.action,
+            "every_hours": schedule.every_hours,
+            "keep": schedule.keep,
+            "pool": _fabric(actor, schedule.pool_id),
+            "user": schedule.grant.user_id,
+            "next_run": schedule.next_run,
+            "problem": _heard(actor, schedule.problem),
+        }
+        for schedule in rows
+    ]
+
+
+def _heard(actor: Actor, kept: dict[str, Any] | None) -> Row | None:
+    """A refusal in a row, without what the person may not know of."""
+    return dict(actor.may_hear([Refusal.from_kept(kept)])[0].said()) if kept else None
 
 
 def nics(actor: Actor, rows: Sequence[Nic]) -> list[Row]:

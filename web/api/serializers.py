@@ -4,7 +4,7 @@ from typing import Any
 
 from rest_framework import serializers as s
 
-from cluster.models import BackupState, JobState, NodeState, Pending, Role, SnapshotState, StepState, VmState
+from cluster.models import BackupState, JobState, NodeState, Pending, Repeated, Role, SnapshotState, StepState, VmState
 
 
 def _id(**kwargs: Any) -> s.CharField:
@@ -175,6 +175,18 @@ class BackupSerializer(s.Serializer[Any]):
     pool = _nullable_id("Null for tenants.")
     state = s.ChoiceField(BackupState.choices)
     version = s.IntegerField()
+
+
+class ScheduleSerializer(s.Serializer[Any]):
+    id = _id()
+    vm = _id()
+    action = s.ChoiceField(Repeated.choices)
+    every_hours = s.IntegerField(min_value=1)
+    keep = s.IntegerField(min_value=1, help_text="So many that it made; the oldest one goes when there is one more.")
+    pool = _nullable_id("Of backups; null: the default pool of the VM's node.")
+    user = _id()
+    next_run = s.DateTimeField()
+    problem = s.JSONField(help_text="Why the last one was not made; null: it was.")
 
 
 class NicSerializer(s.Serializer[Any]):

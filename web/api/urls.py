@@ -9,7 +9,7 @@ from .nouns import NOUNS
 from .operations import CreatingListView, OperationView
 from .schema import DocsView, SchemaView
 from .views import ActionsView, DetailView, ListView, OsView, RolesView, SessionView, Unknown
-from .writes import ImageView, NetworksView, NodesView, NodeTokenView, VmView
+from .writes import ImageView, NetworksView, NodesView, NodeTokenView, SchedulesView, ScheduleView, VmView
 
 
 class IdConverter:
@@ -33,8 +33,8 @@ class NumberConverter(IdConverter):
 register_converter(IdConverter, "id")
 register_converter(NumberConverter, "number")
 
-LISTS = {"nodes": NodesView, "networks": NetworksView}
-DETAILS = {"vms": VmView, "images": ImageView}
+LISTS = {"nodes": NodesView, "networks": NetworksView, "schedules": SchedulesView}
+DETAILS = {"vms": VmView, "images": ImageView, "schedules": ScheduleView}
 
 
 def _nouns() -> list[URLPattern]:

@@ -1,13 +1,13 @@
 """Small writes that are no jobs: each reads its body and calls one service."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, IPvAnyAddress
+from pydantic import AwareDatetime, Field, IPvAnyAddress
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from cluster import selectors, services
-from cluster.models import Node
+from cluster import schedules, selectors, services
+from cluster.models import Node, Repeated
 from cluster.refusals import BadShape
 from nodes.contract.specs import Name, Title
 
@@ -29,6 +29,15 @@ class ImageEdit(bodies.Shape):
 class NodeAdd(bodies.Shape):
     name: Name
     address: IPvAnyAddress
+
+
+class ScheduleAdd(bodies.Shape):
+    vm: Annotated[str, Field(max_length=40)]
+    action: Literal["snapshot", "backup"]
+    every_hours: Annotated[int, Field(ge=1, le=schedules.MOST_HOURS)]
+    keep: Annotated[int, Field(ge=1, le=schedules.MOST_KEPT)]
+    pool: Annotated[str, Field(max_length=40)] | None = None
+    first_run: AwareDatetime | None = None
 
 
 class Range(bodies.Shape):
@@ -124,6 +133,44 @@ class NodeTokenView(WriteView):
 
     def describe(self, method: str) -> Described:
         return Described("node_token", "A fresh command to join", serializers.JoinSerializer, status=201)
+
+
+class SchedulesView(ListView, WriteView):
+    """``GET POST /api/v1/schedules/``"""
+
+    def post(self, request: Request) -> Response:
+        said = self.said(request, "see.vms", ScheduleAdd)
+        vm = selectors.get(selectors.vms(self.actor), said.vm)
+        pool = selectors.get(selectors.pools(self.actor), said.pool) if said.pool else None
+        schedule = schedules.add(
+            self.actor, vm, Repeated(said.action), said.every_hours, said.keep, pool, said.first_run
+        )
+        body = rows.schedules(self.actor, [schedule])[0]
+        return Response(body, 201, headers={"Location": f"/api/v1/schedules/{schedule.pk}/"})
+
+    def describe(self, method: str) -> Described:
+        if method != "POST":
+            return super().describe(method)
+        return Described(
+            "schedule_add",
+            "Take snapshots or backups of a VM again and again",
+            serializers.ScheduleSerializer,
+            status=201,
+            body=body_of(ScheduleAdd, "schedule.add"),
+        )
+
+
+class ScheduleView(DetailView, WriteView):
+    """``GET DELETE /api/v1/schedules/<id>/``"""
+
+    def delete(self, request: Request, pk: str) -> Response:
+        schedules.remove(self.actor, self.row(pk))
+        return Response(status=204)
+
+    def describe(self, method: str) -> Described:
+        if method != "DELETE":
+            return super().describe(method)
+        return Described("schedule_remove", "End it; what it has made stays", {}, status=204)
 
 
 class NetworksView(ListView, WriteView):

@@ -130,10 +130,14 @@ def _change(actor: Actor, disk: Disk) -> list[Field]:
 
 
 def _backup(actor: Actor, vm: Vm) -> list[Field]:
-    title = Field("title", _("Title"), placeholder=_("the VM's name and the time"))
+    return [*pools_of(actor, vm), Field("title", _("Title"), placeholder=_("the VM's name and the time"))]
+
+
+def pools_of(actor: Actor, vm: Vm) -> list[Field]:
+    """A choice among the pools of a VM's node, for those who may know of pools."""
     pools = [] if actor.is_tenant_side else selectors.pools(actor).filter(state="active", places__node=vm.node_id)
     choices = [("", _("the node's own")), *_pools(pools)]
-    return [Field("pool", _("Storage"), "select", choices=choices), title] if pools else [title]
+    return [Field("pool", _("Storage"), "select", choices=choices)] if pools else []
 
 
 def _pools(pools: Iterable[Pool]) -> list[tuple[str, str]]:

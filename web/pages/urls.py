@@ -2,7 +2,7 @@
 
 from django.urls import path, re_path
 
-from . import backups, demo, disks, jobs, journal, nodes, operate, sign_in, vm_create, vms
+from . import backups, demo, disks, jobs, journal, nodes, operate, schedules, sign_in, vm_create, vms
 
 urlpatterns = [
     path("", vms.vm_list, name="vms"),
@@ -19,6 +19,8 @@ urlpatterns = [
     path("disks/", disks.disk_list, name="disks"),
     path("disks/new/", operate.disk_create, name="disk-create"),
     path("backups/", backups.backup_list, name="backups"),
+    path("vms/<str:pk>/schedule/<str:action>/", schedules.schedule_add, name="schedule-add"),
+    path("schedules/<str:pk>/remove/", schedules.schedule_remove, name="schedule-remove"),
     path("jobs/", jobs.job_list, name="jobs"),
     path("jobs/<str:pk>/", jobs.job_page, name="job"),
     path("jobs/<str:pk>/<str:word>/", jobs.job_word, name="job-word"),

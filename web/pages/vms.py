@@ -80,6 +80,7 @@ def vm_card(request: PageRequest, pk: str) -> HttpResponse:
         "snapshot": line.action("snapshot"),
         "backups": backup_lines(request.actor, backups.order_by("-created", "-pk")[:LAST_BACKUPS]),
         "backup": line.action("backup"),
+        "schedules": list(selectors.schedules(request.actor).filter(vm=pk).order_by("next_run")),
         "jobs": jobs,
         "stop": line.action("stop") if overdue else None,
     }

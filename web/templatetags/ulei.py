@@ -16,6 +16,7 @@ from django.utils.translation import get_language, gettext, pgettext
 from cluster.models import BackupState, JobState, NodeState, Role, SnapshotState, StepState, VmState
 from cluster.os_catalogue import CATALOGUE
 from cluster.permissions import Actor
+from cluster.refusals import Refusal
 from nodes.contract.sizes import format_size
 from web.pages import addresses
 from web.pages.lines import Action
@@ -115,6 +116,13 @@ def word(value: str, kind: str = "journal") -> str:
 @register.simple_tag
 def remark(text: str) -> str:
     return said_in_english(text)
+
+
+@register.simple_tag
+def problem(kept: dict[str, Any], actor: Actor) -> str:
+    """A refusal of a row in words, without what this person may not know of."""
+    said = actor.may_hear([Refusal.from_kept(kept)])[0].said()
+    return sentence(said["cause"])
 
 
 @register.simple_tag

@@ -1,0 +1,91 @@
+"""Schedules of a VM: a dialog to add one, a button to end one."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+from django.views.decorators.http import require_POST
+
+from cluster import schedules, selectors
+from cluster.models import Repeated, Vm
+from cluster.permissions import Actor
+from cluster.refusals import NotKnown, Refused
+
+from .answers import reasons_of, told
+from .fields import Field, pools_of
+from .http import PageRequest, is_fragment, page
+
+HOUR, DAY, WEEK = 1, 24, 168
+
+
+@dataclass(frozen=True)
+class Adding:
+    """What the dialog calls itself."""
+
+    label: Any
+    hint: Any
+    icon: str = "calendar-plus"
+    code: str = "schedule.add"
+    danger: bool = False
+
+
+LABELS = {
+    Repeated.SNAPSHOT: gettext_lazy("Snapshots by schedule"),
+    Repeated.BACKUP: gettext_lazy("Backups by schedule"),
+}
+
+
+@page
+def schedule_add(request: PageRequest, pk: str, action: str) -> HttpResponse:
+    if action not in Repeated.values:
+        raise NotKnown(action)
+    vm = selectors.get(selectors.vms(request.actor).select_related("node"), pk)
+    request.actor.require(f"vm.{action}")
+    fields = _fields(request.actor, vm, action)
+    home = reverse("vm", args=[pk])
+    if request.method != "POST":
+        adding = Adding(LABELS[Repeated(action)], _("the oldest one goes when there is one more than are kept"))
+        context = {"operation": adding, "target": vm, "fields": fields, "home": home}
+        return render(request, "parts/_confirm.html" if is_fragment(request) else "parts/confirm.html", context)
+    typed: dict[str, Any] = {}
+    for field in fields:
+        typed |= field.read(request.POST)
+    pool = selectors.get(selectors.pools(request.actor), typed["pool"]) if typed.get("pool") else None
+    try:
+        every_hours = _whole(typed.get("every_hours"), schedules.MOST_HOURS, DAY)
+        keep = _whole(typed.get("keep"), schedules.MOST_KEPT, 7)
+        schedules.add(request.actor, vm, Repeated(action), every_hours, keep, pool, None)
+    except Refused as refused:
+        if is_fragment(request):
+            return told(reasons_of(refused), level="error")
+        messages.error(request, reasons_of(refused))
+    return told(refresh=f"vm:{pk}") if is_fragment(request) else redirect(home)
+
+
+@page
+@require_POST
+def schedule_remove(request: PageRequest, pk: str) -> HttpResponse:
+    schedule = selectors.get(selectors.schedules(request.actor), pk)
+    schedules.remove(request.actor, schedule)
+    if is_fragment(request):
+        return told(refresh=f"vm:{schedule.vm_id}")
+    return redirect("vm", schedule.vm_id)
+
+
+def _fields(actor: Actor, vm: Vm, action: str) -> list[Field]:
+    often = [(str(HOUR), _("every hour")), (str(DAY), _("every day")), (str(WEEK), _("every week"))]
+    kept = [(str(count), str(count)) for count in (1, 3, 7, 14, 30)]
+    fields = [
+        Field("every_hours", _("How often"), "select", value=str(DAY), choices=often, required=True),
+        Field("keep", _("How many are kept"), "select", value="7", choices=kept, required=True),
+    ]
+    return [*fields, *pools_of(actor, vm)] if action == Repeated.BACKUP else fields
+
+
+def _whole(typed: Any, most: int, otherwise: int) -> int:
+    return min(most, int(typed)) if str(typed).isdigit() and int(typed) > 0 else otherwise
