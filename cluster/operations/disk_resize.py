@@ -49,7 +49,10 @@ class DiskResize(Operation[ResizeParams]):
         pool = target.pool
         if pool is None:
             return Plan()
-        granule_bytes = pool.granules[target.format]
+        granule_bytes = pool.granules.get(target.format)
+        if granule_bytes is None:
+            lacks = {"pool": pool.name, "format": target.format, "formats": sorted(pool.granules)}
+            return Plan(refusals=[Refusal("format_unsupported", lacks)])
         size_bytes = round_up(params.size_bytes, granule_bytes)
         refusals = []
         if size_bytes < target.size_bytes:

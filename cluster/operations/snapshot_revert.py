@@ -9,15 +9,14 @@ from cluster import states
 from cluster.models import Disk, Snapshot, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
-from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Settle, Step
-from nodes.contract.messages import DiskRevert, DomainStart, DomainStop, DomainWhereabouts, VolumeFacts
+from cluster.saga.steps import Context, LockName, NoUndo, Operation, Params, Plan, Settle, Step
+from nodes.contract.messages import DiskRevert, DomainStop, DomainWhereabouts, VolumeFacts
 
 from .snapshot_delete import keys, not_ready, snapshot_of
-from .vm_power import call, mark, state_obstacles, unmark, vm_of
+from .vm_power import RUNS, call, mark, start_again, state_obstacles, unmark, vm_of
 from .vm_snapshot import disk_call, disk_ids, locks_of
 
 NEEDS = (VmState.STOPPED, VmState.RUNNING, VmState.PAUSED, VmState.ERROR)
-RUNS = (VmState.RUNNING, VmState.PAUSED)
 
 
 class RevertParams(Params):
@@ -65,13 +64,6 @@ def _needs_stop(vm: Vm, params: RevertParams) -> list[Refusal]:
 
 def stopped(context: Context[RevertParams], key: str, result: DomainWhereabouts) -> None:
     states.move(vm_of(context), VmState.STOPPED)
-
-
-def start_again(context: Context[RevertParams], key: str) -> Call | None:
-    if context.data.get("was") not in RUNS:
-        return None
-    vm = vm_of(context)
-    return Call(vm.node_id, DomainStart(vm=vm.pk, uuid=vm.uuid, paused=context.data["was"] == VmState.PAUSED))
 
 
 def measured(context: Context[RevertParams], key: str, result: VolumeFacts) -> None:

@@ -18,12 +18,11 @@ from nodes.contract.specs import BackupDisk, DiskSpec, Title, VolumeSpec
 
 from .disk_attach import Id
 from .vm_create import FOREIGN, disk_created
-from .vm_power import state_obstacles, vm_of
+from .vm_power import RUNS, state_obstacles, vm_of
 from .vm_settle import settle_disk_exists
 from .vm_snapshot import disks_of
 
 NEEDS = (VmState.STOPPED, VmState.RUNNING, VmState.PAUSED)
-RUNS = (VmState.RUNNING, VmState.PAUSED)
 
 
 class BackupParams(Params):

@@ -10,10 +10,10 @@ from cluster.models import Disk, Snapshot, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
 from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Settle, Step, Verdict
-from nodes.contract.messages import DiskSnapshotDelete, DiskState, DomainStart, DomainStop, DomainUndefine
+from nodes.contract.messages import DiskSnapshotDelete, DiskState, DomainStop, DomainUndefine
 
 from .vm_create import delete_disk, disk_ids, nic_ids, plug_nic, unplug_nic
-from .vm_power import define, mark, state_obstacles, unmark, vm_of
+from .vm_power import define, mark, start_again, state_obstacles, unmark, vm_of
 from .vm_settle import settle_disk_gone, settle_power, settle_undefined
 from .vm_snapshot import disk_call, keys_of, look
 
@@ -65,13 +65,6 @@ def stop(context: Context[DeleteParams], key: str) -> Call:
     # while it runs, and stopping what is off is nothing.
     vm = vm_of(context)
     return Call(vm.node_id, DomainStop(vm=vm.pk, uuid=vm.uuid))
-
-
-def start_again(context: Context[DeleteParams], key: str) -> Call | None:
-    if context.data.get("was") not in (VmState.RUNNING, VmState.PAUSED):
-        return None
-    vm = vm_of(context)
-    return Call(vm.node_id, DomainStart(vm=vm.pk, uuid=vm.uuid))
 
 
 def undefine(context: Context[DeleteParams], key: str) -> Call:

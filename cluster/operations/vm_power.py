@@ -27,6 +27,7 @@ from nodes.contract.messages import (
 from .vm_settle import settle_power
 
 S = VmState
+RUNS = (S.RUNNING, S.PAUSED)
 
 GUEST_IS_OFF = ("domain_not_active", "domain_absent")
 """A guest that went off meanwhile has no pause that could be taken back."""
@@ -90,6 +91,14 @@ def unmark(context: Context[Any], key: str) -> None:
     was = context.data.get("was")
     if vm and was and vm.state != was:
         states.move(vm, VmState(was))
+
+
+def start_again(context: Context[Any], key: str) -> Call | None:
+    """The undo of a stop: the guest is as it was when the VM was marked."""
+    if context.data.get("was") not in RUNS:
+        return None
+    vm = vm_of(context)
+    return Call(vm.node_id, DomainStart(vm=vm.pk, uuid=vm.uuid, paused=context.data["was"] == S.PAUSED))
 
 
 def show(context: Context[Any], key: str, result: DomainWhereabouts) -> None:

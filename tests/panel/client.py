@@ -26,6 +26,9 @@ class Api:
     def patch(self, path: str, body: Any = None, **headers: str) -> Any:
         return self.ask("PATCH", path, body, **headers)
 
+    def delete(self, path: str, **headers: str) -> Any:
+        return self.ask("DELETE", path, **headers)
+
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> HttpResponse:
         """``headers``: underscores stand for dashes. A body of bytes is sent as it is."""
         raw = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()

@@ -50,6 +50,12 @@ def test_a_disk_without_a_vm_is_refused(disk: Disk, api: People) -> None:
     assert (answer.status_code, answer.json()["code"]) == (409, "disk_unattached")
 
 
+def test_a_pool_that_no_longer_holds_the_disks_format_is_said(scene: Scene, disk: Disk, api: People) -> None:
+    Pool.objects.filter(pk=scene.pool.pk).update(granules={"raw": 512})
+    answer = api("administrator").post(f"disks/{disk.pk}/resize/", {"size_bytes": 2 * GIB})
+    assert (answer.status_code, answer.json()["code"]) == (422, "format_unsupported")
+
+
 def test_the_dialog_takes_sizes_as_people_type_them(scene: Scene, disk: Disk, people: dict[str, Person]) -> None:
     browser = Browser(people["administrator"])
     assert "It has 1 GiB now" in text_of(browser.get(f"/disks/{disk.pk}/do/resize/")).replace("\u00a0", " ")

@@ -57,6 +57,18 @@ def test_a_job_that_got_its_turn_too_late_fails_with_the_state_that_it_met(scene
     assert job.error["facts"]["state"] == "stopped"
 
 
+def test_a_paused_vm_whose_delete_fails_is_paused_again(scene: Scene) -> None:
+    Vm.objects.filter(pk=scene.running.pk).update(state="paused")
+    scene.world.objects[scene.node.pk, "domain:" + scene.running.pk] = "paused"
+    before = scene.fingerprint()
+    job = start(scene.actor, "vm.delete", {"disks": True}, scene.running.pk).job
+    refuses = Executor(
+        world=scene.world, fault=lambda n, message: "refused" if message.verb == "domain.undefine" else None
+    )
+    assert refuses.run(job).state == "failed"
+    assert scene.fingerprint() == before
+
+
 def test_what_waiting_cannot_change_is_refused_at_once(scene: Scene) -> None:
     scene.start("vm.stop")
     Vm.objects.filter(pk=scene.running.pk).update(protected=True)

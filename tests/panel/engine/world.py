@@ -62,7 +62,7 @@ class World:
             case "domain.start" | "domain.resume" | "domain.reboot" | "domain.reset":
                 if state is None:
                     raise Refusal("no_domain")
-                self.objects[name] = "running"
+                self.objects[name] = "paused" if getattr(message, "paused", False) else "running"
             case "domain.suspend":
                 self.objects[name] = "paused"
             case "domain.stop" | "domain.shutdown":
