@@ -62,6 +62,7 @@ TABLE: dict[str, frozenset[Role]] = {
     "vm.delete": frozenset({A, F, V, T, S}),
     "vm.edit": frozenset({A, F, V, T, S}),
     "vm.snapshot": frozenset({A, F, V, T, S}),
+    "vm.clone": frozenset({A, F, V, T, S}),
     "vm.backup": frozenset({A, F, V, T, S}),
     "backup.restore": frozenset({A, F, V, T, S}),
     "backup.delete": frozenset({A, F, V, T, S}),

@@ -45,13 +45,14 @@ class BackupRestore(Operation[RestoreParams]):
     def plan(cls, actor: Actor, target: Backup, params: RestoreParams) -> Plan:
         copies = list(target.disks.order_by("position"))
         near = set(PoolOnNode.objects.filter(pool__in={c.pool_id for c in copies}).values_list("node_id", flat=True))
-        plan = Planning(actor, _as_create(target, params, copies), only_on=near).plan()
+        plan = Planning(actor, as_create(params, target.settings, target.tenant_id, copies), only_on=near).plan()
         plan.data |= {"backup": target.pk, "copies": [copy.pk for copy in copies]}
         return plan
 
     @classmethod
     def begin(cls, actor: Actor, target: Backup, params: RestoreParams, plan: Plan) -> Vm:
-        return VmCreate.begin(actor, None, _as_create(target, params, list(target.disks.order_by("position"))), plan)
+        copies = list(target.disks.order_by("position"))
+        return VmCreate.begin(actor, None, as_create(params, target.settings, target.tenant_id, copies), plan)
 
     @classmethod
     def locks(cls, context: Context[Any]) -> Sequence[LockName]:
@@ -62,14 +63,17 @@ class BackupRestore(Operation[RestoreParams]):
         return cls.obstacles(Backup.objects.get(pk=context.data["backup"]))
 
 
-def _as_create(backup: Backup, params: RestoreParams, copies: Sequence[Disk]) -> VmCreate.Params:
-    had = backup.settings
+def as_create(params: RestoreParams, had: dict[str, Any], tenant: str, copies: Sequence[Disk]) -> VmCreate.Params:
+    """The create of a VM like another one.
+
+    :param had: what that one had (``Backup.settings``). Networks that are no more are left out.
+    """
     known = set(Network.objects.filter(pk__in=[nic["network"] for nic in had["nics"]]).values_list("pk", flat=True))
     disks = [{"pool": params.pool, "size_bytes": copy.size_bytes, "bus": copy.bus} for copy in copies]
     return VmCreate.Params(
         name=params.name,
         title=params.title,
-        tenant=backup.tenant_id,
+        tenant=tenant,
         node=params.node,
         os=had["os"] or None,
         vcpus=had["vcpus"],
@@ -91,7 +95,10 @@ def copy_disk(context: Context[Any], disk_id: str) -> Call:
     return Call(disk.vm.node_id, DiskClone(disk=spec, source=volume))
 
 
-BackupRestore.steps = tuple(
+COPIED = tuple(
     replace(step, do=copy_disk, label=_("Copy the disk")) if step.name == "create_disk" else step
     for step in VmCreate.steps
 )
+"""A create whose disks are copies of those that ``data["copies"]`` names."""
+
+BackupRestore.steps = COPIED

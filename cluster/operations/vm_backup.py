@@ -83,18 +83,12 @@ class VmBackup(Operation[BackupParams]):
     def begin(cls, actor: Actor, target: Vm, params: BackupParams, plan: Plan) -> Vm:
         data = plan.data
         placement.reserve_room(data["pool"], sum(data["sources"].values()))
-        nics = [{"network": nic.network_id, "model": nic.model} for nic in target.nics.all()]
         whose: dict[str, Any] = {"tenant_id": target.tenant_id, "owner_id": target.owner_id}
         backup = Backup.objects.create(
             vm=target,
             vm_name=target.name,
             title=params.title.strip(),
-            settings={
-                "vcpus": target.vcpus,
-                "memory_bytes": target.memory_bytes,
-                "os": target.os,
-                "nics": nics,
-            },
+            settings=settings_of(target),
             **whose,
         )
         data["backup"] = backup.pk
@@ -127,6 +121,12 @@ class VmBackup(Operation[BackupParams]):
         return reasons + cls.obstacles(vm) + _hindered(vm, Pool.objects.get(pk=context.data["pool"]))
 
     # The table of steps stands below the functions that it names.
+
+
+def settings_of(vm: Vm) -> dict[str, Any]:
+    """What, beside its disks, such a VM is made of (``Backup.settings``)."""
+    nics = [{"network": nic.network_id, "model": nic.model} for nic in vm.nics.all()]
+    return {"vcpus": vm.vcpus, "memory_bytes": vm.memory_bytes, "os": vm.os, "nics": nics}
 
 
 def _pool(actor: Actor, vm: Vm, params: BackupParams) -> Pool | None:

@@ -64,6 +64,17 @@ def test_a_vm_that_was_deleted_is_made_again_of_its_backup(scene: Scene, api: Pe
     assert [body["disk"]["id"] for body in clones] == list(vm.disks.values_list("pk", flat=True))
 
 
+def test_a_vm_that_is_off_is_cloned_and_one_that_runs_is_not(scene: Scene, api: People, ask: Ask) -> None:
+    assert ask(f"vms/{scene.stopped.pk}/clone/", {"name": "twin"}).state == "succeeded"
+    twin = Vm.objects.get(name="twin")
+    assert (twin.state, twin.disks.count(), twin.nics.count()) == ("stopped", 2, 1)
+    assert twin.nics.get().mac != scene.stopped.nics.get().mac
+    sources = [m.body["source"]["id"] for m in scene.world.messages if m.verb == "disk.clone"]
+    assert sources == list(scene.stopped.disks.values_list("pk", flat=True))
+    answer = api("administrator").post(f"vms/{scene.running.pk}/clone/", {"name": "other"})
+    assert (answer.status_code, answer.json()["code"]) == (409, "state")
+
+
 def test_a_deleted_backup_takes_its_copies_with_it_after_their_nodes_were_asked(scene: Scene, ask: Ask) -> None:
     ask(f"vms/{scene.stopped.pk}/backup/")
     scene.world.messages.clear()

@@ -145,8 +145,8 @@ def _pools(pools: Iterable[Pool]) -> list[tuple[str, str]]:
     return [(pool.pk, words % {"pool": pool.name, "free": size(pool.free_bytes)}) for pool in pools]
 
 
-def _restore(actor: Actor, backup: Backup) -> list[Field]:
-    name = Field("name", _("Name"), presumed="restored-" + backup.pk, required=True, hint=_("Of the new VM."))
+def _restore(actor: Actor, thing: Backup | Vm) -> list[Field]:
+    name = Field("name", _("Name"), presumed="copy-" + thing.pk, required=True, hint=_("Of the new VM."))
     return [name, Field("start", _("Start it at once"), "check")]
 
 
@@ -156,6 +156,7 @@ FIELDS: dict[str, Callable[[Actor, Any], list[Field]]] = {
     "disk.resize": _resize,
     "disk.attach": _attach,
     "vm.iso": _iso,
+    "vm.clone": _restore,
     "vm.backup": _backup,
     "vm.snapshot": _snapshot,
     "backup.restore": _restore,

@@ -18,6 +18,7 @@ ORDER = (
     "resume",
     "stop",
     "reset",
+    "clone",
     "snapshot",
     "backup",
     "restore",

@@ -233,6 +233,7 @@ SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "disk.attach": lambda s: (loose_disk(s), {"vm": s.running.pk}),
     "disk.detach": lambda s: (s.running.disks.all()[1].pk, {}),
     "disk.delete": lambda s: (loose_disk(s), {}),
+    "vm.clone": lambda s: (s.stopped.pk, {"name": "new"}),
     "vm.backup": lambda s: (s.running.pk, {}),
     "backup.restore": lambda s: (backup_of(s, s.stopped), {"name": "new", "start": True}),
     "backup.delete": lambda s: (backup_of(s, s.stopped), {}),

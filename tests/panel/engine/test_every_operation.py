@@ -125,7 +125,7 @@ def without_job(scene: Scene, code: str) -> dict[str, Any]:
     before["backups"] = [row for row in before["backups"] if row["state"] != "creating"]
     if code in ("disk.create", "vm.backup"):
         before["disks"] = [row for row in before["disks"] if row["state"] != "creating"]
-    if code in ("vm.create", "backup.restore"):
+    if code in ("vm.create", "vm.clone", "backup.restore"):
         new = {row["pk"] for row in before["vms"] if row["name"] == "new"}
         before["vms"] = [row for row in before["vms"] if row["pk"] not in new]
         before["disks"] = [row for row in before["disks"] if row["vm_id"] not in new]
