@@ -45,7 +45,7 @@ class DiskAttach(Operation[AttachParams]):
     def plan(cls, actor: Actor, target: Disk, params: AttachParams) -> Plan:
         vm = vm_asked(actor, params.vm)
         if vm is None or target.pool is None:
-            return Plan(refusals=[Refusal("vm_unknown", field="vm")])
+            return Plan(refusals=[Refusal("vm_unknown", field="vm")], data={"vm": None})
         refusals = cannot_take(vm, target.pool)
         if vm.tenant_id != target.tenant_id:
             refusals.append(Refusal("disk_of_other_tenant", {"disk": target.name, "vm": vm.name}, field="vm"))

@@ -52,7 +52,7 @@ class DiskResize(Operation[ResizeParams]):
         granule_bytes = pool.granules.get(target.format)
         if granule_bytes is None:
             lacks = {"pool": pool.name, "format": target.format, "formats": sorted(pool.granules)}
-            return Plan(refusals=[Refusal("format_unsupported", lacks)])
+            return Plan(refusals=[Refusal("format_unsupported", lacks)], data={"vm": target.vm_id})
         size_bytes = round_up(params.size_bytes, granule_bytes)
         refusals = []
         if size_bytes < target.size_bytes:

@@ -53,7 +53,7 @@ class VmBackup(Operation[BackupParams]):
     def plan(cls, actor: Actor, target: Vm, params: BackupParams) -> Plan:
         pool = _pool(actor, target, params)
         if pool is None:
-            return Plan(refusals=[Refusal("pool_unknown", field="pool")])
+            return Plan(refusals=[Refusal("pool_unknown", field="pool")], data={"node": target.node_id, "sources": {}})
         chosen = "qcow2" if "qcow2" in pool.granules else "raw"
         granule_bytes = pool.granules[chosen]
         rows = [

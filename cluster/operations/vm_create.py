@@ -135,7 +135,9 @@ class VmCreate(Operation["VmCreate.Params"]):
 
     @classmethod
     def locks(cls, context: Context["VmCreate.Params"]) -> Sequence[LockName]:
-        return [LockName("vm:" + context.subject_id), LockName("node:" + context.data["node"], exclusive=False)]
+        node = context.data["node"]  # None: no node can take it, and it is about to be refused
+        nodes = [LockName("node:" + node, exclusive=False)] if node else []
+        return [LockName("vm:" + context.subject_id), *nodes]
 
     @classmethod
     def recheck(cls, context: Context["VmCreate.Params"]) -> list[Refusal]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cluster.models import Backup, Disk, Job, Pool, Vm
+from cluster.models import Backup, Disk, Job, Node, Pool, Vm
 from nodes.contract.sizes import GIB
 from tests.panel.browser import Browser, text_of
 from tests.panel.client import Api
@@ -21,7 +21,6 @@ Ask = Callable[..., Job]
 @pytest.fixture
 def ask(scene: Scene, api: People) -> Ask:
     """``ask(path, body)``: posts it, plays the nodes until the job ends, and answers the job."""
-    Pool.objects.filter(pk=scene.pool.pk).update(facts={**scene.pool.facts, "takes_backups": True})
 
     def ask(path: str, body: dict[str, Any] | None = None) -> Job:
         answer = api("administrator").post(path, body or {})
@@ -94,6 +93,7 @@ def test_copies_are_no_disks_that_anybody_could_attach(scene: Scene, api: People
 
 
 def test_a_pool_that_only_takes_copies_of_guests_that_are_off_says_so(scene: Scene, api: People) -> None:
+    Pool.objects.filter(pk=scene.pool.pk).update(facts={"snapshot_formats": ["qcow2"]})
     answer = api("administrator").post(f"vms/{scene.running.pk}/backup/", {})
     assert (answer.status_code, answer.json()["code"]) == (409, "backup_needs_stop")
     assert api("administrator").post(f"vms/{scene.stopped.pk}/backup/?dry_run=true", {}).json()["refusals"] == []
@@ -104,6 +104,17 @@ def test_room_for_all_copies_is_asked_for_beforehand(scene: Scene, api: People) 
     answer = api("administrator").post(f"vms/{scene.stopped.pk}/backup/", {})
     assert (answer.status_code, answer.json()["code"]) == (507, "no_room")
     assert not Backup.objects.exists()
+
+
+def test_what_no_node_can_take_or_does_not_exist_is_refused(scene: Scene, api: People, ask: Ask) -> None:
+    ask(f"vms/{scene.stopped.pk}/backup/")
+    backup = Backup.objects.get()
+    Node.objects.update(state="maintenance")
+    answer = api("administrator").post(f"backups/{backup.pk}/restore/", {"name": "again"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "maintenance")
+    assert api("administrator").post(f"vms/{scene.stopped.pk}/clone/", {"name": "twin"}).status_code == 422
+    answer = api("administrator").post(f"vms/{scene.stopped.pk}/backup/", {"pool": "nowhere"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "pool_unknown")
 
 
 def test_another_tenants_backups_are_not_known(scene: Scene, api: People, ask: Ask) -> None:

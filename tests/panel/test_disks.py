@@ -148,6 +148,12 @@ def test_what_cannot_be_made_is_refused(
     assert Disk.objects.count() == 4
 
 
+@pytest.mark.parametrize("vm", ["nobody", ""])
+def test_a_disk_is_attached_to_nobody(vm: str, scene: Scene, api: People) -> None:
+    answer = api("administrator").post(f"disks/{loose_disk(scene)}/attach/", {"vm": vm})
+    assert answer.status_code == (422 if vm else 400)
+
+
 def test_a_format_that_the_pool_does_not_hold_is_refused_and_the_others_are_named(scene: Scene, api: People) -> None:
     Pool.objects.filter(pk=scene.pool.pk).update(granules={"raw": 4 * MIB})
     answer = api("administrator").post("disks/", {"size_bytes": GIB, "pool": scene.pool.pk, "format": "qcow2"})

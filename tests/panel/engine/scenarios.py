@@ -92,7 +92,7 @@ def make_scene() -> Scene:
         capacity_bytes=100 * GIB,
         free_bytes=80 * GIB,
         granules={"qcow2": 65536, "raw": 512},
-        facts={"snapshot_formats": ["qcow2"], "snapshots_online": True},
+        facts={"snapshot_formats": ["qcow2"], "snapshots_online": True, "takes_backups": True},
     )
     PoolOnNode.objects.create(pool=pool, node=node)
     Node.objects.filter(pk=node.pk).update(default_pool=pool)
