@@ -92,8 +92,8 @@ class VmBackup(Operation[BackupParams]):
             **whose,
         )
         data["backup"] = backup.pk
-        for position, disk in enumerate(disks_of(target)):
-            copy = Disk.objects.create(
+        made = [
+            Disk(
                 backup=backup,
                 pool_id=data["pool"],
                 format=data["format"],
@@ -104,7 +104,10 @@ class VmBackup(Operation[BackupParams]):
                 title=disk.title,
                 **whose,
             )
-            data["copies"][copy.pk] = disk.pk
+            for position, disk in enumerate(disks_of(target))
+        ]
+        Disk.objects.bulk_create(made)
+        data["copies"] = {copy.pk: disk.pk for copy, disk in zip(made, disks_of(target), strict=True)}
         return target
 
     @classmethod

@@ -192,8 +192,9 @@ def plug(node: Node, message: DomainPlug, run: Run) -> PluggedDisk:
     disk, devices = message.disk, node.hypervisor.devices(message.uuid)
     if disk.id in devices.disks:
         return _plugged(where, True)
-    if disk.bus == "scsi" and not any(name.startswith("sd") for name in devices.names):
-        return _plugged(where, False)  # libvirt would add a controller that the definition does not have
+    # Of a SCSI controller that the definition does not have libvirt would add one; the others know no hotplug.
+    if disk.bus != "virtio" and not (disk.bus == "scsi" and any(name.startswith("sd") for name in devices.names)):
+        return _plugged(where, False)
     xml = domain_xml.disk_xml(disk, _source(node, disk), domain_xml.free_name(disk.bus, devices.names))
     why = _refusal(message.verb, lambda: node.hypervisor.attach_device(message.uuid, xml))
     if why is not None and disk.id not in node.hypervisor.devices(message.uuid).disks:

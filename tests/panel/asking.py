@@ -9,7 +9,7 @@ from typing import Any
 from django.db import transaction
 from django.urls import URLPattern, URLResolver, get_resolver
 
-from cluster.models import Job
+from cluster.models import Job, Repeated
 from cluster.saga.steps import Operation
 from cluster.services import JOB_CHECKS
 from tests.panel.engine.scenarios import SCENARIOS, Scene
@@ -23,6 +23,7 @@ BODIES: dict[str, Any] = {
     "POST networks/": {"name": "new", "bridge": "br1", "ranges": []},
     "PATCH vms/{id}/": {"title": "Новая"},
     "PATCH images/{id}/": {"os": ""},
+    "POST schedules/": {"vm": "{vms}", "action": "snapshot", "every_hours": 24, "keep": 7},
     "POST jobs/{id}/priority/": {"priority": 1},
     "POST jobs/{id}/resolve/": RESOLVE,
 }
@@ -51,7 +52,17 @@ FORMS: dict[str, dict[str, Any]] = {
     "vms/{id}/edit/": {"title": "Новая"},
     "nodes/new/": NODE,
     "nodes/{id}/token/": {},
-    "disks/{id}/do/resize/": {"size": "2 GB"},
+    "disks/new/": {"size_bytes": "1 GB", "pool": "{pools}"},
+    "disks/{id}/do/resize/": {"size_bytes": "2 GB"},
+    "disks/{id}/do/attach/": {"vm": "{vms}", "bus": "virtio"},
+    "disks/{id}/do/change/": {"title": "Данные"},
+    "vms/{id}/do/iso/": {"iso": ""},
+    "vms/{id}/do/clone/": {"name": "twin"},
+    "vms/{id}/do/backup/": {"title": "nightly"},
+    "vms/{id}/schedule/snapshot/": {"every_hours": "24", "keep": "7"},
+    "vms/{id}/schedule/backup/": {"every_hours": "24", "keep": "7"},
+    "backups/{id}/do/restore/": {"name": "again"},
+    "schedules/{id}/remove/": {},
     "vms/{id}/do/snapshot/": {"name": "before"},
     "snapshots/{id}/do/revert/": {"stop": "1"},
     "jobs/{id}/cancel/": {},
@@ -96,6 +107,8 @@ def written_out(route: str) -> list[str]:
         return [f"{o.noun}/{{id}}/do/{o.name()}/" for o in Operation.registry.values() if not o.creates]
     path = re.sub(r"<\w+:pk>", "{id}", route)
     paths = [path.replace("<str:word>", word) for word in JOB_CHECKS] if "<str:word>" in path else [path]
+    if "<str:action>" in path:
+        paths = [path.replace("<str:action>", action) for action in Repeated.values]
     assert not re.search(r"[<(]", "".join(paths)), f"what stands in the brackets of {route}?"
     return paths
 
@@ -131,6 +144,8 @@ def made_ready(request: Request, ids: dict[str, str], scene: Scene) -> tuple[str
     noun = short.split("/")[0]
     pk, body = ids.get(noun, ""), BODIES.get(f"{request.method} {short}")
     operation = operation_of(request)
+    if body is not None:
+        body = {name: value.format(**ids) if isinstance(value, str) else value for name, value in body.items()}
     if operation and body is None and (request.method == "POST" or "/do/" in short):
         target, body = SCENARIOS[operation.code](scene)
         pk = target or pk

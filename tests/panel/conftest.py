@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.db import connections
 from django.test import override_settings
+from django.utils import timezone
 
 from cluster import ca, wake
-from cluster.models import Address, AuditEvent, Iso, IsoCopy, Snapshot
+from cluster.models import Address, AuditEvent, Iso, IsoCopy, Schedule, Snapshot
 from cluster.operations import start
 from tests.panel.client import Api, vm_like
-from tests.panel.engine.scenarios import Scene, make_scene
+from tests.panel.engine.scenarios import Scene, backup_of, make_scene
 from tests.people import Person, make_people
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -93,6 +95,8 @@ def ids(scene: Scene, people: dict[str, Person]) -> dict[str, str]:
     IsoCopy.objects.create(iso=iso, node=scene.node)
     nic = vm.nics.select_related("lease").get()
     snapshot = Snapshot.objects.create(vm=vm, name="old", state="ready")
+    again = {"every_hours": 24, "keep": 7, "next_run": timezone.now() + timedelta(days=1)}
+    schedule = Schedule.objects.create(vm=vm, action="backup", grant=owner.grant, **again)
     return {
         "vms": vm.pk,
         "nodes": scene.node.pk,
@@ -104,6 +108,8 @@ def ids(scene: Scene, people: dict[str, Person]) -> dict[str, str]:
         "disks": vm.disks.all()[0].pk,
         "nics": nic.pk,
         "snapshots": snapshot.pk,
+        "backups": backup_of(scene, vm),
+        "schedules": schedule.pk,
         "jobs": job.pk,
         "tenants": vm.tenant_id,
         "users": owner.user.pk,

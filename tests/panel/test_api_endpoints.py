@@ -35,7 +35,8 @@ def test_every_endpoint_answers_every_person_as_the_golden_matrix_says(
             with rolled_back():
                 address, body = made_ready(Request(method, API + path), ids, scene)
                 response = api(name).ask(method, "/" + address, body)
-                assert response["Content-Type"].split(";")[0] in ("application/json", "application/problem+json")
+                if response.status_code != 204:
+                    assert response["Content-Type"].split(";")[0] in ("application/json", "application/problem+json")
                 row[name] = response.status_code
     golden("endpoints.json", matrix)
 

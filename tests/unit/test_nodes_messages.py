@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from nodes.contract import messages as m
 from nodes.contract.errors import ErrorInfo
 from nodes.contract.specs import (
+    BackupDisk,
     Check,
     DiskSpec,
     DomainDisk,
@@ -65,6 +66,7 @@ BODIES: dict[str, m.Message] = {
     "disk.create": m.DiskCreate(disk=DISK),
     "disk.delete": m.DiskDelete(id="d" * 13, pool=POOL, format="qcow2"),
     "disk.look": m.DiskLook(id="d" * 13, pool=POOL, format="qcow2"),
+    "disk.unused": m.DiskUnused(id="d" * 13, pool=CEPH, format="raw"),
     "disk.resize": m.DiskResize(id="d" * 13, pool=THIN, format="raw", size_bytes=2 << 30),
     "disk.clone": m.DiskClone(
         disk=DiskSpec(id="e" * 13, pool=THIN, format="raw", size_bytes=1 << 30),
@@ -88,6 +90,13 @@ BODIES: dict[str, m.Message] = {
     "domain.resume": m.DomainResume(**ONE_DOMAIN),
     "domain.reboot": m.DomainReboot(**ONE_DOMAIN),
     "domain.reset": m.DomainReset(**ONE_DOMAIN),
+    "domain.plug": m.DomainPlug(**ONE_DOMAIN, disk=DOMAIN.disks[0].model_copy(update={"cache": "writeback"})),
+    "domain.unplug": m.DomainUnplug(**ONE_DOMAIN, disk="d" * 13, timeout_s=5),
+    "domain.medium": m.DomainMedium(**ONE_DOMAIN, disk=DOMAIN.disks[1]),
+    "domain.backup": m.DomainBackup(
+        **ONE_DOMAIN,
+        disks=(BackupDisk(disk="d" * 13, target=VolumeSpec(id="e" * 13, pool=POOL, format="qcow2")),),
+    ),
     "domain.look": m.DomainLook(**ONE_DOMAIN),
     "node.inspect": m.NodeInspect(),
     "demo.mark": m.DemoMark(id="m" * 13),

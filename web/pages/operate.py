@@ -6,10 +6,10 @@ from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils.functional import SimpleLazyObject
 from django.utils.translation import gettext as _
 
 from cluster import operations, selectors
-from cluster.permissions import Actor
 from cluster.refusals import BadShape, Refusal, Refused
 from cluster.saga.steps import Operation
 
@@ -25,15 +25,16 @@ PARAMS: dict[str, dict[str, Any]] = {"vm.delete": {"disks": True}}
 def operate(request: PageRequest, noun: str, pk: str, name: str) -> HttpResponse:
     """GET asks for confirmation or for what is missing, naming what is lost; POST starts the job."""
     operation = operations.operation_of(noun, name)
-    home, about = _belongs_to(request.actor, noun, pk)
+    # Read only by whom it concerns: most buttons say nothing beside their name.
+    asked: Any = SimpleLazyObject(lambda: selectors.target(request.actor, noun, pk))
+    home, about = _belongs_to(noun, pk, asked)
     if request.method != "POST":
         target: Any = selectors.get(selectors.IN_FULL[noun](request.actor), pk)
         fields = fields_of(operation.code, request.actor, target)
         params = PARAMS.get(operation.code, {}) | _presumed(fields)
         refusals = operations.dry_run(request.actor, operation.code, params, pk).refusals
         return _dialog(request, operation, target, fields, refusals, home)
-    target = selectors.target(request.actor, noun, pk)
-    fields = fields_of(operation.code, request.actor, target)
+    fields = fields_of(operation.code, request.actor, asked)
     return _start(request, operation, fields, PARAMS.get(operation.code, {}), pk, home, about)
 
 
@@ -105,7 +106,7 @@ def _start(
     return redirect(job)
 
 
-def _belongs_to(actor: Actor, noun: str, pk: str) -> tuple[str, str]:
+def _belongs_to(noun: str, pk: str, target: Any) -> tuple[str, str]:
     """The page on which a thing is shown, and what that page is about."""
     if noun == "nodes":
         return reverse("node", args=[pk]), f"node:{pk}"
@@ -113,5 +114,5 @@ def _belongs_to(actor: Actor, noun: str, pk: str) -> tuple[str, str]:
         return reverse("nodes"), "nodes"
     if noun == "backups":
         return reverse("backups"), "backups"
-    vm = selectors.target(actor, noun, pk).vm_id if noun in ("disks", "snapshots") else pk
+    vm = target.vm_id if noun in ("disks", "snapshots") else pk
     return (reverse("vm", args=[vm]), f"vm:{vm}") if vm else (reverse("disks"), "disks")
