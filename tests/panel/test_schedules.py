@@ -115,6 +115,6 @@ def test_the_card_adds_shows_and_ends_one(scene: Scene, people: dict[str, Person
     dialog = text_of(browser.get(f"/vms/{scene.running.pk}/schedule/backup/"))
     assert "Backups by schedule" in dialog
     browser.post(f"/vms/{scene.running.pk}/schedule/backup/", {"every_hours": "24", "keep": "7", "pool": ""})
-    assert re.search(r"Every 24 hours\s?, 7 are kept", text_of(browser.get(f"/vms/{scene.running.pk}/")))
+    assert re.search(r"Every day\s?, 7 are kept", text_of(browser.get(f"/vms/{scene.running.pk}/")))
     browser.post(f"/schedules/{Schedule.objects.get().pk}/remove/", {})
     assert not Schedule.objects.exists()

@@ -136,6 +136,9 @@ def snapshot_lines(actor: Actor, vm: Vm) -> list[SnapshotLine]:
     return lines
 
 
+WITH_VM, LOOSE = ("resize", "change", "detach"), ("change", "attach", "delete")
+
+
 @dataclass(frozen=True)
 class DiskLine:
     disk: Disk
@@ -143,8 +146,13 @@ class DiskLine:
 
 
 def disk_lines(actor: Actor, disks: Iterable[Disk]) -> list[DiskLine]:
-    """A CD-ROM drive has no actions of its own: what lies in it is its VM's."""
-    return [DiskLine(disk, actions_of(actor, disk, "disks") if disk.device == "disk" else []) for disk in disks]
+    """Each with what can ever be done with it as it is: with a VM, or without one. A CD-ROM drive is its VM's alone."""
+    return [
+        DiskLine(
+            disk, actions_of(actor, disk, "disks", WITH_VM if disk.vm_id else LOOSE) if disk.device == "disk" else []
+        )
+        for disk in disks
+    ]
 
 
 @dataclass(frozen=True)
