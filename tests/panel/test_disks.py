@@ -234,7 +234,7 @@ def test_the_card_offers_a_disk_and_an_iso(scene: Scene, people: dict[str, Perso
     assert "Add a disk" in card
     assert "Change the CD-ROM" in card
     dialog = text_of(browser.get(f"/disks/new/?vm={scene.running.pk}"))
-    assert "Create a disk: vm-running?" in dialog
+    assert "Create a disk: vm-running" in dialog
     browser.post(f"/disks/new/?vm={scene.running.pk}", {"size_bytes": "2 GB", "bus": "virtio", "title": "логи"})
     assert Disk.objects.get(title="логи").size_bytes == 2 * GIB
     assert "rescue.iso" in text_of(browser.get(f"/vms/{scene.running.pk}/do/iso/"))
