@@ -384,6 +384,7 @@ class Conductor:
         if time.monotonic() >= self._forget_at:
             self._forget_at = time.monotonic() + FORGET_EVERY_S
             services.forget_old_answers()
+            services.forget_abandoned_uploads()
         schedules.run_due()
         self._wake_all(engine.open_jobs())
         self.advance_woken()

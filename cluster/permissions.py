@@ -22,6 +22,7 @@ from .models import (
     Schedule,
     Snapshot,
     Tenant,
+    Upload,
     User,
     Vm,
 )
@@ -82,6 +83,7 @@ TABLE: dict[str, frozenset[Role]] = {
     "network.add": frozenset({A, F}),
     "pool.add": frozenset({A, F}),
     "pool.remove": frozenset({A, F}),
+    "image.add": frozenset({A, F}),
     "image.edit": frozenset({A, F}),
     "demo.run": frozenset({A}),
     # Jobs: beside these, whoever may start the operation on the subject may cancel and proceed its jobs.
@@ -155,7 +157,7 @@ def visible(queryset: "QuerySet[M]", actor: Actor) -> "QuerySet[M]":
         return queryset.filter(pk=actor.grant.tenant_id)
     if model in (Network, Image, Iso):
         return queryset
-    if model in (Node, Pool):
+    if model in (Node, Pool, Upload):
         return queryset.none()
     return queryset.none()
 

@@ -236,7 +236,10 @@ def _files(node: Node, seen: Iterable[FileFacts], model: Any, copy_model: Any, k
         if row is None:
             fields = {**size, "format": file.format} if kind == "image" else size
             row = model.objects.create(name=file.name, **fields)
-        elif any(getattr(row, name) != value for name, value in size.items()):
+        elif row.stored and (file.mark, file.size_bytes) != (row.pk, row.size_bytes):
+            log.warning("%s %s on node %s is not the one that was uploaded: not used", kind, file.name, node.name)
+            continue
+        elif not row.stored and any(getattr(row, name) != value for name, value in size.items()):
             if row.copies.exclude(node=node).exists() or row.disks.exists():
                 log.warning("%s %s on node %s differs from the one known: not used", kind, file.name, node.name)
                 continue
@@ -246,7 +249,7 @@ def _files(node: Node, seen: Iterable[FileFacts], model: Any, copy_model: Any, k
     known = set(copies.values_list(kind + "_id", flat=True))
     copies.filter(**{kind + "_id__in": known - held}).delete()
     copy_model.objects.bulk_create(copy_model(node=node, **{kind + "_id": pk}) for pk in held - known)
-    model.objects.filter(copies__isnull=True, disks__isnull=True).delete()
+    model.objects.filter(copies__isnull=True, disks__isnull=True, stored=False).delete()
 
 
 def _clock_check(skew_s: float | None) -> list[dict[str, Any]]:

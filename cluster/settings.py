@@ -34,6 +34,10 @@ class Installation(BaseSettings):
     ca_dir: str = str(STATE_DIR / "ca")
     snapshots_of_a_vm: int = 16
     """At most."""
+    library_dir: str = str(STATE_DIR / "library")
+    """Where the panel keeps images and ISOs that people uploaded."""
+    upload_most_bytes: int = 64 << 30
+    """The largest file that may be uploaded."""
     simulated: bool = False
     """Its nodes have no hypervisor; every page says so."""
 

@@ -130,6 +130,89 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("image %(image)s is not on node %(node)s"),
         _("choose a node that has it, or put the file into that node's image folder"),
     ),
+    "file_suffix": (
+        _("the name %(name)s does not say what it is"),
+        _("let it end in one of %(suffixes)s"),
+    ),
+    "file_name_taken": (_("there is already a file named %(name)s"), _("choose another name, or delete that one")),
+    "upload_under_way": (
+        _("%(name)s is being uploaded already (%(upload)s)"),
+        _("go on with that upload, or give it up first"),
+    ),
+    "upload_too_large": (
+        _("the file (%(size)s) is larger than the panel takes (%(most)s)"),
+        _("put it into the nodes' folders by hand, or raise ULEI_UPLOAD_MOST_BYTES"),
+    ),
+    "upload_wrong_offset": (
+        _("this chunk begins at byte %(offset)s, but the next one begins at byte %(expected)s"),
+        _("go on from byte %(expected)s"),
+    ),
+    "upload_too_long": (
+        _("the chunk goes beyond the end of the file that was promised (%(most)s)"),
+        _("begin anew with the right size"),
+    ),
+    "upload_busy": (
+        _("another chunk of this upload is being taken"),
+        _("wait until it is there, then ask how far it is"),
+    ),
+    "no_room_on_panel": (
+        _("no room on the panel's machine: %(free)s free, %(needed)s needed for all uploads"),
+        _("delete images or ISOs that nobody needs, or free something there"),
+    ),
+    "file_not_stored": (
+        _("%(name)s was found on nodes; the panel itself has no file of it"),
+        _("upload it under another name, or copy it to the node's folder by hand"),
+    ),
+    "file_found": (
+        _("%(name)s was put into the nodes' folders by hand"),
+        _("remove it there; the panel deletes only what it brought"),
+    ),
+    "file_has_disks": (
+        _("disks of VMs are made from %(name)s"),
+        _("delete those VMs first, or let it stay"),
+    ),
+    "file_going": (_("%(name)s is being deleted"), _("choose another one")),
+    "copies_everywhere": (_("every node that was asked for has %(name)s already"), _("there is nothing to do")),
+    "file_in_use": (_("the file is in use: %(used_by)s"), _("delete those first")),
+    "file_name_reserved": (
+        _("a file of this name could be the volume of a disk"),
+        _("upload it by another name"),
+    ),
+    "file_refused": (_("the panel did not give the file to the node"), _("start it again; look at the panel's log")),
+    "panel_unreachable": (
+        _("the node does not reach the panel's file listener"),
+        _("is that port of the panel open from that node?"),
+    ),
+    "wrong_panel": (
+        _("the panel's file listener shows the node another certificate than that of the cluster; nothing was sent"),
+        _("join the node again if the panel was installed anew; else somebody stands between them"),
+    ),
+    "checksum_differs": (
+        _("%(name)s has the checksum %(found)s, not %(promised)s as promised; it was deleted"),
+        _("upload it again; if it happens again, the file itself is not the one that was meant"),
+    ),
+    "not_an_iso": (_("%(name)s holds neither an ISO 9660 nor a UDF file system"), _("upload an ISO image")),
+    "image_other_format": (
+        _("the content of %(name)s is %(found)s"),
+        _("an image is qcow2 or raw, and its name says which: convert or unpack it first"),
+    ),
+    "image_has_backing": (
+        _("%(name)s rests on another file, which would be read as a disk"),
+        _("write it out whole first: qemu-img convert -O qcow2"),
+    ),
+    "image_has_data_file": (
+        _("%(name)s keeps its data in another file, which would be read as a disk"),
+        _("write it out whole first: qemu-img convert -O qcow2"),
+    ),
+    "image_encrypted": (_("%(name)s is encrypted"), _("decrypt it first: qemu-img convert")),
+    "image_has_snapshots": (
+        _("%(name)s has snapshots in it"),
+        _("write it out without them first: qemu-img convert -O qcow2"),
+    ),
+    "image_damaged": (
+        _("the qcow2 header of %(name)s makes no sense (%(why)s)"),
+        _("look at it with qemu-img check, and upload it again"),
+    ),
     "iso_unknown": (_("there is no such ISO"), _("choose one from the list")),
     "image_and_iso": (_("a VM begins from an image or from an ISO, not from both"), _("leave one of them out")),
     "disk_needed": (_("a VM from an image needs at least one disk"), _("add a disk")),
@@ -313,7 +396,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "agent_error": (_("an internal error of the node's agent"), _("look at the agent's log on that node")),
 }
 
-_SIZES = frozenset({"free", "needed", "asked", "size"})
+_SIZES = frozenset({"free", "needed", "asked", "size", "most"})
 
 
 def _word(name: str, value: Any, language: Literal["ru", "en"]) -> Any:

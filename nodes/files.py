@@ -1,6 +1,9 @@
 """Small things about files that more than one module needs."""
 
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -39,3 +42,44 @@ def is_rotational(path: Path) -> bool | None:
         except OSError:
             continue
     return None
+
+
+# --- owner marks: a file of ours is marked before it has any name ----------------------------------------------
+
+
+@contextmanager
+def unnamed_file(folder: Path) -> Iterator[int]:
+    """A descriptor of a file that is gone when the process ends, unless it was given a name."""
+    descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def give_name(descriptor: int, path: Path) -> None:
+    """Raises FileExistsError where the name is taken."""
+    # Naming folders by descriptor makes Python call linkat(2), which follows the link in /proc.
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.link(f"/proc/self/fd/{descriptor}", path.name, src_dir_fd=folder, dst_dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
+def mark_of(path: Path, attribute: str) -> str | None:
+    """The id in a file's owner mark. A symlink has none: it is never ours."""
+    try:
+        return os.getxattr(path, attribute, follow_symlinks=False).decode(errors="replace")
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.ENOENT, errno.EPERM, errno.ENOTSUP):
+            return None
+        raise
+
+
+def fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

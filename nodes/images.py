@@ -6,15 +6,18 @@ import unicodedata
 from pathlib import Path
 
 from nodes.contract.errors import NodeError
+from nodes.contract.image_file import QCOW2_MAGIC, is_volume
 from nodes.contract.specs import FileFacts
+from nodes.files import mark_of
 from nodes.log import Log
-from nodes.names import is_volume
 from nodes.shell import Shell
 
 log = Log("ulei.images")
 
-FORMATS = {".qcow2": ["-f", "qcow2"], ".raw": ["-f", "raw"], ".img": []}
-"""What a name promises must be true; only ``.img`` may be either, and QEMU looks."""
+FORMATS = {".qcow2": "qcow2", ".raw": "raw", ".img": ""}
+"""What a name promises must be true; only ``.img`` may be either."""
+MARK = "user.ulei.file"
+"""On a copy of a file that the panel keeps: its id there."""
 ISO_SUFFIXES = (".iso",)
 INFO_TIMEOUT_S = 10.0
 
@@ -69,12 +72,13 @@ class Scanner:
                 size_bytes=stat.st_size,
                 virtual_size_bytes=stat.st_size,
                 modified=stat.st_mtime,
+                mark=mark_of(path, MARK) or "",
             )
         try:
-            argv = ["qemu-img", "info", "-U", "--output=json", *FORMATS[path.suffix.lower()], str(path)]
+            argv = ["qemu-img", "info", "-U", "--output=json", "-f", _format_of(path), str(path)]
             info = json.loads(self._shell.run(argv, timeout_s=INFO_TIMEOUT_S).stdout)
-        except NodeError as error:
-            log.warning("an image cannot be read", path=path, cause=error.info.cause)
+        except (NodeError, OSError) as error:
+            log.warning("an image cannot be read", path=path, cause=error)
             return None
         return FileFacts(
             name=path.name,
@@ -82,4 +86,14 @@ class Scanner:
             size_bytes=stat.st_size,
             virtual_size_bytes=info["virtual-size"],
             modified=stat.st_mtime,
+            mark=mark_of(path, MARK) or "",
         )
+
+
+def _format_of(path: Path) -> str:
+    """Of the two that there are; QEMU, if asked, would find others as well, among them some that name further files."""
+    promised = FORMATS[path.suffix.lower()]
+    if promised:
+        return promised
+    with path.open("rb") as file:
+        return "qcow2" if file.read(4) == QCOW2_MAGIC else "raw"

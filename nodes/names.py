@@ -3,15 +3,9 @@
 import re
 
 _DOMAIN = re.compile(r"[a-z0-9-]{1,63}\.([a-z2-7]{13})")
-_VOLUME = re.compile(r"[a-z2-7]{13}\.(qcow2|raw|part)")
 
 
 def vm_of(domain_name: str) -> str | None:
     """The VM's id in the name of one of our domains, ``<name>.<id>``; None: it is not ours."""
     match = _DOMAIN.fullmatch(domain_name)
     return match[1] if match else None
-
-
-def is_volume(file_name: str) -> bool:
-    """Could this be a volume of ours in a directory pool?"""
-    return _VOLUME.fullmatch(file_name) is not None

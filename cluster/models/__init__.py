@@ -15,6 +15,7 @@ from .inventory import (
     NodeState,
     Pool,
     PoolOnNode,
+    Upload,
 )
 from .jobs import FINAL, Job, JobState, Lock, Look, ObjectNumber, RaisedNumber, Step, StepState, StreamCursor
 from .schedule import Repeated, Schedule, ScheduledRun
@@ -61,6 +62,7 @@ __all__ = [
     "StreamCursor",
     "Tenant",
     "Token",
+    "Upload",
     "User",
     "Vm",
     "VmState",

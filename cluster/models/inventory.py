@@ -168,6 +168,10 @@ class Image(models.Model):
     size_bytes = models.BigIntegerField()
     virtual_size_bytes = models.BigIntegerField()
     checksum = models.CharField(max_length=80, blank=True)
+    stored = models.BooleanField(default=False)
+    """The panel keeps the file (:mod:`cluster.library`); False: nodes found it in their folders."""
+    state = models.CharField(max_length=16, default="active")
+    """active, removing: only from an active one disks are made."""
     created = models.DateTimeField(auto_now_add=True)
 
 
@@ -185,6 +189,9 @@ class Iso(models.Model):
     os = models.CharField(max_length=40, blank=True)
     size_bytes = models.BigIntegerField()
     checksum = models.CharField(max_length=80, blank=True)
+    stored = models.BooleanField(default=False)
+    state = models.CharField(max_length=16, default="active")
+    """Both as of an image."""
     created = models.DateTimeField(auto_now_add=True)
 
 
@@ -194,3 +201,22 @@ class IsoCopy(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["iso", "node"], name="iso_once_per_node")]
+
+
+class Upload(models.Model):
+    """An image or an ISO on its way to the panel. Its id becomes the image's; how much has come, its file says."""
+
+    id = IdField()
+    kind = models.CharField(max_length=8, choices=[("image", "image"), ("iso", "iso")])
+    name = models.CharField(max_length=255)
+    os = models.CharField(max_length=40, blank=True)
+    size_bytes = models.BigIntegerField()
+    checksum = models.CharField(max_length=80, blank=True)
+    """As it was promised, ``sha256:<hex>``; empty: computed at the end."""
+    user = models.ForeignKey("User", on_delete=models.CASCADE, related_name="uploads")
+    created = models.DateTimeField(auto_now_add=True)
+    touched = models.DateTimeField(auto_now_add=True)
+    """When the last chunk came."""
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["kind", "name"], name="upload_name_once")]

@@ -15,6 +15,9 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0
 Title = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f\uFFFE\uFFFF]*$")]
 """Free text on one line: libvirt refuses line breaks, and XML the other control characters."""
 
+FileName = Annotated[str, StringConstraints(max_length=200, pattern=r"^[\w(+][\w .()+~,@=-]*$")]
+"""Of an uploaded image or ISO: the same in every folder, shell and log. No dot in front, so that it hides nowhere."""
+
 PoolKind = Literal["directory", "lvm", "lvmthin", "rbd"]
 DiskFormat = Literal["qcow2", "raw"]
 CloneKind = Literal["full", "linked"]
@@ -233,3 +236,5 @@ class FileFacts(Spec):
     size_bytes: int
     virtual_size_bytes: int
     modified: float
+    mark: str = ""
+    """The id of the panel's file of which it is a copy; empty: somebody put it there."""

@@ -21,7 +21,15 @@ from nodes.contract.messages import DiskState, VolumeFacts
 from nodes.contract.sizes import round_up
 from nodes.contract.specs import DiskFormat, DiskSpec, PoolFacts, PoolPlace
 from nodes.domain_xml import FileSource
-from nodes.files import fsync_folder, is_rotational, write_atomically
+from nodes.files import (
+    fsync,
+    fsync_folder,
+    give_name,
+    is_rotational,
+    mark_of,
+    unnamed_file,
+    write_atomically,
+)
 from nodes.shell import Cancellation, Cancelled, Shell
 from nodes.storage import qcow2
 from nodes.storage.base import (
@@ -59,7 +67,7 @@ def make_pool(folder: Path) -> str:
 def check_fit(folder: Path) -> None:
     """Raises a certain ``pool_unfit``: files there cannot carry an owner mark."""
     try:
-        with _unnamed_file(folder) as descriptor:
+        with unnamed_file(folder) as descriptor:
             os.setxattr(descriptor, MARK, b"probe")
     except OSError as error:
         raise NodeError(
@@ -126,7 +134,7 @@ class DirectoryDriver(Driver):
             if fill is not None:
                 fill(QemuImage(disk.format, str(part), zeroed=True))
             point("disk.filled", disk.id)
-            _fsync(part)
+            fsync(part)
             os.link(part, final)
         except FileExistsError:
             part.unlink()
@@ -144,17 +152,13 @@ class DirectoryDriver(Driver):
         return VolumeFacts(size_bytes=self._size(final, disk.format))
 
     def _make_part(self, part: Path, disk_id: str) -> None:
-        with _unnamed_file(self.folder) as descriptor:
+        with unnamed_file(self.folder) as descriptor:
             os.setxattr(descriptor, MARK, disk_id.encode())
             point("disk.marked", disk_id)
-            # Naming folders by descriptor makes Python call linkat(2), which follows the link in /proc.
-            folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                os.link(f"/proc/self/fd/{descriptor}", part.name, src_dir_fd=folder, dst_dir_fd=folder)
+                give_name(descriptor, part)
             except FileExistsError:
                 raise not_ours(part) from None
-            finally:
-                os.close(folder)
         point("disk.part-made", disk_id)
 
     def _lay_out(self, part: Path, disk: DiskSpec, size_bytes: int, cancellation: Cancellation) -> None:
@@ -228,7 +232,7 @@ class DirectoryDriver(Driver):
                 # Refused while a QEMU has the file open: qemu-img takes the same lock.
                 argv = ["qemu-img", "resize", "-q", "-f", disk_format, str(final), str(wanted_bytes)]
                 self.shell.run(argv, timeout_s=QEMU_IMG_TIMEOUT_S)
-                _fsync(final)
+                fsync(final)
                 point("disk.grown", disk_id)
         return VolumeFacts(size_bytes=self._size(final, disk_format))
 
@@ -275,7 +279,7 @@ class DirectoryDriver(Driver):
         final = self._snapshotable(disk_id, disk_format)
         if snapshot not in self._snapshots(final):
             raise snapshot_absent(final, snapshot)
-        check_unused(final, self._resting(final))
+        check_unused(final, self.resting_on(final))
         self._change_snapshots("-a", snapshot, final)
         return VolumeFacts(size_bytes=self._size(final, disk_format))
 
@@ -288,7 +292,7 @@ class DirectoryDriver(Driver):
 
     def _change_snapshots(self, change: str, snapshot: str, final: Path) -> None:
         self.shell.run(["qemu-img", "snapshot", "-q", change, snapshot, str(final)], timeout_s=QEMU_IMG_TIMEOUT_S)
-        _fsync(final)
+        fsync(final)
         point("disk.snapshots-changed", snapshot)
 
     def _snapshots(self, final: Path) -> list[str]:
@@ -313,9 +317,10 @@ class DirectoryDriver(Driver):
 
     def _users(self, final: Path, users: Users) -> list[str]:
         """Domains of this node, and volumes of this pool that rest on the file."""
-        return [*users(str(final)), *self._resting(final)]
+        return [*users(str(final)), *self.resting_on(final)]
 
-    def _resting(self, final: Path) -> list[str]:
+    def resting_on(self, final: Path) -> list[str]:
+        """Names of the files of this folder whose backing file it is."""
         resting = []
         with os.scandir(self.folder) as entries:
             for entry in entries:
@@ -359,23 +364,8 @@ class DirectoryDriver(Driver):
         return self.folder / f"{disk_id}.part"
 
 
-@contextmanager
-def _unnamed_file(folder: Path) -> Iterator[int]:
-    descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
 def _mark(path: Path) -> str | None:
-    """The disk id in a file's owner mark. A symlink has none: it is never ours."""
-    try:
-        return os.getxattr(path, MARK, follow_symlinks=False).decode(errors="replace")
-    except OSError as error:
-        if error.errno in (errno.ENODATA, errno.ENOENT, errno.EPERM, errno.ENOTSUP):
-            return None
-        raise
+    return mark_of(path, MARK)
 
 
 def _takes_direct_io(path: Path) -> bool:
@@ -390,11 +380,3 @@ def _says_no_room(error: OSError | NodeError) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return os.strerror(errno.ENOSPC) in error.info.cause
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -21,6 +21,9 @@ RESOLVE = {"outcome": "undone", "note": "by a test"}
 BODIES: dict[str, Any] = {
     "POST nodes/": NODE,
     "POST networks/": {"name": "new", "bridge": "br1", "ranges": []},
+    "POST images/": {"name": "debian.qcow2", "size_bytes": 1},
+    "POST isos/": {"name": "debian.iso", "size_bytes": 1},
+    "PUT uploads/{id}/": b"",
     "PATCH vms/{id}/": {"title": "Новая"},
     "PATCH images/{id}/": {"os": ""},
     "POST schedules/": {"vm": "{vms}", "action": "snapshot", "every_hours": 24, "keep": 7},
@@ -144,7 +147,7 @@ def made_ready(request: Request, ids: dict[str, str], scene: Scene) -> tuple[str
     noun = short.split("/")[0]
     pk, body = ids.get(noun, ""), BODIES.get(f"{request.method} {short}")
     operation = operation_of(request)
-    if body is not None:
+    if isinstance(body, dict):
         body = {name: value.format(**ids) if isinstance(value, str) else value for name, value in body.items()}
     if operation and body is None and (request.method == "POST" or "/do/" in short):
         target, body = SCENARIOS[operation.code](scene)

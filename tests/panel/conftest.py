@@ -16,7 +16,7 @@ from django.test import override_settings
 from django.utils import timezone
 
 from cluster import ca, wake
-from cluster.models import Address, AuditEvent, Iso, IsoCopy, Schedule, Snapshot
+from cluster.models import Address, AuditEvent, Iso, IsoCopy, Schedule, Snapshot, Upload
 from cluster.operations import start
 from tests.panel.client import Api, vm_like
 from tests.panel.engine.scenarios import Scene, backup_of, make_scene
@@ -87,7 +87,15 @@ def scene(people: dict[str, Person]) -> Scene:
 
 
 @pytest.fixture
-def ids(scene: Scene, people: dict[str, Person]) -> dict[str, str]:
+def library(tmp_path: Path) -> Iterator[Path]:
+    """Where the panel keeps uploads, of this test alone."""
+    changes = {"library_dir": str(tmp_path / "library")}
+    with override_settings(INSTALLATION=settings.INSTALLATION.model_copy(update=changes)):
+        yield tmp_path / "library"
+
+
+@pytest.fixture
+def ids(library: Path, scene: Scene, people: dict[str, Person]) -> dict[str, str]:
     """For each noun one row that has to do with the owner, where it can."""
     owner, vm = people["owner"].actor, scene.running
     job = start(owner, "vm.start", {}, vm_like(vm, name="third").pk).job
@@ -97,6 +105,8 @@ def ids(scene: Scene, people: dict[str, Person]) -> dict[str, str]:
     snapshot = Snapshot.objects.create(vm=vm, name="old", state="ready")
     again = {"every_hours": 24, "keep": 7, "next_run": timezone.now() + timedelta(days=1)}
     schedule = Schedule.objects.create(vm=vm, action="backup", grant=owner.grant, **again)
+    administrator = people["administrator"].user
+    upload = Upload.objects.create(kind="image", name="half.raw", size_bytes=1 << 20, user=administrator)
     return {
         "vms": vm.pk,
         "nodes": scene.node.pk,
@@ -105,6 +115,7 @@ def ids(scene: Scene, people: dict[str, Person]) -> dict[str, str]:
         "addresses": nic.lease.pk,
         "images": scene.image.pk,
         "isos": iso.pk,
+        "uploads": upload.pk,
         "disks": vm.disks.all()[0].pk,
         "nics": nic.pk,
         "snapshots": snapshot.pk,

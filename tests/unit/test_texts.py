@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 ONLY_ON_THE_NODE = {
     # Said by the commands of ulei-node to who sits there, never in a reply.
     "agent_running", "bad_certificate", "bad_config", "bad_fingerprint", "enrol_refused", "no_ledger", "not_joined",
-    "not_root", "panel_unreachable", "token_refused", "wrong_panel",
+    "not_root", "token_refused",
 }  # fmt: skip
 
 

@@ -135,6 +135,16 @@ NOUNS = {
             ordering=("name", "created", "size_bytes", "id"),
         ),
         Noun(
+            "uploads",
+            selectors.uploads,
+            rows.uploads,
+            serializers.UploadSerializer,
+            see="image.add",
+            search=("name",),
+            filters={"name": Filter("name"), "kind": Filter("kind", ("image", "iso"))},
+            ordering=("created", "name", "size_bytes", "id"),
+        ),
+        Noun(
             "disks",
             selectors.disks,
             rows.disks,

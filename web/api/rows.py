@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from cluster import checks, selectors
+from cluster import checks, library, selectors
 from cluster.job_views import job_views
 from cluster.models import (
     FINAL,
@@ -24,6 +24,7 @@ from cluster.models import (
     Schedule,
     Snapshot,
     Tenant,
+    Upload,
     User,
     Vm,
 )
@@ -172,7 +173,31 @@ def _file(row: Image | Iso, virtual_size_bytes: int) -> Row:
         "size_bytes": row.size_bytes,
         "virtual_size_bytes": virtual_size_bytes,
         "checksum": row.checksum,
-        "state": "ready" if row.copies.all() else "absent",
+        "state": _file_state(row),
+    }
+
+
+def _file_state(row: Image | Iso) -> str:
+    if row.state != "active":
+        return row.state
+    return "ready" if row.copies.all() else "stored" if row.stored else "absent"
+
+
+def uploads(actor: Actor, rows: Sequence[Upload]) -> list[Row]:
+    return [upload(row, library.received_bytes(row.pk)) for row in rows]
+
+
+def upload(row: Upload, received_bytes: int) -> Row:
+    return {
+        "id": row.pk,
+        "kind": row.kind,
+        "name": row.name,
+        "os": row.os,
+        "size_bytes": row.size_bytes,
+        "received_bytes": received_bytes,
+        "checksum": row.checksum,
+        "complete": received_bytes == row.size_bytes,
+        "created": row.created,
     }
 
 

@@ -37,6 +37,7 @@ class Described:
     query: tuple[Json, ...] = ()
     headers: tuple[Json, ...] = ()
     body: Json | None = None
+    body_type: str = JSON
     answers: dict[int, type[Serializer[Any]]] = field(default_factory=dict)
     """Further answers."""
 
@@ -110,7 +111,8 @@ class ApiSchema(AutoSchema):
         body = self._described.body
         if body is None:
             return None
-        return {"content": {JSON: {"schema": body}}, "required": bool(body.get("required"))}
+        content = {self._described.body_type: {"schema": body}}
+        return {"content": content, "required": bool(body.get("required"))}
 
     def get_response_serializers(self) -> Any:
         described = self._described

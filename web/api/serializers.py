@@ -126,11 +126,25 @@ class ImageSerializer(s.Serializer[Any]):
     size_bytes = _bytes()
     virtual_size_bytes = _bytes()
     checksum = s.CharField()
-    state = s.ChoiceField(["ready", "absent"])
+    state = s.ChoiceField(
+        ["ready", "stored", "absent", "removing"], help_text="Stored: on the panel, and on no node yet."
+    )
 
 
 class IsoSerializer(ImageSerializer):
     pass
+
+
+class UploadSerializer(s.Serializer[Any]):
+    id = s.CharField(help_text="Becomes the id of the image or ISO.")
+    kind = s.ChoiceField(["image", "iso"])
+    name = s.CharField()
+    os = s.CharField()
+    size_bytes = _bytes()
+    received_bytes = s.IntegerField(min_value=0, help_text="Where the next chunk begins.")
+    checksum = s.CharField(help_text="As it was promised, or empty.")
+    complete = s.BooleanField(help_text="It is an image or an ISO now.")
+    created = s.DateTimeField()
 
 
 class DiskSerializer(s.Serializer[Any]):

@@ -8,6 +8,7 @@ from .jobs import WORDS, JobWordView
 from .nouns import NOUNS
 from .operations import CreatingListView, OperationView
 from .schema import DocsView, SchemaView
+from .uploads import LibraryListView, UploadView
 from .views import ActionsView, DetailView, ListView, OsView, RolesView, SessionView, Unknown
 from .writes import ImageView, NetworksView, NodesView, NodeTokenView, SchedulesView, ScheduleView, VmView
 
@@ -33,8 +34,14 @@ class NumberConverter(IdConverter):
 register_converter(IdConverter, "id")
 register_converter(NumberConverter, "number")
 
-LISTS = {"nodes": NodesView, "networks": NetworksView, "schedules": SchedulesView}
-DETAILS = {"vms": VmView, "images": ImageView, "schedules": ScheduleView}
+LISTS = {
+    "nodes": NodesView,
+    "networks": NetworksView,
+    "schedules": SchedulesView,
+    "images": LibraryListView,
+    "isos": LibraryListView,
+}
+DETAILS = {"vms": VmView, "images": ImageView, "schedules": ScheduleView, "uploads": UploadView}
 
 
 def _nouns() -> list[URLPattern]:

@@ -14,6 +14,7 @@ def word_of_action(action: str) -> str:
         "node.token": _("New join command"),
         "node.enrol": _("A node joined"),
         "network.add": _("Add a network"),
+        "image.add": _("Upload an image or an ISO"),
         "image.edit": _("Change an image"),
         "job.cancel": _("Cancel a job"),
         "job.proceed": _("Let a job proceed"),
@@ -47,6 +48,8 @@ def lock_name(lock: str, job_subject: str, name: str) -> str:
         "vm": _("VM %(name)s"),
         "node": _("node %(name)s"),
         "disk": _("disk %(name)s"),
+        "image": _("image %(name)s"),
+        "iso": _("ISO %(name)s"),
         "demo": _("the demo on %(name)s"),
     }
     known = name if lock == job_subject or pk == job_subject.partition(":")[2] else pk
