@@ -85,6 +85,10 @@ TABLE: dict[str, frozenset[Role]] = {
     "pool.remove": frozenset({A, F}),
     "image.add": frozenset({A, F}),
     "image.edit": frozenset({A, F}),
+    "image.distribute": frozenset({A, F}),
+    "image.delete": frozenset({A, F}),
+    "iso.distribute": frozenset({A, F}),
+    "iso.delete": frozenset({A, F}),
     "demo.run": frozenset({A}),
     # Jobs: beside these, whoever may start the operation on the subject may cancel and proceed its jobs.
     "job.priority": frozenset({A, F, V}),

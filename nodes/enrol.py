@@ -112,7 +112,7 @@ def _post(panel: str, fingerprint: str, request: EnrolRequest) -> EnrolAnswer:
         raise NodeError("panel_unreachable", f"{panel!r} is not https://HOST:PORT", "Copy the command once more.")
     host, port = address.hostname, address.port or 8101
     try:
-        with _trusted(host, port, fingerprint) as connection:
+        with trusted(host, port, fingerprint) as connection:
             client = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
             client.sock = connection
             client.request("POST", PATH, request.model_dump_json(), {"Content-Type": "application/json"})
@@ -133,7 +133,7 @@ def _post(panel: str, fingerprint: str, request: EnrolRequest) -> EnrolAnswer:
         raise NodeError("enrol_refused", f"the panel's answer cannot be read: {error}", "Update ulei-node.") from None
 
 
-def _trusted(host: str, port: int, fingerprint: str) -> ssl.SSLSocket:
+def trusted(host: str, port: int, fingerprint: str) -> ssl.SSLSocket:
     """A TLS connection to whoever has that certificate. Raises ``wrong_panel``; sends nothing before that."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     # The fingerprint is the whole of the trust: there is no other CA yet, and the name may be an address.

@@ -48,6 +48,10 @@ class Node:
             raise NodeError("exists_not_ours", f"the domain {domain.name} has the uuid {uuid}: it was left untouched")
         return domain
 
+    def folder(self, kind: str) -> Path:
+        """Where images (``image``) or ISOs (``iso``) lie."""
+        return self.paths.images_dir if kind == "image" else self.paths.isos_dir
+
     def iso(self, name: str) -> Path:
         """The path of an ISO. Raises a certain ``iso_outside_folder`` or ``iso_absent``."""
         folder = self.paths.isos_dir

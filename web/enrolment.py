@@ -1,4 +1,4 @@
-"""``POST /api/v1/enrol/`` on the listener with the cluster's own certificate: the only address that it has.
+"""``POST /api/v1/enrol/`` on the listener with the cluster's own certificate; beside it only :mod:`web.node_files`.
 
 A machine that wants to join is not signed in anywhere and knows the panel by fingerprint only, so none of the panel's
 other addresses, sessions or middleware stand behind this port.
@@ -19,6 +19,8 @@ from pydantic import ValidationError
 from cluster import audit, services
 from cluster.refusals import Refusal, Refused
 from nodes.contract.messages import EnrolRequest
+
+from . import node_files
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +71,8 @@ class Enrolment:
         if scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close"})
+        elif scope["type"] == "http" and scope["path"].startswith(node_files.PATH):
+            await node_files.answer(scope, receive, send)
         elif scope["type"] == "http":
             status, body, headers = await self._answer(scope, receive)
             await _send(send, status, body, headers)

@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr, StringConstraints
 
 from cluster import placement, states
 from cluster.domain_specs import nic_spec, pool_spec
-from cluster.models import Address, Disk, Network, Nic, Vm, VmState
+from cluster.models import Address, Disk, Image, Iso, Network, Nic, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal, Refused
 from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Step, done
@@ -98,6 +98,8 @@ class VmCreate(Operation["VmCreate.Params"]):
         )
         if Vm.objects.filter(tenant_id=vm.tenant_id, name=vm.name).exists():
             raise Refused(Refusal("name_taken", {"name": vm.name}, field="name", status=409))
+        check_stays(Image, params.image)
+        check_stays(Iso, params.iso)
         placement.reserve_memory(vm.node_id, vm.memory_bytes)
         vm.save(force_insert=True)
         first_disk = 1
@@ -147,6 +149,13 @@ class VmCreate(Operation["VmCreate.Params"]):
 
 
 # --- rows ---------------------------------------------------------------------------------------------------
+
+
+def check_stays(model: Any, pk: str | None) -> None:
+    """Asked in the transaction that makes a disk rest on it: a deletion may have begun since the plan."""
+    row = model.objects.filter(pk=pk).first() if pk else None
+    if pk and (row is None or row.state != "active"):
+        raise Refused(Refusal("file_going", {"name": row.name if row else pk}, status=409))
 
 
 def _take_nic(vm: Vm, position: int, asked: NicAsked, network: Network) -> None:

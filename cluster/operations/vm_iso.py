@@ -11,10 +11,12 @@ from cluster.domain_specs import domain_disk
 from cluster.models import Disk, Iso, Pending, Vm
 from cluster.permissions import Actor, visible
 from cluster.refusals import Refusal
+from cluster.saga import locks
 from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Step
 from nodes.contract.messages import DomainMedium
 
 from .disk_attach import NEEDS, Id, seen
+from .vm_create import check_stays
 from .vm_power import define, state_obstacles, vm_of
 
 
@@ -43,6 +45,8 @@ class VmIso(Operation[IsoParams]):
         iso = visible(Iso.objects.all(), actor).filter(pk=params.iso).first()
         if iso is None:
             return Plan(refusals=[Refusal("iso_unknown", field="iso")])
+        if iso.state != "active":
+            return Plan(refusals=[Refusal("file_going", {"name": iso.name}, field="iso", status=409)])
         if not iso.copies.filter(node=target.node_id).exists():
             return Plan(refusals=[Refusal("image_absent", {"image": iso.name, "node": target.node.name}, field="iso")])
         return Plan()
@@ -59,6 +63,8 @@ class VmIso(Operation[IsoParams]):
 
 
 def take(context: Context[IsoParams], key: str) -> None:
+    locks.serialise()
+    check_stays(Iso, context.params.iso)
     vm = vm_of(context)
     drive = vm.disks.filter(device="cdrom").first()
     if drive is None:

@@ -105,6 +105,8 @@ class Planning:
         row = visible(model.objects.all(), self.actor).filter(pk=pk).first()
         if row is None:
             self.refusals.append(Refusal(code, field=name))
+        elif row.state != "active":
+            self.refusals.append(Refusal("file_going", {"name": row.name}, field=name, status=409))
         return row
 
     def _candidates(self, need: placement.Need) -> list[placement.Candidate]:

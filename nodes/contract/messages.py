@@ -19,6 +19,7 @@ from .specs import (
     DomainSpec,
     DomainState,
     FileFacts,
+    FileName,
     Id,
     NicSpec,
     NodeFacts,
@@ -202,6 +203,56 @@ class PoolDetach(Message):
     @property
     def object(self) -> str:
         return "pool:" + self.id
+
+
+# --- images and ISOs that the panel keeps -----------------------------------------------------------------
+
+
+class _File(Message):
+    """A file in the node's folder of images or of ISOs, with the id of the panel's as its owner mark."""
+
+    id: Id
+    kind: Literal["image", "iso"]
+    name: FileName
+
+    @property
+    def object(self) -> str:
+        return "file:" + self.id
+
+
+class FileFetch(_File):
+    """Get the file from the panel, compare its checksum, and only then give it its name.
+
+    A file of that name without this mark: ``exists_not_ours``. An attempt that was cut is gone on with.
+    """
+
+    verb = "file.fetch"
+    long = True
+    url: Annotated[str, Field(max_length=300, pattern=r"^https://[!-~]+$")]
+    """On the listener with the certificate of the cluster's CA itself."""
+    token: Annotated[str, Field(max_length=500, pattern=r"^[!-~]+$", repr=False)]
+    """Good for this file while the job is open. Secret."""
+    size_bytes: Annotated[int, Field(gt=0, le=MAX_BYTES)]
+    checksum: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+
+class FileDelete(_File):
+    """Remove the file with exactly this mark; refused (``file_in_use``) while the node sees any user of it."""
+
+    verb = "file.delete"
+
+
+class FileState(Result):
+    exists: bool
+    ours: bool = False
+    used_by: tuple[str, ...] = ()
+    """Domains of this node, and volumes that rest on the file."""
+
+
+class FileLook(_File):
+    verb = "file.look"
+    changes = False
+    result = FileState
 
 
 # --- NICs -------------------------------------------------------------------------------------------------
@@ -408,6 +459,9 @@ VERBS: dict[str, type[Message]] = {
         DiskRevert,
         PoolAttach,
         PoolDetach,
+        FileFetch,
+        FileDelete,
+        FileLook,
         NicPlug,
         NicUnplug,
         DomainDefine,

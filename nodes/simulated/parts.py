@@ -146,6 +146,9 @@ class SimulatedNode(Node):
         super().__init__(*parts)
         self._driver = driver
 
+    def folder(self, kind: str) -> Path:
+        raise NodeError("unsupported", "a simulated node keeps no files")
+
     def driver(self, pool: PoolPlace) -> Driver:
         if pool.identity != self._driver.identity():
             raise NodeError("pool_identity", f"the pool here is {self._driver.identity()}, not {pool.identity}")

@@ -122,6 +122,7 @@ class Agent:
             "ULEI_NODE_STATE_DIR": str(self.state),
             "ULEI_NODE_RUN_DIR": str(folder / "run"),
             "ULEI_NODE_CONSOLE_LOG_DIR": str(folder),
+            "ULEI_NODE_PKI_DIR": str(folder / "pki"),
         }
 
     def start(self) -> None:

@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 from tests.browser.conftest import DESK, PHONE, Open, Site, Visit
 
 PAGES = ["/", "/vms/new/", "/vms/{vm}/", "/jobs/", "/jobs/{job}/", "/nodes/", "/nodes/{node}/", "/nodes/new/"]
-PAGES += ["/journal/", "/demo/", "/vms/{vm}/do/delete/", "/nothing/"]
+PAGES += ["/images/", "/isos/", "/journal/", "/demo/", "/vms/{vm}/do/delete/", "/nothing/"]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_every_page_is_readable(
 
 def test_english_pages_have_no_russian_and_the_other_way_round(visit: Open, ids: dict[str, Any]) -> None:
     one = visit().sign_in("en")
-    for path in ("/", "/vms/new/", "/jobs/{job}/", "/nodes/{node}/", "/demo/"):
+    for path in ("/", "/vms/new/", "/jobs/{job}/", "/nodes/{node}/", "/images/", "/demo/"):
         page = one.go(path.format(**ids))
         page.evaluate("document.querySelectorAll('[lang=ru]').forEach((e) => e.remove())")
         assert not re.search("[а-яА-Я]", page.locator("main").inner_text()), path

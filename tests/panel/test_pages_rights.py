@@ -23,6 +23,8 @@ PAGES = [
     "/nodes/new/",
     "/nodes/{node}/",
     "/nodes/{node}/state/",
+    "/images/",
+    "/isos/",
     "/journal/",
     "/demo/",
     "/sign-in/",

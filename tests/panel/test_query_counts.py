@@ -127,7 +127,13 @@ def more_rows(ids: dict[str, str], scene: Scene, people: dict[str, Person], numb
     owner = people["owner"].actor
     for number in numbers:
         name = f"more{number}"
-        about = {"kind": "directory", "path": "/", "granules": {"raw": 512}, "facts": scene.pool.facts}
+        about = {
+            "kind": "directory",
+            "path": "/",
+            "granules": {"raw": 512},
+            "facts": scene.pool.facts,
+            "attached": True,
+        }
         pool = Pool.objects.create(name=name, identity=name, **about)
         network = Network.objects.create(name=name, bridge="br0")
         AddressRange.objects.create(network=network, first="10.99.0.100", last="10.99.0.200", prefix_length=24)

@@ -61,6 +61,7 @@ DOMAIN = DomainSpec(
     nics=(NIC,),
 )
 ONE_DOMAIN = {"vm": VM, "uuid": UUID}
+ONE_FILE = {"id": "f" * 13, "kind": "image", "name": "debian 12.qcow2"}
 
 BODIES: dict[str, m.Message] = {
     "disk.create": m.DiskCreate(disk=DISK),
@@ -79,6 +80,15 @@ BODIES: dict[str, m.Message] = {
     "disk.revert": m.DiskRevert(id="d" * 13, pool=POOL, format="qcow2", snapshot="s" * 13),
     "pool.attach": m.PoolAttach(pool=CEPH, key="c2VjcmV0"),
     "pool.detach": m.PoolDetach(id="p" * 13),
+    "file.fetch": m.FileFetch(
+        **ONE_FILE,
+        url="https://10.99.0.1:8101/api/v1/files/f/",
+        token="t:1:s",
+        size_bytes=1 << 30,
+        checksum="sha256:" + "0" * 64,
+    ),
+    "file.delete": m.FileDelete(**ONE_FILE),
+    "file.look": m.FileLook(**ONE_FILE),
     "nic.plug": m.NicPlug(nic=NIC),
     "nic.unplug": m.NicUnplug(id="n" * 13, bridge="br0"),
     "domain.define": m.DomainDefine(domain=DOMAIN),
@@ -178,6 +188,15 @@ OTHERS = {
     ),
     "entry.inventory-storage": m.Inventory(
         **SEEN, facts=NODE, checks=(), domains=(), pools=(THIN_FACTS,), offers=(OFFER,), images=(), isos=()
+    ),
+    "entry.inventory-library": m.Inventory(
+        **SEEN,
+        facts=NODE,
+        checks=(),
+        domains=(),
+        pools=(),
+        images=(),
+        isos=(FILE.model_copy(update={"mark": "f" * 13}),),
     ),
     "entry.domains": m.DomainChanged(**SEEN, domains=(SEEN_DOMAIN,)),
     "enrol.request": m.EnrolRequest(

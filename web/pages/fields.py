@@ -7,7 +7,8 @@ from typing import Any, get_args
 from django.utils.translation import gettext as _
 
 from cluster import selectors
-from cluster.models import Backup, Disk, IsoCopy, Pool, Vm, VmState
+from cluster.models import Backup, Disk, IsoCopy, NodeState, Pool, Vm, VmState
+from cluster.operations.image_distribute import nodes_without
 from cluster.permissions import Actor
 from cluster.refusals import Refusal, Refused
 from nodes.contract.sizes import parse_size
@@ -35,6 +36,8 @@ class Field:
     """(value, word); an empty value leaves the parameter out, unless ``nothing`` says that it means something."""
     nothing: bool = False
     """An empty value is sent as null."""
+    as_list: bool = False
+    """The one that is chosen is sent as a list of one."""
 
     def read(self, typed: Mapping[str, str]) -> dict[str, Any]:
         """The parameter as typed; empty where it is left out. Raises :class:`Refused`."""
@@ -47,7 +50,7 @@ class Field:
             except ValueError:
                 raise Refused(Refusal("not_a_size", {"typed": text}, field=self.name)) from None
         if text or (self.kind == "text" and not self.required):
-            return {self.name: text}
+            return {self.name: [text] if self.as_list else text}
         return {self.name: None} if self.nothing else {}
 
 
@@ -150,6 +153,12 @@ def _restore(actor: Actor, thing: Backup | Vm) -> list[Field]:
     return [name, Field("start", _("Start it at once"), "check")]
 
 
+def _distribute(actor: Actor, file: Any) -> list[Field]:
+    nodes = [(node.pk, node.name) for node in nodes_without(file) if node.state == NodeState.ONLINE]
+    choices = [("", _("every node that is online and has none")), *nodes[:MOST_CHOICES]]
+    return [Field("nodes", _("Nodes"), "select", choices=choices, as_list=True)]
+
+
 FIELDS: dict[str, Callable[[Actor, Any], list[Field]]] = {
     "disk.create": _disk,
     "disk.change": _change,
@@ -161,6 +170,8 @@ FIELDS: dict[str, Callable[[Actor, Any], list[Field]]] = {
     "vm.snapshot": _snapshot,
     "backup.restore": _restore,
     "snapshot.revert": _revert,
+    "image.distribute": _distribute,
+    "iso.distribute": _distribute,
 }
 """Operation -> its fields, by whom it is asked and of what."""
 

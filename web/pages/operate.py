@@ -114,5 +114,7 @@ def _belongs_to(noun: str, pk: str, target: Any) -> tuple[str, str]:
         return reverse("nodes"), "nodes"
     if noun == "backups":
         return reverse("backups"), "backups"
+    if noun in ("images", "isos"):
+        return reverse(noun), noun
     vm = target.vm_id if noun in ("disks", "snapshots") else pk
     return (reverse("vm", args=[vm]), f"vm:{vm}") if vm else (reverse("disks"), "disks")

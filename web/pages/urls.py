@@ -2,7 +2,7 @@
 
 from django.urls import path, re_path
 
-from . import backups, demo, disks, jobs, journal, nodes, operate, schedules, sign_in, vm_create, vms
+from . import backups, demo, disks, jobs, journal, library, nodes, operate, schedules, sign_in, vm_create, vms
 
 urlpatterns = [
     path("", vms.vm_list, name="vms"),
@@ -29,10 +29,12 @@ urlpatterns = [
     path("nodes/<str:pk>/", nodes.node_card, name="node"),
     path("nodes/<str:pk>/token/", nodes.node_token, name="node-token"),
     path("nodes/<str:pk>/state/", nodes.node_state, name="node-state"),
+    path("images/", library.images, name="images"),
+    path("isos/", library.isos, name="isos"),
     path("journal/", journal.journal, name="journal"),
     path("demo/", demo.demo, name="demo"),
     re_path(
-        r"^(?P<noun>vms|nodes|disks|pools|snapshots|backups)/(?P<pk>[^/]+)/do/(?P<name>[a-z_]+)/$",
+        r"^(?P<noun>vms|nodes|disks|pools|snapshots|backups|images|isos)/(?P<pk>[^/]+)/do/(?P<name>[a-z_]+)/$",
         operate.operate,
         name="operate",
     ),

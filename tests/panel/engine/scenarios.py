@@ -65,6 +65,8 @@ class Scene:
             "room": list(Pool.objects.order_by("pk").values("pk", "reserved_bytes", "state")),
             "backups": list(Backup.objects.order_by("pk").values("pk", "state")),
             "snapshots": list(Snapshot.objects.order_by("pk").values("pk", "vm_id", "parent_id", "state")),
+            "copies": list(ImageCopy.objects.order_by("pk").values("image_id", "node_id", "image__state")),
+            "isos": list(IsoCopy.objects.order_by("pk").values("iso_id", "node_id", "iso__state")),
             "locks": list(Lock.objects.values("name")),
         }
 
@@ -210,6 +212,35 @@ def _snapshot(scene: Scene, vm: Vm) -> str:
     return snapshot.pk
 
 
+def _stored_image(scene: Scene) -> tuple[str, dict[str, Any]]:
+    image = _stored(Image, "i" * 13, "debian.qcow2", format="qcow2", virtual_size_bytes=MIB)
+    return image, {}
+
+
+def _stored_iso(scene: Scene) -> tuple[str, dict[str, Any]]:
+    return _stored(Iso, "j" * 13, "debian.iso"), {"nodes": [scene.node.pk]}
+
+
+def _copied_image(scene: Scene) -> tuple[str, dict[str, Any]]:
+    image, _params = _stored_image(scene)
+    ImageCopy.objects.create(image_id=image, node=scene.node)
+    scene.world.objects[scene.node.pk, "file:" + image] = "copy"
+    return image, {}
+
+
+def _copied_iso(scene: Scene) -> tuple[str, dict[str, Any]]:
+    iso, _params = _stored_iso(scene)
+    IsoCopy.objects.create(iso_id=iso, node=scene.node)
+    scene.world.objects[scene.node.pk, "file:" + iso] = "copy"
+    return iso, {}
+
+
+def _stored(model: Any, pk: str, name: str, **fields: Any) -> str:
+    checksum = "sha256:" + "0" * 64
+    model.objects.create(pk=pk, name=name, size_bytes=MIB, checksum=checksum, stored=True, **fields)
+    return pk
+
+
 def _deleted_with_snapshot(scene: Scene) -> tuple[str, dict[str, Any]]:
     _snapshot(scene, scene.running)
     return scene.running.pk, {"disks": True}
@@ -244,6 +275,10 @@ SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "disk.resize": lambda s: (s.running.disks.all()[0].pk, {"size_bytes": 2 * GIB}),
     "pool.add": lambda s: (None, {"name": "fast", "kind": "lvm", "nodes": [s.node.pk], "path": "vg0"}),
     "pool.remove": _attached_pool,
+    "image.distribute": _stored_image,
+    "image.delete": _copied_image,
+    "iso.distribute": _stored_iso,
+    "iso.delete": _copied_iso,
     "node.inspect": lambda s: (s.node.pk, {}),
     "node.remove": _empty_node,
     "demo.wait": lambda s: (s.node.pk, {}),

@@ -89,6 +89,13 @@ class World:
                 self.objects[name] = "attached"
                 facts = {"kind": message.pool.kind, "identity": "found", "path": message.pool.path}  # type: ignore[attr-defined]
                 return {"facts": {**facts, "capacity_bytes": 1 << 40, "free_bytes": 1 << 40, "granules": {"raw": 4096}}}
+            case "file.fetch":
+                self.objects[name] = "copy"
+            case "file.delete":
+                self.objects.pop(name, None)
+            case "file.look":
+                used_by = [state.partition(" used by ")[2]] if state and " used by " in state else []
+                return {"exists": state is not None, "ours": state is not None, "used_by": used_by}
             case "pool.detach":
                 self.objects.pop(name, None)
             case "node.inspect" | "domain.look":
