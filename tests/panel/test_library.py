@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from asgiref.testing import ApplicationCommunicator
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from cluster import library as files
 from cluster import reconcile
@@ -257,6 +259,29 @@ def test_the_page_shows_sizes_places_users_checksum_and_what_can_be_done(
     assert "Disks of VMs are made from debian.raw" in page.content.decode()
     assert "every node" not in page.content.decode()
     assert "was put into the nodes&#x27; folders by hand" in page.content.decode()
+
+
+def test_the_page_asks_the_database_as_often_for_many_images_as_for_one(
+    scene: Scene, image: Image, people: dict[str, Person]
+) -> None:
+    def asked() -> int:
+        with CaptureQueriesContext(connection) as queries:
+            assert browser.get("/images/").status_code == 200
+        return len(queries)
+
+    browser = Browser(people["administrator"])
+    ImageCopy.objects.create(image=image, node=scene.node)
+    Upload.objects.create(kind="image", name="half.raw", size_bytes=2048, user=people["administrator"].user)
+    few = asked()
+    for number in range(5):
+        about = {"format": "raw", "virtual_size_bytes": 1, "size_bytes": 1, "stored": number % 2 == 0}
+        one = Image.objects.create(name=f"more{number}.raw", **about)
+        node = node_like(scene.node, name=f"more{number}", address=f"10.99.1.{number}")
+        ImageCopy.objects.create(image=one, node=node)
+        ImageCopy.objects.create(image=image, node=node)
+        Disk.objects.create(image=one, vm=scene.stopped, tenant=scene.stopped.tenant, position=9)
+        Upload.objects.create(kind="image", name=f"{number}.raw", size_bytes=1, user=people["administrator"].user)
+    assert asked() == few
 
 
 def test_the_dialog_offers_the_nodes_that_have_no_copy(scene: Scene, image: Image, people: dict[str, Person]) -> None:

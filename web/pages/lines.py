@@ -27,6 +27,7 @@ ORDER = (
     "change",
     "attach",
     "detach",
+    "distribute",
     "delete",
 )
 """How people look for actions: by use, the dangerous last. Others follow as they are registered."""
