@@ -43,6 +43,7 @@ def test_an_upload_goes_on_after_a_cut_and_a_stop_and_comes_to_the_nodes(visit: 
     page.route("**/api/v1/uploads/*/?offset=*", cut)
     page.get_by_label("Файл ISO").set_input_files(iso)
     page.get_by_label("Контрольная сумма").fill(hashlib.sha256(CONTENT).hexdigest())
+    page.get_by_label("Тип и версия ОС").select_option("debian-12")
     page.get_by_role("button", name="Загрузить").click()
     expect(page.locator("[data-upload-error]")).to_contain_text("остановлена")
     expect(page.locator("#library")).to_contain_text("16 МиБ из")
@@ -56,6 +57,7 @@ def test_an_upload_goes_on_after_a_cut_and_a_stop_and_comes_to_the_nodes(visit: 
     expect(row).to_contain_text("только на панели")
     (found,) = site.api.all(f"isos/?name={iso.name}")
     assert found["checksum"] == "sha256:" + hashlib.sha256(CONTENT).hexdigest()
+    assert found["os"] == "debian-12"
 
     row.get_by_role("link", name="Разослать по узлам").click()
     page.get_by_role("dialog").get_by_role("button", name="Разослать по узлам").click()

@@ -13,6 +13,7 @@ from cluster.refusals import Forbidden
 from .http import PageRequest, page, show
 from .lines import actions_of, running_jobs
 from .paging import page_of
+from .vm_form import catalogue
 
 
 @page
@@ -39,6 +40,7 @@ def _library(request: PageRequest, kind: str) -> HttpResponse:
         "lines": [_line(actor, kind, row) | {"job": jobs.get(f"{kind}:{row.pk}")} for row in page_now.rows],
         "page": page_now,
         "uploads": _uploads(actor, kind),
+        "catalogue": catalogue(),
     }
     return show(request, "library/list.html", context)
 

@@ -26,6 +26,12 @@ LONGEST = 200
 Row = dict[str, str]
 
 
+def catalogue() -> list[tuple[str, list[Os]]]:
+    """Operating systems to choose from, by kind."""
+    kinds = (("linux", "Linux"), ("windows", "Windows"), ("bsd", "BSD"), ("other", _("Other")))
+    return [(label, [o for o in CATALOGUE.values() if o.type == kind]) for kind, label in kinds]
+
+
 @dataclass
 class VmForm:
     """``errors``: slot (a field's id on the page) -> messages."""
@@ -101,8 +107,7 @@ class VmForm:
 
     @property
     def catalogue(self) -> list[tuple[str, list[Os]]]:
-        kinds = (("linux", "Linux"), ("windows", "Windows"), ("bsd", "BSD"), ("other", _("Other")))
-        return [(label, [o for o in CATALOGUE.values() if o.type == kind]) for kind, label in kinds]
+        return catalogue()
 
     @property
     def slots(self) -> list[str]:

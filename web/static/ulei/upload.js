@@ -15,9 +15,12 @@ const api = async (method, path, body, type) => {
   if (type) headers["Content-Type"] = type;
   const answer = await fetch(path, { method, headers, body, signal: under?.signal });
   if (answer.status >= 500 && answer.status !== 507) throw new TypeError(String(answer.status));
-  return { status: answer.status, ok: answer.ok, said: await answer.json() };
+  // A proxy in between may refuse in its own words.
+  const said = await answer.json().catch(() => ({}));
+  return { status: answer.status, ok: answer.ok, said };
 };
-const reasons = (said) => [said.detail, said.hint].filter(Boolean).join(". ");
+const reasons = (said) =>
+  [said.detail, said.hint].filter(Boolean).join(". ") || document.getElementById("failed").dataset.server;
 const refreshList = () =>
   document.dispatchEvent(new CustomEvent("ulei:refresh", { detail: { about: form.dataset.about } }));
 
@@ -30,20 +33,20 @@ function show(word, facts) {
 }
 
 // The upload of this name, begun earlier or now.
-async function begin(file, checksum) {
+async function begin(file, checksum, os) {
   const kind = form.dataset.about.slice(0, -1);
   const known = await api("GET", `/api/v1/uploads/?kind=${kind}&name=${encodeURIComponent(file.name)}`);
   const earlier = known.ok && !file.name.includes(",") ? known.said.results[0] : undefined;
   if (earlier && earlier.size_bytes !== file.size) throw new Refusal(say("other", { name: file.name }));
   if (earlier) return earlier;
-  const body = JSON.stringify({ name: file.name, size_bytes: file.size, checksum });
+  const body = JSON.stringify({ name: file.name, size_bytes: file.size, checksum, os });
   const begun = await api("POST", form.dataset.upload, body, "application/json");
   if (!begun.ok) throw new Refusal(reasons(begun.said));
   return begun.said;
 }
 
-async function send(file, checksum) {
-  const upload = await begin(file, checksum);
+async function send(file, checksum, os) {
+  const upload = await begin(file, checksum, os);
   refreshList();
   const path = `/api/v1/uploads/${upload.id}/`;
   let offset = upload.received_bytes;
@@ -92,7 +95,7 @@ function pause(ms) {
 function busy(is) {
   form.querySelector("button.btn-primary").disabled = is;
   form.querySelector("[data-upload-stop]").hidden = !is;
-  for (const field of form.querySelectorAll("input")) field.disabled = is && field.type !== "hidden";
+  for (const field of form.querySelectorAll("input, select")) field.disabled = is && field.type !== "hidden";
 }
 
 form?.addEventListener("submit", async (event) => {
@@ -101,11 +104,12 @@ form?.addEventListener("submit", async (event) => {
   if (!file || under) return;
   const error = form.querySelector("[data-upload-error]");
   const checksum = form.elements.checksum.value.trim();
+  const os = form.elements.os.value;
   error.textContent = "";
   under = new AbortController();
   busy(true);
   try {
-    await send(file, checksum);
+    await send(file, checksum, os);
     notice(say("done", { name: file.name }));
     form.querySelector(".upload-now").hidden = true;
     form.reset();
