@@ -1,12 +1,15 @@
 """The journal: one place that writes it."""
 
 import logging
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from .models import AuditEvent, Job
 
 if TYPE_CHECKING:
     from .permissions import Actor
+
+RESTORED = "panel.restore"
 
 log = logging.getLogger("ulei.journal")
 
@@ -34,6 +37,15 @@ def write(
         job=job,
         detail=detail,
     )
+
+
+def restored(**detail: Any) -> None:
+    """The panel was put back from a backup."""
+    write(None, RESTORED, "done", **detail)
+
+
+def was_restored_before(moment: datetime) -> bool:
+    return AuditEvent.objects.filter(action=RESTORED, at__lt=moment).exists()
 
 
 def job_ended(job: Job) -> None:

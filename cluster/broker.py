@@ -134,6 +134,10 @@ class Broker:
 
     def ends_below(self, node_id: str, position: str) -> bool:
         """Whether the stream is shorter than the cursor says: it was emptied behind our back."""
+        return stream_order(self.end_of(node_id)) < stream_order(position)
+
+    def end_of(self, node_id: str) -> str:
+        """Position of the last entry of the node's stream."""
         stream = events_stream(node_id)
         try:
             last = [] if self._removed_as_no_stream(stream) else self._redis.xrevrange(stream, count=1)
@@ -143,7 +147,7 @@ class Broker:
             last = []  # it became something else in between: the next reading removes that
         except redis.RedisError as error:
             raise Unreachable(str(error)) from error
-        return stream_order(str(last[0][0])) < stream_order(position) if last else position != "0-0"
+        return str(last[0][0]) if last else "0-0"
 
     def send(self, node_id: str, envelope: Envelope) -> bool:
         """Put a verb into the node's queue. False when Redis did not take it: the sweep sends it again."""

@@ -138,12 +138,18 @@ class Conductor:
 
     def _cursor(self, node_id: str, run_id: str) -> str:
         """Where to go on reading. Another run of Redis, or a stream that ends below the cursor, begins anew."""
-        cursor, _ = StreamCursor.objects.get_or_create(node_id=node_id)
+        cursor, new = StreamCursor.objects.get_or_create(node_id=node_id)
+        begin = "0-0"
+        if not new and not cursor.run_id:
+            # Put back from a backup. What the node has said was said to the panel of before: to take an old word for a
+            # sign of life would be wrong. And what waits to be heard there is of jobs that nobody here knows.
+            self.broker.drop_queue(node_id)
+            begin = self.broker.end_of(node_id)
         if cursor.run_id != run_id or self.broker.ends_below(node_id, cursor.last):
             StreamCursor.objects.filter(pk=cursor.pk, run_id=cursor.run_id, last=cursor.last).update(
-                run_id=run_id, last="0-0"
+                run_id=run_id, last=begin
             )
-            return "0-0"
+            return begin
         return cursor.last
 
     # --- words from nodes -----------------------------------------------------------------------------------

@@ -56,6 +56,11 @@ class Refused(Exception):
         self.job = job
         """The job in the way, where there is one."""
 
+    def in_words(self) -> str:
+        """Every reason with its code and what to do, for a command line."""
+        said = [refusal.said() for refusal in self.refusals]
+        return "\n".join(f"{one['code']}: {one['cause']}\n  {one['hint']}" for one in said)
+
     @property
     def status(self) -> int:
         """409 before 507 before 422 (design 8: one status, in this order)."""

@@ -362,7 +362,9 @@ def retry(actor: Actor, job: Job) -> Job:
     """Let a stuck job try again, in the direction in which it was going."""
 
     def again(row: Job) -> None:
-        row.state = JobState.UNDOING if row.undoing else JobState.RUNNING
+        # One out of a backup may not have had its turn yet: it goes back into its line.
+        going = JobState.RUNNING if row.started else JobState.WAITING
+        row.state = JobState.UNDOING if row.undoing else going
         row.failures, row.resolution = 0, None
         if not row.undoing or row.cancel_requested:
             # A job that a person cancelled ends as cancelled, however long that took.

@@ -247,6 +247,48 @@ TEXTS: dict[str, tuple[str, str]] = {
     "tenant_unknown": (_("there is no such tenant"), _("choose one from the list")),
     "os_unknown": (_("the OS catalogue has no “%(os)s”"), _("choose one from the list, or leave it out")),
     "cloud_init_unsupported": (_("cloud-init is not available yet"), _("leave cloud_init out")),
+    # Backup and restore of the panel
+    "restored": (
+        _("the job was open when the backup of %(when)s was made, from which the panel was put back"),
+        _("look at what the node shows: then resolve the job, or let it try again"),
+    ),
+    "overtaken": (
+        _("the node has gone on with %(object)s after the backup from which the panel was put back"),
+        _("an administrator resolves the job after a look at the node"),
+    ),
+    "file_exists": (_("%(file)s exists already"), _("name a new file")),
+    "folder_absent": (_("there is no folder %(folder)s"), _("make it, or name another")),
+    "backup_unreadable": (_("%(file)s is not a backup of the panel"), _("name a file of panel_backup")),
+    "backup_damaged": (
+        _("the backup is damaged: “%(part)s” is not what its manifest says"),
+        _("nothing was touched; take another copy of the file, or an earlier backup"),
+    ),
+    "backup_newer": (
+        _("the backup is from a newer panel (%(version)s); this one is %(own)s and lacks: %(newer)s"),
+        _("install that version of the panel first"),
+    ),
+    "other_database": (
+        _("the backup is one of %(backup)s, and this installation uses %(own)s"),
+        _("set or leave out DATABASE_URL so that the kinds are the same"),
+    ),
+    "not_empty": (
+        _("there is a panel here already: %(found)s"),
+        _("--replace sets it aside, and deletes nothing"),
+    ),
+    "panel_runs": (
+        _("the panel runs: its %(process)s holds %(held)s"),
+        _("stop web, enrolment and conductor first"),
+    ),
+    "no_disk_room": (_("no room in %(folder)s: %(free)s free, %(needed)s needed"), _("free some space")),
+    "migration_failed": (
+        _("the database of the backup could not be brought to this version: %(words)s"),
+        _("nothing was changed; install the version of the panel that made the backup"),
+    ),
+    "database_program_missing": (
+        _("%(program)s of PostgreSQL %(version)s is not installed here"),
+        _("install the package postgresql-client-%(version)s"),
+    ),
+    "database_program_failed": (_("%(program)s failed: %(words)s"), _("nothing was changed; look at the server's log")),
     # Requests
     "idempotency_mismatch": (
         _("this Idempotency-Key was used for another request"),

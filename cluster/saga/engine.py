@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 MAX_DOUBTS = 3
 MAX_FAILURES = 3
+MOST_ATTEMPTS = 8
+"""A node that calls every number too low is not believed for ever."""
 WATCHED = ("state", "phase", "dispatch", "doubts", "answer", "waits_for_click", "error")
 
 
@@ -136,7 +138,34 @@ class Run:
 
     def _turn(self) -> bool:
         """One step of the way; False when there is nothing more to do now."""
+        if self._is_overtaken():
+            return False
         return self._backward() if self.job.undoing else self._forward()
+
+    def _is_overtaken(self) -> bool:
+        """A job out of a backup, and a node that has had later messages.
+
+        To go on, or to undo, would be to do it to what people have used since. The answer stays, so that the job can
+        only be resolved.
+        """
+        later = [
+            s for s in self.steps if self.job.data.get("restored") and (s.answer or {}).get("outcome") == "superseded"
+        ]
+        if later:
+            self._stick(Refusal("overtaken", {"object": later[0].object}))
+        return bool(later)
+
+    def _goes_above(self, step: Step, reply: Reply) -> bool:
+        """A job that was begun after the panel was put back, and a node that has seen later numbers from the panel of
+        before: nothing of this job was done there, and :func:`dispatch.record` has raised ours above them.
+        """
+        later = reply.outcome == "superseded" and step.attempt < MOST_ATTEMPTS
+        return later and audit.was_restored_before(self.job.created)
+
+    def _issue_again(self, step: Step, state: StepState) -> bool:
+        step.state, step.dispatch = state, None
+        step.save()
+        return True
 
     def _got_its_turn(self) -> bool:
         if self.job.cancel_requested and not self._begun():
@@ -228,6 +257,8 @@ class Run:
             return False
         if is_doubt(reply):
             return self._doubt(step, reply)
+        if self._goes_above(step, reply):
+            return self._issue_again(step, StepState.PENDING)
         if reply.outcome == "done":
             self._store(step, VERBS[step.verb].result.model_validate(reply.result))
             self._done(step)
@@ -399,6 +430,8 @@ class Run:
                 return False
             if is_doubt(reply):
                 return self._doubt(step, reply)
+            if self._goes_above(step, reply):
+                return self._issue_again(step, StepState.UNDOING)
             nothing_of_ours = reply.error is not None and reply.error.code in self.spec(step).undone_by
             if reply.outcome != "done" and not nothing_of_ours:
                 return self._try_again(step, StepState.UNDOING, refusal_of(reply), counts=not is_retryable(reply))

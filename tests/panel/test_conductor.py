@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from django.test import override_settings
 from cluster import services
 from cluster.broker import Broker, Unreachable
 from cluster.conductor import Conductor
-from cluster.models import Job, Node, NodeState, StreamCursor, Vm
+from cluster.models import Job, Node, NodeState, ObjectNumber, StreamCursor, Vm
+from cluster.operations import start
+from cluster.panel_backup import aftermath
 from nodes.contract import messages
 from nodes.contract.errors import ErrorInfo
 from nodes.contract.messages import Cancel, Envelope, Reply
@@ -342,6 +345,41 @@ def test_redis_restarted_empty_gets_its_users_back_and_the_message_is_sent_again
     agent.answer(stop, result={"state": "shutoff", "defined": True})
     settle(conductor)
     assert Vm.objects.get(pk=scene.running.pk).state == "stopped"
+
+
+def test_a_panel_put_back_from_a_backup_hears_nothing_and_carries_out_nothing_of_before(
+    scene: Scene, conductor: Conductor, agent: FakeAgent
+) -> None:
+    """One order is answered and one still waits for its node when the panel is lost; the backup knows of neither."""
+    lost = scene.start("vm.stop").job
+    conductor.advance(lost.pk)
+    [stop] = agent.hear()
+    waiting = start(scene.actor, "vm.start", {}, scene.stopped.pk).job
+    conductor.advance(waiting.pk)
+    agent.answer(stop, result={"state": "shutoff", "defined": True})
+    agent.domains({scene.running.uuid: "running", scene.stopped.uuid: "running"})
+    Job.objects.all().delete()
+    ObjectNumber.objects.all().delete()
+    aftermath.settle(datetime.now(UTC), "0.1.0")
+    restored = Conductor(Broker())
+    settle(restored)
+    assert agent.hear() == []
+    assert Node.objects.get(pk=scene.node.pk).state == NodeState.OFFLINE
+    agent.domains({scene.running.uuid: "shutoff", scene.stopped.uuid: "shutoff"})
+    settle(restored)
+    assert [(e.verb, e.dispatch) for e in agent.hear()] == [("node.inspect", None)]
+    assert dict(Vm.objects.values_list("name", "state")) == {"vm-running": "stopped", "vm-stopped": "stopped"}
+    assert Node.objects.get(pk=scene.node.pk).state == NodeState.ONLINE
+    job = scene.start("vm.start").job
+    restored.advance(job.pk)
+    [first] = agent.hear()
+    agent.answer(first, "superseded", result={"number": 9})
+    settle(restored)
+    [second] = agent.hear()
+    assert (first.dispatch, second.dispatch) == (1, 10)
+    agent.answer(second, result={"state": "running", "defined": True})
+    settle(restored)
+    assert Job.objects.get(pk=job.pk).state == "succeeded"
 
 
 def test_a_certain_failure_is_shown_with_the_nodes_own_words(

@@ -13,6 +13,7 @@ def word_of_action(action: str) -> str:
         "node.add": _("Add a node"),
         "node.token": _("New join command"),
         "node.enrol": _("A node joined"),
+        "panel.restore": _("The panel was put back from a backup"),
         "network.add": _("Add a network"),
         "image.add": _("Upload an image or an ISO"),
         "image.edit": _("Change an image"),
