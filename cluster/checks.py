@@ -157,6 +157,17 @@ def _clock(facts: Facts, ok: bool) -> Said:
     )
 
 
+def _unknown_guests(facts: Facts, ok: bool) -> Said:
+    return (
+        _("Guests that the panel does not know"),
+        _("%(count)s: %(names)s") % facts,
+        _(
+            "Made since the backup from which the panel was put back, or left behind: they stay as they are, but their "
+            "addresses may be given to new VMs. Look at them on the node."
+        ),
+    )
+
+
 def _ports(facts: Facts, ok: bool) -> Said:
     if ok:
         text = _("libvirt listens, the ports are free")
@@ -186,4 +197,5 @@ SAY: dict[str, Callable[[Facts, bool], Said]] = {
     "clock": _clock,
     "clock_skew": _clock,
     "migration_ports": _ports,
+    "unknown_guests": _unknown_guests,
 }

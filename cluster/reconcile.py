@@ -32,6 +32,7 @@ AT_ONCE = 10_000
 """Values in one query: SQLite and PostgreSQL take at least three times as many."""
 CLOCK_SKEW_WARNING_S = 2.0
 CLOCK_SKEW_ERROR_S = 30.0
+MOST_NAMES = 20
 
 
 def node_online(node: Node) -> bool:
@@ -75,7 +76,7 @@ def hello(node: Node, said: Hello) -> None:
 def inventory(node: Node, seen: Inventory, clock_skew_s: float | None) -> None:
     """A full report: facts, checks, pools and images; its domains are an observation (:func:`observe`)."""
     facts = seen.facts.model_dump(mode="json")
-    checks = [c.model_dump(mode="json") for c in seen.checks] + _clock_check(clock_skew_s)
+    checks = [c.model_dump(mode="json") for c in seen.checks] + _clock_check(clock_skew_s) + _strangers(seen.domains)
     _pools(node, seen.pools)
     _files(node, seen.images, Image, ImageCopy, "image")
     _files(node, seen.isos, Iso, IsoCopy, "iso")
@@ -250,6 +251,20 @@ def _files(node: Node, seen: Iterable[FileFacts], model: Any, copy_model: Any, k
     copies.filter(**{kind + "_id__in": known - held}).delete()
     copy_model.objects.bulk_create(copy_model(node=node, **{kind + "_id": pk}) for pk in held - known)
     model.objects.filter(copies__isnull=True, disks__isnull=True, stored=False).delete()
+
+
+def _strangers(domains: Iterable[DomainFacts]) -> list[dict[str, Any]]:
+    """Guests that a panel made and this one does not know: it was put back from a backup that is older than they are.
+
+    They are left as they are; a person is told. A domain that the panel places elsewhere is a claim, and no stranger.
+    """
+    ours = {domain.uuid: domain.name for domain in domains if domain.vm}
+    known = set(Vm.objects.filter(uuid__in=ours).values_list("uuid", flat=True)) if ours else set()
+    names = sorted(name for uuid, name in ours.items() if uuid not in known)
+    if not names:
+        return []
+    facts = {"count": len(names), "names": ", ".join(names[:MOST_NAMES])}
+    return [{"code": "unknown_guests", "level": "warning", "facts": facts}]
 
 
 def _clock_check(skew_s: float | None) -> list[dict[str, Any]]:

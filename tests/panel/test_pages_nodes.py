@@ -1,8 +1,12 @@
 """Nodes: the command that adds one, its checks in words, and why one is not removed."""
 
+from uuid import UUID
+
 import pytest
 
+from cluster import reconcile
 from cluster.models import Node
+from nodes.contract.messages import Inventory
 from tests.panel.browser import Browser, text_of
 from tests.panel.engine.scenarios import Scene
 from tests.people import Person
@@ -54,6 +58,26 @@ def test_checks_are_said_with_their_level_in_words_and_what_to_do(browser: Brows
     assert "1 failure, 1 warning" in words
     assert "warning KVM guests run under software emulation (TCG): no /dev/kvm Load the modules kvm" in words
     assert "failure from-the-future a: 1" in words
+
+
+def test_guests_that_a_panel_put_back_from_a_backup_has_forgotten_are_named_and_strangers_are_not(
+    browser: Browser, scene: Scene
+) -> None:
+    facts = {
+        "hostname": "n1", "cpus": 8, "memory_bytes": 16 << 30, "cpu_model": "x", "virt_type": "qemu",
+        "libvirt_version": "9.0.0", "qemu_version": "7.2.0", "host_uuid": "u",
+    }  # fmt: skip
+    seen = [
+        {"uuid": scene.running.uuid, "name": scene.running.domain_name, "state": "running", "vm": scene.running.pk},
+        {"uuid": str(UUID(int=1)), "name": "since.aaaaaaaaaaaaa", "state": "running", "vm": "aaaaaaaaaaaaa"},
+        {"uuid": str(UUID(int=2)), "name": "theirs", "state": "running"},
+    ]
+    report = {"incarnation": 1, "counter": 1, "facts": facts, "checks": (), "pools": (), "images": (), "isos": ()}
+    reconcile.inventory(scene.node, Inventory.model_validate(report | {"domains": seen}), None)
+    words = text_of(browser.get(f"/nodes/{scene.node.pk}/"))
+    assert "warning Guests that the panel does not know 1: since.aaaaaaaaaaaaa Made since the backup" in words
+    reconcile.inventory(scene.node, Inventory.model_validate(report | {"domains": seen[::2]}), None)
+    assert "Guests that the panel does not know" not in text_of(browser.get(f"/nodes/{scene.node.pk}/"))
 
 
 def test_a_node_with_vms_is_not_removed_and_says_why(browser: Browser, scene: Scene) -> None:
