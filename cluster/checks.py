@@ -162,8 +162,8 @@ def _unknown_guests(facts: Facts, ok: bool) -> Said:
         _("Guests that the panel does not know"),
         _("%(count)s: %(names)s") % facts,
         _(
-            "Made since the backup from which the panel was put back, or left behind: they stay as they are, but their "
-            "addresses may be given to new VMs. Look at them on the node."
+            "Made since the backup from which the panel was put back, or left behind. They stay as they are, and "
+            "nobody else gets their addresses. Look at them on the node."
         ),
     )
 

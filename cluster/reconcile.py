@@ -8,7 +8,7 @@ from typing import Any
 from django.db.models import F, Q
 
 from nodes.contract.messages import Hello, Inventory
-from nodes.contract.specs import DomainFacts, FileFacts, PoolFacts
+from nodes.contract.specs import DomainFacts, FileFacts, LeaseFacts, PoolFacts
 
 from . import events
 from .models import (
@@ -17,6 +17,7 @@ from .models import (
     Iso,
     IsoCopy,
     Lock,
+    Nic,
     Node,
     NodeState,
     Pool,
@@ -75,7 +76,7 @@ def hello(node: Node, said: Hello) -> None:
 
 def inventory(node: Node, seen: Inventory, clock_skew_s: float | None) -> None:
     """A full report: facts, checks, pools and images; its domains are an observation (:func:`observe`)."""
-    facts = seen.facts.model_dump(mode="json")
+    facts = seen.facts.model_dump(mode="json") | _held(seen.leases)
     checks = [c.model_dump(mode="json") for c in seen.checks] + _clock_check(clock_skew_s) + _strangers(seen.domains)
     _pools(node, seen.pools)
     _files(node, seen.images, Image, ImageCopy, "image")
@@ -251,6 +252,14 @@ def _files(node: Node, seen: Iterable[FileFacts], model: Any, copy_model: Any, k
     copies.filter(**{kind + "_id__in": known - held}).delete()
     copy_model.objects.bulk_create(copy_model(node=node, **{kind + "_id": pk}) for pk in held - known)
     model.objects.filter(copies__isnull=True, disks__isnull=True, stored=False).delete()
+
+
+def _held(leases: Iterable[LeaseFacts]) -> dict[str, Any]:
+    """Addresses of guests that this panel does not know: nobody else may get them (``Network.held``)."""
+    by_nic = {lease.nic: lease for lease in leases}
+    known = set(Nic.objects.filter(pk__in=by_nic).values_list("pk", flat=True)) if by_nic else set()
+    held = [{"bridge": by_nic[nic].bridge, "address": by_nic[nic].address} for nic in sorted(by_nic.keys() - known)]
+    return {"held": held} if held else {}
 
 
 def _strangers(domains: Iterable[DomainFacts]) -> list[dict[str, Any]]:

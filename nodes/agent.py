@@ -75,9 +75,8 @@ class Agent:
         virt = known_virt_type(config, self.hypervisor, self.shell)
         network = Network(config.state_dir, config.run_dir, config.uplinks, self.shell)
         self.facts = Facts(self.hypervisor, virt, config.state_dir, self.shell)
-        self.reporter = Reporter(
-            self.hypervisor, self.ledger, self.stream, Surroundings(config, self.facts, self.shell), self.incarnation
-        )
+        surroundings = Surroundings(config, self.facts, self.shell, network.given)
+        self.reporter = Reporter(self.hypervisor, self.ledger, self.stream, surroundings, self.incarnation)
         self.node = Node(config, self.hypervisor, network, self.shell, virt, self.reporter.inventory)
 
     def run(self) -> None:

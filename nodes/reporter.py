@@ -16,7 +16,7 @@ from nodes.config import Config
 from nodes.contract import wire
 from nodes.contract.errors import NodeError
 from nodes.contract.messages import DomainChanged, Heartbeat, Inventory
-from nodes.contract.specs import Check, DomainFacts, FileFacts, NodeFacts, PoolFacts, PoolOffer
+from nodes.contract.specs import Check, DomainFacts, FileFacts, LeaseFacts, NodeFacts, PoolFacts, PoolOffer
 from nodes.facts import Facts, memory
 from nodes.hypervisor import Hypervisor, LifecycleEvent
 from nodes.images import Scanner
@@ -43,13 +43,17 @@ class Seen:
     offers: tuple[PoolOffer, ...]
     images: tuple[FileFacts, ...]
     isos: tuple[FileFacts, ...]
+    leases: tuple[LeaseFacts, ...] = ()
 
 
 class Surroundings:
     """The machine around the hypervisor."""
 
-    def __init__(self, config: Config, facts: Facts, shell: Shell) -> None:
+    def __init__(
+        self, config: Config, facts: Facts, shell: Shell, leases: Callable[[], tuple[LeaseFacts, ...]] = tuple
+    ) -> None:
         self._config = config
+        self._leases = leases
         self._facts = facts
         self._shell = shell
         self._pools = Pools(config, shell)
@@ -58,7 +62,8 @@ class Surroundings:
     def look(self) -> Seen:
         node = self._facts.read()
         checks, pools, offers = preflight.run(self._config, node), self._pools.facts(), storage.offers(self._shell)
-        return Seen(node, checks, pools, offers, *self._scanner.scan(self._config.images_dir, self._config.isos_dir))
+        files = self._scanner.scan(self._config.images_dir, self._config.isos_dir)
+        return Seen(node, checks, pools, offers, *files, self._leases())
 
 
 class Reporter:
@@ -136,6 +141,7 @@ class Reporter:
                         offers=seen.offers,
                         images=seen.images,
                         isos=seen.isos,
+                        leases=seen.leases,
                     )
                 )
 

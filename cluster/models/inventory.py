@@ -114,6 +114,11 @@ class Network(models.Model):
         reserved = {address for span in self.ranges.all() for address in span.reserved()}
         return reserved | set(self.addresses.values_list("address", flat=True))
 
+    def held(self) -> set[str]:
+        """Addresses of guests that this panel, put back from a backup, does not know."""
+        leases = Node.objects.filter(facts__has_key="held").values_list("facts__held", flat=True)
+        return {one["address"] for each in leases for one in each if one["bridge"] == self.bridge}
+
 
 class AddressRange(models.Model):
     """Addresses that the panel gives out, first and last included."""

@@ -166,7 +166,7 @@ def _take_nic(vm: Vm, position: int, asked: NicAsked, network: Network) -> None:
     nic = Nic.objects.create(vm=vm, network=network, model=asked.model, mac=mac, position=position)
     if not network.ranges.all():
         return
-    taken = network.taken()
+    taken = network.taken() | network.held()
     address = asked.address or placement.next_free_address(network, taken)
     if address is None:
         raise Refused(Refusal("no_address", {"network": network.name}, field=f"nics.{position}", status=507))

@@ -21,6 +21,7 @@ from .specs import (
     FileFacts,
     FileName,
     Id,
+    LeaseFacts,
     NicSpec,
     NodeFacts,
     PoolFacts,
@@ -598,6 +599,7 @@ class Inventory(Entry):
     offers: tuple[PoolOffer, ...] = ()
     images: tuple[FileFacts, ...]
     isos: tuple[FileFacts, ...]
+    leases: tuple[LeaseFacts, ...] = ()
 
 
 class DomainChanged(Entry):

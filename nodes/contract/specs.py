@@ -228,6 +228,14 @@ class DomainFacts(Spec):
     memory_bytes: int | None = None
 
 
+class LeaseFacts(Spec):
+    """An address that this node gives to a NIC."""
+
+    nic: Id
+    bridge: str
+    address: str
+
+
 class FileFacts(Spec):
     """An image or an ISO found in one of the node's folders."""
 

@@ -4,7 +4,7 @@ import threading
 from pathlib import Path
 
 from nodes.contract.errors import NodeError
-from nodes.contract.specs import NicSpec
+from nodes.contract.specs import LeaseFacts, NicSpec
 from nodes.files import fsync_folder, write_atomically
 from nodes.network import bridges
 from nodes.network.filters import Filters
@@ -28,6 +28,11 @@ class Network:
             nics = [NicSpec.model_validate_json(file.read_bytes()) for file in files]
             self._known = {nic.id: nic for nic in nics}
         return [self._known[nic_id] for nic_id in sorted(self._known)]
+
+    def given(self) -> tuple[LeaseFacts, ...]:
+        """Every address that a NIC of this node has by lease."""
+        nics = [(nic, nic.address) for nic in self.plugged()]
+        return tuple(LeaseFacts(nic=nic.id, bridge=nic.bridge, address=address) for nic, address in nics if address)
 
     def restore(self) -> None:
         """After a boot of the node, or of the agent: chains and DHCP servers as they were."""

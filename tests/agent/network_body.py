@@ -88,6 +88,7 @@ network.plug(A)
 seen["lease"] = lease("ga")
 network.plug(B)
 seen["another lease without a gateway"] = lease("gb")
+seen["given"] = [(one.bridge, one.address) for one in network.given()]
 first = servers()
 network.plug(B)
 seen["one server for both, and left alone"] = servers() == first and len(first) == 1

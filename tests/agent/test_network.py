@@ -34,6 +34,10 @@ def test_a_guest_without_a_gateway_is_told_none(seen):
     assert seen["another lease without a gateway"] == "10.50.0.11"
 
 
+def test_the_node_tells_which_addresses_it_gives(seen):
+    assert seen["given"] == [["br0", "10.50.0.10"], ["br0", "10.50.0.11"]]
+
+
 def test_one_server_serves_a_bridge_and_a_repeated_plug_leaves_it_alone(seen):
     assert seen["one server for both, and left alone"]
 

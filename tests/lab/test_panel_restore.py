@@ -9,7 +9,6 @@ from deploy.lab.processes import wait
 from tests.lab.conftest import Lab
 
 PANEL = ("conductor", "enrol", "web")
-FREE_ADDRESS = "10.99.0.190"
 
 
 def destroy_the_panel(lab: Lab, faults: Faults) -> None:
@@ -60,8 +59,9 @@ def test_a_panel_put_back_from_a_backup_finds_its_nodes_and_says_what_it_does_no
         lab.demo.panel.start()
         wait(lab.api.ready, 40, "the panel")
         wait(lambda: not int(broker.cli(lab.demo.state, "LLEN", waiting)), 10, "the order of the lost panel to be gone")
-        faults.start("n2.agent")
         lab.wait_node("n1")
+        assert next(row["state"] for row in lab.api.all("nodes/") if row["name"] == "n2") == "offline"
+        faults.start("n2.agent")
         lab.wait_node("n2")
 
         for vm, state in ((kept, "running"), (busy, "running"), (gone, "error")):
@@ -86,11 +86,11 @@ def test_a_panel_put_back_from_a_backup_finds_its_nodes_and_says_what_it_does_no
         lab.api.do(f"vms/{gone}/delete/", {"disks": True})
         lab.api.do(f"vms/{kept}/reset/")
         assert {name: sorted(node.guests()) for name, node in lab.nodes.items()} == running
-        network = lab.api.all("networks/")[0]["id"]
-        # Which addresses the forgotten guest has the panel cannot know: a free one is named by hand.
-        new = lab.create("new", node=lab.node_id("n1"), nics=[{"network": network, "address": FREE_ADDRESS}])["id"]
-        lab.wait_console(new, f"LEASE {FREE_ADDRESS}")
-        for vm in (kept, busy, half["vm"]["id"], new):
+        new = lab.create("new", node=lab.node_id("n2"))
+        address = new["addresses"][0]["address"]
+        assert address != since["addresses"][0]["address"]
+        lab.wait_console(new["id"], f"LEASE {address}")
+        for vm in (kept, busy, half["vm"]["id"], new["id"]):
             lab.api.do(f"vms/{vm}/delete/", {"disks": True})
     assert watch.violations == []
     left = lab.audit(settle_s=0)

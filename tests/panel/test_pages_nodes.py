@@ -11,6 +11,8 @@ from tests.panel.browser import Browser, text_of
 from tests.panel.engine.scenarios import Scene
 from tests.people import Person
 
+ROOM = {"capacity_bytes": 100 << 30, "free_bytes": 80 << 30, "granules": {"qcow2": 65536, "raw": 512}}
+
 
 @pytest.fixture
 def browser(scene: Scene, people: dict[str, Person]) -> Browser:
@@ -66,17 +68,31 @@ def test_guests_that_a_panel_put_back_from_a_backup_has_forgotten_are_named_and_
     facts = {
         "hostname": "n1", "cpus": 8, "memory_bytes": 16 << 30, "cpu_model": "x", "virt_type": "qemu",
         "libvirt_version": "9.0.0", "qemu_version": "7.2.0", "host_uuid": "u",
+        "bridges": ["br0"],
     }  # fmt: skip
+    image = {"name": scene.image.name, "format": "qcow2", "size_bytes": 9 << 20, "virtual_size_bytes": 48 << 20}
+    pool = {"kind": "directory", "identity": scene.pool.identity, "path": scene.pool.path, **ROOM}
     seen = [
         {"uuid": scene.running.uuid, "name": scene.running.domain_name, "state": "running", "vm": scene.running.pk},
         {"uuid": str(UUID(int=1)), "name": "since.aaaaaaaaaaaaa", "state": "running", "vm": "aaaaaaaaaaaaa"},
         {"uuid": str(UUID(int=2)), "name": "theirs", "state": "running"},
     ]
-    report = {"incarnation": 1, "counter": 1, "facts": facts, "checks": (), "pools": (), "images": (), "isos": ()}
+    report = {"incarnation": 1, "counter": 1, "facts": facts, "checks": (), "pools": (pool,)}
+    report |= {"images": (image | {"modified": 1.0},), "isos": ()}
     reconcile.inventory(scene.node, Inventory.model_validate(report | {"domains": seen}), None)
     words = text_of(browser.get(f"/nodes/{scene.node.pk}/"))
     assert "warning Guests that the panel does not know 1: since.aaaaaaaaaaaaa Made since the backup" in words
+    # Nobody else gets its address, until it is gone.
+    first = {"nic": "a" * 13, "bridge": "br0", "address": "10.99.0.100"}
+    own = {"nic": scene.running.nics.get().pk, "bridge": "br0", "address": "10.99.0.101"}
+    other = {"nic": "b" * 13, "bridge": "br7", "address": "10.99.0.102"}
+    reported = report | {"domains": seen, "leases": [first, own, other]}
+    reconcile.inventory(scene.node, Inventory.model_validate(reported), None)
+    assert scene.network.held() == {"10.99.0.100"}
+    vm = scene.start("vm.create").subject
+    assert list(vm.nics.values_list("lease__address", flat=True)) == ["10.99.0.101", "10.99.0.102"]
     reconcile.inventory(scene.node, Inventory.model_validate(report | {"domains": seen[::2]}), None)
+    assert scene.network.held() == set()
     assert "Guests that the panel does not know" not in text_of(browser.get(f"/nodes/{scene.node.pk}/"))
 
 

@@ -21,6 +21,7 @@ from nodes.contract.specs import (
     DomainFacts,
     DomainSpec,
     FileFacts,
+    LeaseFacts,
     NicSpec,
     NodeFacts,
     PoolFacts,
@@ -127,6 +128,7 @@ NODE = NodeFacts(
     bridges=("br0",),
 )
 SEEN_DOMAIN = DomainFacts(uuid=UUID, name="web." + VM, state="running", vm=VM, cpu_time_ns=1, memory_bytes=1 << 30)
+LEASE = LeaseFacts(nic="n" * 13, bridge="br0", address="10.99.0.100")
 FILE = FileFacts(name="a.qcow2", format="qcow2", size_bytes=1, virtual_size_bytes=2, modified=3.5)
 FAILURE = ErrorInfo(code="no_room", cause="full", hint="another pool", facts={"free": 1})
 PLACE = {"object": "disk:" + "d" * 13, "dispatch": 4, "job": "j", "step": "s"}
@@ -197,6 +199,9 @@ OTHERS = {
         pools=(),
         images=(),
         isos=(FILE.model_copy(update={"mark": "f" * 13}),),
+    ),
+    "entry.inventory-leases": m.Inventory(
+        **SEEN, facts=NODE, checks=(), domains=(), pools=(), images=(), isos=(), leases=(LEASE,)
     ),
     "entry.domains": m.DomainChanged(**SEEN, domains=(SEEN_DOMAIN,)),
     "enrol.request": m.EnrolRequest(
