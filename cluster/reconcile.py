@@ -10,7 +10,7 @@ from django.db.models import F, Q
 from nodes.contract.messages import Hello, Inventory
 from nodes.contract.specs import DomainFacts, FileFacts, PoolFacts
 
-from . import events
+from . import events, pools
 from .models import (
     Image,
     ImageCopy,
@@ -202,7 +202,7 @@ def _pools(node: Node, seen: Iterable[PoolFacts]) -> None:
             pool = Pool.objects.create(
                 name=_free_pool_name(node), kind=facts.kind, identity=facts.identity, path=facts.path
             )
-        PoolOnNode.objects.get_or_create(pool=pool, node=node)
+        _place, came = PoolOnNode.objects.get_or_create(pool=pool, node=node)
         numbers = {
             "capacity_bytes": facts.capacity_bytes,
             "free_bytes": facts.free_bytes,
@@ -210,13 +210,16 @@ def _pools(node: Node, seen: Iterable[PoolFacts]) -> None:
             "facts": facts.model_dump(mode="json"),
             "shared": facts.shared or pool.places.count() > 1,
         }
-        if any(getattr(pool, name) != value for name, value in numbers.items()):
-            Pool.objects.filter(pk=pool.pk).update(version=F("version") + 1, **numbers)
+        if came or any(getattr(pool, name) != value for name, value in numbers.items()):
+            pools.touch(pool.pk, **numbers)
         if node.default_pool_id is None:
             node.default_pool = pool
             Node.objects.filter(pk=node.pk).update(default_pool=pool)
     # One that a person added is not gone because a report is silent of it: the report may be older, or the pool away.
-    PoolOnNode.objects.filter(node=node, pool__attached=False).exclude(pool__identity__in=identities).delete()
+    gone = PoolOnNode.objects.filter(node=node, pool__attached=False).exclude(pool__identity__in=identities)
+    for place in gone:
+        place.delete()
+        pools.touch(place.pool_id)
 
 
 def _free_pool_name(node: Node) -> str:

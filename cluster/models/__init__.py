@@ -15,6 +15,7 @@ from .inventory import (
     NodeState,
     Pool,
     PoolOnNode,
+    PoolState,
 )
 from .jobs import FINAL, Job, JobState, Lock, Look, ObjectNumber, RaisedNumber, Step, StepState, StreamCursor
 from .schedule import Repeated, Schedule, ScheduledRun
@@ -48,6 +49,7 @@ __all__ = [
     "Pending",
     "Pool",
     "PoolOnNode",
+    "PoolState",
     "RaisedNumber",
     "Repeated",
     "Role",

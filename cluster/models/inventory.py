@@ -54,6 +54,12 @@ class JoinToken(models.Model):
     used = models.DateTimeField(null=True)
 
 
+class PoolState(models.TextChoices):
+    ADDING = "adding", _("is being added")
+    ACTIVE = "active", _("in service")
+    REMOVING = "removing", _("is being removed")
+
+
 class Pool(models.Model):
     """Storage. One identity is one pool, on however many nodes it is seen."""
 
@@ -79,8 +85,10 @@ class Pool(models.Model):
     """Added by a person; False: a node told of it by itself, its folder of images."""
     facts = models.JSONField(default=dict)
     """What the driver said of it last (``nodes.contract.specs.PoolFacts``)."""
-    state = models.CharField(max_length=16, default="active")
-    """adding, active, removing: only an active one takes disks."""
+    state = models.CharField(max_length=16, choices=PoolState.choices, default=PoolState.ACTIVE)
+    """Only an active one takes disks."""
+    warning_percent = models.PositiveSmallIntegerField(default=85)
+    """Above this share in use a person is warned."""
     version = models.PositiveBigIntegerField(default=1)
     nodes: "models.ManyToManyField[Node, PoolOnNode]" = models.ManyToManyField(
         Node, through="PoolOnNode", related_name="pools"

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 from django.utils.translation import gettext_lazy as _
 from pydantic import Field, SecretStr, StringConstraints
 
-from cluster import crypto
+from cluster import crypto, events, pools
 from cluster.domain_specs import pool_spec
-from cluster.models import Node, NodeState, Pool, PoolOnNode
+from cluster.models import Node, NodeState, Pool, PoolOnNode, PoolState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal, Refused
 from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Step, done
@@ -62,10 +62,11 @@ class PoolAdd(Operation[PoolParams]):
             user=params.user,
             key=crypto.seal(params.key.get_secret_value()) if params.key else "",
             attached=True,
-            state="adding",
+            state=PoolState.ADDING,
         )
         pool.identity = "adding:" + pool.pk
         pool.save(force_insert=True)
+        events.pool_changed(pool)
         return pool
 
     @classmethod
@@ -81,7 +82,7 @@ class PoolAdd(Operation[PoolParams]):
 
 
 def forget(context: Context[PoolParams], key: str) -> None:
-    Pool.objects.filter(pk=context.subject_id).delete()
+    pools.forget(context.subject_id)
 
 
 def nodes_of(context: Context[Any]) -> list[str]:
@@ -117,14 +118,15 @@ def finish(context: Context[PoolParams], key: str) -> None:
     found = list(context.data["found"].values())
     if found:  # else this job was resolved as done: the next inventory says the rest
         facts = found[0]
-        Pool.objects.filter(pk=context.subject_id).update(
+        pools.touch(
+            context.subject_id,
             identity=facts["identity"],
             capacity_bytes=facts["capacity_bytes"],
             free_bytes=facts["free_bytes"],
             granules=facts["granules"],
             shared=facts["shared"] or len(found) > 1,
             facts=facts,
-            state="active",
+            state=PoolState.ACTIVE,
         )
     online = Node.objects.filter(pk__in=context.data["found"]).exclude(state=NodeState.OFFLINE)
     for node in online:

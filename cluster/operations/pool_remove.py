@@ -5,9 +5,9 @@ from typing import Any
 
 from django.utils.translation import gettext_lazy as _
 
-from cluster import crypto
+from cluster import crypto, pools
 from cluster.domain_specs import pool_spec
-from cluster.models import Pool
+from cluster.models import Pool, PoolState
 from cluster.refusals import Refusal, Refused
 from cluster.saga.steps import Call, Context, LockName, NoParams, NoUndo, Operation, Step
 from nodes.contract.messages import PoolAttach, PoolDetach
@@ -26,6 +26,7 @@ class PoolRemove(Operation[NoParams]):
     code = "pool.remove"
     noun = "pools"
     label = _("Remove the pool")
+    hint = _("the panel forgets it; nothing in it is deleted")
     icon = "trash"
     danger = True
     Params = NoParams
@@ -50,11 +51,11 @@ def close(context: Context[Any], key: str) -> None:
     obstacles = _obstacles(Pool.objects.get(pk=context.subject_id))
     if obstacles:
         raise Refused(*obstacles)
-    Pool.objects.filter(pk=context.subject_id).update(state="removing")
+    pools.touch(context.subject_id, state=PoolState.REMOVING)
 
 
 def open_again(context: Context[Any], key: str) -> None:
-    Pool.objects.filter(pk=context.subject_id).update(state="active")
+    pools.touch(context.subject_id, state=PoolState.ACTIVE)
 
 
 def nodes_of(context: Context[Any]) -> list[str]:
@@ -73,7 +74,7 @@ def attach_again(context: Context[Any], node: str) -> Call | None:
 
 
 def forget(context: Context[Any], key: str) -> None:
-    Pool.objects.filter(pk=context.subject_id).delete()
+    pools.forget(context.subject_id)
 
 
 PoolRemove.steps = (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from django.db.models import Q
 
 from cluster import placement
-from cluster.models import Image, Iso, Network, Nic, Node, Pool, Tenant, Vm
+from cluster.models import Image, Iso, Network, Nic, Node, Pool, PoolState, Tenant, Vm
 from cluster.os_catalogue import CATALOGUE
 from cluster.permissions import Actor, visible
 from cluster.refusals import NotKnown, Refusal
@@ -36,7 +36,8 @@ class Planning:
         tenant = self._tenant()
         image, iso = self._image(), self._iso()
         networks = self._networks()
-        self.pools = Pool.objects.filter(state="active").in_bulk({disk.pool for disk in params.disks if disk.pool})
+        in_service = Pool.objects.filter(state=PoolState.ACTIVE)
+        self.pools = in_service.in_bulk({disk.pool for disk in params.disks if disk.pool})
         if image and not params.disks:
             self.refusals.append(Refusal("disk_needed", field="disks"))
         if params.os and params.os not in CATALOGUE:

@@ -28,6 +28,7 @@ from cluster.models import (
     Vm,
 )
 from cluster.permissions import Actor
+from cluster.pools import warnings_of
 from cluster.refusals import Refusal
 
 Row = dict[str, Any]
@@ -121,6 +122,11 @@ def pools(actor: Actor, rows: Sequence[Pool]) -> list[Row]:
             # The coarsest format: a size that fits it fits every other.
             "granule_bytes": max(pool.granules.values(), default=None),
             "state": pool.state,
+            "warning_percent": pool.warning_percent,
+            "warnings": [
+                {"code": line.code, "level": line.level, "text": checks.in_one_breath(line)}
+                for line in warnings_of(pool)
+            ],
             "version": pool.version,
         }
         for pool in rows

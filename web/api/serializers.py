@@ -4,7 +4,18 @@ from typing import Any
 
 from rest_framework import serializers as s
 
-from cluster.models import BackupState, JobState, NodeState, Pending, Repeated, Role, SnapshotState, StepState, VmState
+from cluster.models import (
+    BackupState,
+    JobState,
+    NodeState,
+    Pending,
+    PoolState,
+    Repeated,
+    Role,
+    SnapshotState,
+    StepState,
+    VmState,
+)
 
 
 def _id(**kwargs: Any) -> s.CharField:
@@ -91,7 +102,9 @@ class PoolSerializer(s.Serializer[Any]):
     capacity_bytes = _bytes()
     free_bytes = _bytes()
     granule_bytes = s.IntegerField(allow_null=True)
-    state = s.CharField()
+    state = s.ChoiceField(PoolState.choices)
+    warning_percent = s.IntegerField(min_value=1, max_value=100)
+    warnings = CheckSerializer(many=True, help_text="Too full, or out of reach; empty: all in order.")
     version = s.IntegerField()
 
 

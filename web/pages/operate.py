@@ -111,7 +111,7 @@ def _belongs_to(noun: str, pk: str, target: Any) -> tuple[str, str]:
     if noun == "nodes":
         return reverse("node", args=[pk]), f"node:{pk}"
     if noun == "pools":
-        return reverse("nodes"), "nodes"
+        return reverse("pool", args=[pk]), f"pool:{pk}"
     if noun == "backups":
         return reverse("backups"), "backups"
     vm = target.vm_id if noun in ("disks", "snapshots") else pk

@@ -2,7 +2,7 @@
 
 from django.urls import path, re_path
 
-from . import backups, demo, disks, jobs, journal, nodes, operate, schedules, sign_in, vm_create, vms
+from . import backups, demo, disks, jobs, journal, nodes, operate, pools, schedules, sign_in, vm_create, vms
 
 urlpatterns = [
     path("", vms.vm_list, name="vms"),
@@ -29,6 +29,8 @@ urlpatterns = [
     path("nodes/<str:pk>/", nodes.node_card, name="node"),
     path("nodes/<str:pk>/token/", nodes.node_token, name="node-token"),
     path("nodes/<str:pk>/state/", nodes.node_state, name="node-state"),
+    path("pools/", pools.pool_list, name="pools"),
+    path("pools/<str:pk>/", pools.pool_card, name="pool"),
     path("journal/", journal.journal, name="journal"),
     path("demo/", demo.demo, name="demo"),
     re_path(

@@ -10,7 +10,7 @@ from django.utils.translation import get_language
 from django.utils.translation import gettext as _
 
 from cluster import selectors
-from cluster.models import Image, Iso, Network, Node, Pool, Tenant
+from cluster.models import Image, Iso, Network, Node, Pool, PoolState, Tenant
 from cluster.os_catalogue import CATALOGUE, Os
 from cluster.permissions import Actor
 from nodes.contract.sizes import format_size, parse_size
@@ -79,7 +79,7 @@ class VmForm:
 
     @cached_property
     def pools(self) -> list[Pool]:
-        return list(selectors.pools(self.actor).prefetch_related(None).filter(state="active").order_by("name"))
+        return list(selectors.pools(self.actor).prefetch_related(None).filter(state=PoolState.ACTIVE).order_by("name"))
 
     @cached_property
     def tenants(self) -> list[Tenant]:

@@ -47,6 +47,7 @@ def lock_name(lock: str, job_subject: str, name: str) -> str:
         "vm": _("VM %(name)s"),
         "node": _("node %(name)s"),
         "disk": _("disk %(name)s"),
+        "pool": _("pool %(name)s"),
         "demo": _("the demo on %(name)s"),
     }
     known = name if lock == job_subject or pk == job_subject.partition(":")[2] else pk
