@@ -1,5 +1,6 @@
 """Pools as people see them: how full, what is wrong, in words; and the one way in which a pool's row changes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from django.utils.translation import gettext as _
 
 from . import events, texts
 from .checks import Line
-from .models import Pool
+from .models import Node, Pool
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,13 @@ def _full(pool: Pool, fill: Fill) -> Line:
     else:
         advice = _("Extend its metadata (lvextend --poolmetadatasize): when it is full, guests stop.")
     return Line(fill.code, fill.level, fill.title, text, advice)
+
+
+def offers_of(nodes: Sequence[Node]) -> dict[str, list[dict[str, Any]]]:
+    """Node -> of what it could make a pool, each with the ``pool`` that it is already, or None."""
+    identities = {offer["identity"] for node in nodes for offer in node.offers}
+    known = {pool.identity: pool for pool in Pool.objects.filter(identity__in=identities)} if identities else {}
+    return {node.pk: [{**offer, "pool": known.get(offer["identity"])} for offer in node.offers] for node in nodes}
 
 
 def touch(pool_id: str, **changes: Any) -> None:

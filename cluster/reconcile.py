@@ -76,14 +76,16 @@ def inventory(node: Node, seen: Inventory, clock_skew_s: float | None) -> None:
     """A full report: facts, checks, pools and images; its domains are an observation (:func:`observe`)."""
     facts = seen.facts.model_dump(mode="json")
     checks = [c.model_dump(mode="json") for c in seen.checks] + _clock_check(clock_skew_s)
+    offers = [offer.model_dump(mode="json") for offer in seen.offers]
     _pools(node, seen.pools)
     _files(node, seen.images, Image, ImageCopy, "image")
     _files(node, seen.isos, Iso, IsoCopy, "iso")
     node.refresh_from_db()
-    if (node.facts, node.checks) != (facts, checks):
+    if (node.facts, node.checks, node.offers) != (facts, checks, offers):
         Node.objects.filter(pk=node.pk).update(
             facts=facts,
             checks=checks,
+            offers=offers,
             cpus=seen.facts.cpus,
             memory_bytes=seen.facts.memory_bytes,
             version=F("version") + 1,

@@ -225,6 +225,16 @@ TEXTS: dict[str, tuple[str, str]] = {
     "pool_name_taken": (_("a pool named %(name)s exists"), _("choose another name")),
     "pools_differ": (_("the nodes show different storage at %(path)s"), _("make a pool for each of them")),
     "pool_known": (_("what is at %(path)s is the pool %(name)s already"), _("use that one")),
+    "path_not_absolute": (_("%(path)s is not a whole path"), _("begin with /")),
+    "not_a_thin_pool": (_("%(path)s does not name a thin pool"), _("write <volume group>/<thin pool>")),
+    "ceph_needs_access": (
+        _("the Ceph pool %(path)s cannot be reached without monitors, a user and its key"),
+        _("give all three: ceph mon dump, ceph auth get client.<user>"),
+    ),
+    "too_many_stripes": (
+        _("%(path)s has %(most)s physical volumes: no volume can lie over %(stripes)s"),
+        _("choose at most %(most)s stripes"),
+    ),
     "pool_of_node": (_("%(name)s is its node's folder of images"), _("remove the node instead")),
     "pool_has_disks": (_("%(name)s has disks in it: %(count)s"), _("move or delete them first")),
     "image_needs_folder": (

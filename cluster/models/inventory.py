@@ -34,6 +34,8 @@ class Node(models.Model):
     """verb -> names of the fields that the agent knows, from its hello."""
     facts = models.JSONField(default=dict)
     checks = models.JSONField(default=list)
+    offers = models.JSONField(default=list)
+    """Of what it could make a pool (``nodes.contract.specs.PoolOffer``), as it said last."""
     incarnation = models.PositiveBigIntegerField(default=0)
     cpus = models.PositiveIntegerField(default=0)
     memory_bytes = models.BigIntegerField(default=0)

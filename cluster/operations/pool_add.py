@@ -49,6 +49,7 @@ class PoolAdd(Operation[PoolParams]):
         refusals += [reason for node in known.values() for reason in node_must_answer(node)]
         if Pool.objects.filter(name=params.name).exists():
             refusals.append(Refusal("pool_name_taken", {"name": params.name}, field="name", status=409))
+        refusals += _misplaced(params) + _already(params, list(known.values()))
         return Plan(refusals=refusals, data={"nodes": sorted(known), "found": {}})
 
     @classmethod
@@ -79,6 +80,30 @@ class PoolAdd(Operation[PoolParams]):
         return []
 
     # The table of steps stands below the functions that it names.
+
+
+def _misplaced(params: PoolParams) -> list[Refusal]:
+    """What no node needs to be asked for."""
+    if params.kind == "directory" and not params.path.startswith("/"):
+        return [Refusal("path_not_absolute", {"path": params.path}, field="path")]
+    if params.kind == "lvmthin" and params.path.count("/") != 1:
+        return [Refusal("not_a_thin_pool", {"path": params.path}, field="path")]
+    if params.kind == "rbd" and not (params.monitors and params.user and params.key):
+        return [Refusal("ceph_needs_access", {"path": params.path}, field="monitors")]
+    return []
+
+
+def _already(params: PoolParams, nodes: list[Node]) -> list[Refusal]:
+    """What the nodes' last reports say of the place. The nodes themselves are asked by the job."""
+    offers = [offer for offers in pools.offers_of(nodes).values() for offer in offers]
+    here = [offer for offer in offers if (offer["kind"], offer["path"]) == (params.kind, params.path)]
+    known = {offer["pool"].name for offer in here if offer["pool"]}
+    refusals = [Refusal("pool_known", {"name": name, "path": params.path}, field="path") for name in sorted(known)]
+    most = min((offer["most_stripes"] for offer in here if offer.get("most_stripes")), default=params.stripes)
+    if params.kind == "lvm" and params.stripes > most:
+        facts = {"path": params.path, "stripes": params.stripes, "most": most}
+        refusals.append(Refusal("too_many_stripes", facts, field="stripes"))
+    return refusals
 
 
 def forget(context: Context[PoolParams], key: str) -> None:

@@ -42,6 +42,7 @@ VM = {
     "nic-0-network": "{networks}",
     "nic-1-network": "{networks}",
 }
+POOL = {"node": "{nodes}", "place": "lvm:vg0", "name": "fast", "stripes": "2"}
 FORMS: dict[str, dict[str, Any]] = {
     "sign-in/": {"username": "{username}", "password": PASSWORD},
     "sign-out/": {},
@@ -63,6 +64,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "vms/{id}/schedule/backup/": {"every_hours": "24", "keep": "7"},
     "backups/{id}/do/restore/": {"name": "again"},
     "schedules/{id}/remove/": {},
+    "pools/new/": POOL,
+    "pools/new/check/": POOL,
     "vms/{id}/do/snapshot/": {"name": "before"},
     "snapshots/{id}/do/revert/": {"stop": "1"},
     "jobs/{id}/cancel/": {},

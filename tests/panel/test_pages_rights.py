@@ -24,6 +24,7 @@ PAGES = [
     "/nodes/{node}/",
     "/nodes/{node}/state/",
     "/pools/",
+    "/pools/new/",
     "/pools/{pool}/",
     "/journal/",
     "/demo/",

@@ -28,7 +28,7 @@ from cluster.models import (
     Vm,
 )
 from cluster.permissions import Actor
-from cluster.pools import warnings_of
+from cluster.pools import offers_of, warnings_of
 from cluster.refusals import Refusal
 
 Row = dict[str, Any]
@@ -88,6 +88,7 @@ def _vm_nics(vms: Sequence[str]) -> tuple[dict[str, list[Row]], dict[str, list[R
 
 
 def nodes(actor: Actor, rows: Sequence[Node]) -> list[Row]:
+    offers = offers_of(rows)
     return [
         {
             "id": node.pk,
@@ -100,6 +101,7 @@ def nodes(actor: Actor, rows: Sequence[Node]) -> list[Row]:
             "checks": [
                 {"code": check["code"], "level": check["level"], "text": checks.said(check)} for check in node.checks
             ],
+            "offers": [_offer(offer) for offer in offers[node.pk]],
             "agent_version": node.agent_version,
             "simulated": bool(node.facts.get("simulated")),
             "joined": node.joined,
@@ -107,6 +109,13 @@ def nodes(actor: Actor, rows: Sequence[Node]) -> list[Row]:
         }
         for node in rows
     ]
+
+
+def _offer(offer: Row) -> Row:
+    fields = ("kind", "path", "capacity_bytes", "free_bytes", "extent_bytes", "extents_total", "extents_free")
+    pool: Pool | None = offer["pool"]
+    more = {"most_stripes": offer.get("most_stripes"), "pool": pool.pk if pool else None}
+    return {name: offer.get(name) for name in fields} | more
 
 
 def pools(actor: Actor, rows: Sequence[Pool]) -> list[Row]:

@@ -78,6 +78,18 @@ class CheckSerializer(s.Serializer[Any]):
     text = s.CharField()
 
 
+class OfferSerializer(s.Serializer[Any]):
+    kind = s.ChoiceField(["lvm", "lvmthin"])
+    path = s.CharField()
+    capacity_bytes = _bytes()
+    free_bytes = _bytes()
+    extent_bytes = s.IntegerField(allow_null=True)
+    extents_total = s.IntegerField(allow_null=True)
+    extents_free = s.IntegerField(allow_null=True)
+    most_stripes = s.IntegerField(allow_null=True, help_text="LVM: the number of its physical volumes.")
+    pool = _nullable_id("The pool that it is already.")
+
+
 class NodeSerializer(s.Serializer[Any]):
     id = _id()
     name = s.CharField()
@@ -87,6 +99,7 @@ class NodeSerializer(s.Serializer[Any]):
     memory_bytes = _bytes()
     memory_allocated_bytes = _bytes()
     checks = CheckSerializer(many=True)
+    offers = OfferSerializer(many=True, help_text="Of what the node could make a pool, as it said last.")
     agent_version = s.CharField()
     simulated = s.BooleanField(help_text="It has no hypervisor: libvirt's test driver stands for one.")
     joined = s.DateTimeField(allow_null=True)

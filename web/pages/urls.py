@@ -2,7 +2,7 @@
 
 from django.urls import path, re_path
 
-from . import backups, demo, disks, jobs, journal, nodes, operate, pools, schedules, sign_in, vm_create, vms
+from . import backups, demo, disks, jobs, journal, nodes, operate, pool_add, pools, schedules, sign_in, vm_create, vms
 
 urlpatterns = [
     path("", vms.vm_list, name="vms"),
@@ -30,6 +30,8 @@ urlpatterns = [
     path("nodes/<str:pk>/token/", nodes.node_token, name="node-token"),
     path("nodes/<str:pk>/state/", nodes.node_state, name="node-state"),
     path("pools/", pools.pool_list, name="pools"),
+    path("pools/new/", pool_add.pool_add, name="pool-add"),
+    path("pools/new/check/", pool_add.pool_check, name="pool-check"),
     path("pools/<str:pk>/", pools.pool_card, name="pool"),
     path("journal/", journal.journal, name="journal"),
     path("demo/", demo.demo, name="demo"),
