@@ -82,6 +82,7 @@ TABLE: dict[str, frozenset[Role]] = {
     "network.add": frozenset({A, F}),
     "pool.add": frozenset({A, F}),
     "pool.remove": frozenset({A, F}),
+    "pool.edit": frozenset({A, F}),
     "image.edit": frozenset({A, F}),
     "demo.run": frozenset({A}),
     # Jobs: beside these, whoever may start the operation on the subject may cancel and proceed its jobs.

@@ -10,7 +10,7 @@ from django.utils.translation import gettext as _
 
 from . import events, texts
 from .checks import Line
-from .models import Node, Pool
+from .models import Node, Pool, PoolOnNode
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,14 @@ def _full(pool: Pool, fill: Fill) -> Line:
     else:
         advice = _("Extend its metadata (lvextend --poolmetadatasize): when it is full, guests stop.")
     return Line(fill.code, fill.level, fill.title, text, advice)
+
+
+def warnings_on(nodes: Sequence[Node]) -> dict[str, list[tuple[Pool, Line]]]:
+    """Node -> what somebody should look at in the pools that it sees."""
+    found: dict[str, list[tuple[Pool, Line]]] = {node.pk: [] for node in nodes}
+    for place in PoolOnNode.objects.filter(node__in=nodes).select_related("pool").order_by("pool__name"):
+        found[place.node_id] += [(place.pool, line) for line in warnings_of(place.pool)]
+    return found
 
 
 def offers_of(nodes: Sequence[Node]) -> dict[str, list[dict[str, Any]]]:

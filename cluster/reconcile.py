@@ -21,6 +21,7 @@ from .models import (
     NodeState,
     Pool,
     PoolOnNode,
+    PoolState,
     Vm,
     VmState,
 )
@@ -214,7 +215,7 @@ def _pools(node: Node, seen: Iterable[PoolFacts]) -> None:
         }
         if came or any(getattr(pool, name) != value for name, value in numbers.items()):
             pools.touch(pool.pk, **numbers)
-        if node.default_pool_id is None:
+        if node.default_pool_id is None and pool.state == PoolState.ACTIVE:
             node.default_pool = pool
             Node.objects.filter(pk=node.pk).update(default_pool=pool)
     # One that a person added is not gone because a report is silent of it: the report may be older, or the pool away.

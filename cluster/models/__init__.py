@@ -3,6 +3,7 @@ from .audit import AuditEvent, IdempotencyKey
 from .backup import Backup, BackupState
 from .base import new_id
 from .inventory import (
+    POOL_AT_REST,
     Address,
     AddressRange,
     Image,
@@ -24,6 +25,7 @@ from .vm import Disk, Nic, Pending, Vm, VmState
 
 __all__ = [
     "FINAL",
+    "POOL_AT_REST",
     "Address",
     "AddressRange",
     "AuditEvent",

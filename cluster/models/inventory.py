@@ -59,7 +59,12 @@ class JoinToken(models.Model):
 class PoolState(models.TextChoices):
     ADDING = "adding", _("is being added")
     ACTIVE = "active", _("in service")
+    OUT_OF_SERVICE = "out_of_service", _("out of service")
     REMOVING = "removing", _("is being removed")
+
+
+POOL_AT_REST = (PoolState.ACTIVE, PoolState.OUT_OF_SERVICE)
+"""No job makes or removes it."""
 
 
 class Pool(models.Model):
@@ -88,9 +93,11 @@ class Pool(models.Model):
     facts = models.JSONField(default=dict)
     """What the driver said of it last (``nodes.contract.specs.PoolFacts``)."""
     state = models.CharField(max_length=16, choices=PoolState.choices, default=PoolState.ACTIVE)
-    """Only an active one takes disks."""
+    """Only an active one takes new disks; those that are in it already stay usable."""
     warning_percent = models.PositiveSmallIntegerField(default=85)
     """Above this share in use a person is warned."""
+    exact = models.BooleanField(default=False)
+    """A size off the grid is refused instead of rounded up."""
     version = models.PositiveBigIntegerField(default=1)
     nodes: "models.ManyToManyField[Node, PoolOnNode]" = models.ManyToManyField(
         Node, through="PoolOnNode", related_name="pools"

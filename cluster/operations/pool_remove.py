@@ -48,14 +48,17 @@ class PoolRemove(Operation[NoParams]):
 
 def close(context: Context[Any], key: str) -> None:
     """From now on no disk is put into it."""
-    obstacles = _obstacles(Pool.objects.get(pk=context.subject_id))
+    pool = Pool.objects.get(pk=context.subject_id)
+    obstacles = _obstacles(pool)
     if obstacles:
         raise Refused(*obstacles)
+    if pool.state != PoolState.REMOVING:
+        context.data["state"] = pool.state
     pools.touch(context.subject_id, state=PoolState.REMOVING)
 
 
 def open_again(context: Context[Any], key: str) -> None:
-    pools.touch(context.subject_id, state=PoolState.ACTIVE)
+    pools.touch(context.subject_id, state=context.data.get("state", PoolState.ACTIVE))
 
 
 def nodes_of(context: Context[Any]) -> list[str]:

@@ -116,6 +116,8 @@ class PoolSerializer(s.Serializer[Any]):
     free_bytes = _bytes()
     granule_bytes = s.IntegerField(allow_null=True)
     state = s.ChoiceField(PoolState.choices)
+    exact = s.BooleanField(help_text="A size that is no multiple of the granule is refused instead of rounded up.")
+    default_of = s.ListField(child=_id(), help_text="Nodes that put new disks here unless told otherwise.")
     warning_percent = s.IntegerField(min_value=1, max_value=100)
     warnings = CheckSerializer(many=True, help_text="Too full, or out of reach; empty: all in order.")
     version = s.IntegerField()

@@ -9,7 +9,7 @@ from .nouns import NOUNS
 from .operations import CreatingListView, OperationView
 from .schema import DocsView, SchemaView
 from .views import ActionsView, DetailView, ListView, OsView, RolesView, SessionView, Unknown
-from .writes import ImageView, NetworksView, NodesView, NodeTokenView, SchedulesView, ScheduleView, VmView
+from .writes import ImageView, NetworksView, NodesView, NodeTokenView, PoolView, SchedulesView, ScheduleView, VmView
 
 
 class IdConverter:
@@ -34,7 +34,7 @@ register_converter(IdConverter, "id")
 register_converter(NumberConverter, "number")
 
 LISTS = {"nodes": NodesView, "networks": NetworksView, "schedules": SchedulesView}
-DETAILS = {"vms": VmView, "images": ImageView, "schedules": ScheduleView}
+DETAILS = {"vms": VmView, "images": ImageView, "pools": PoolView, "schedules": ScheduleView}
 
 
 def _nouns() -> list[URLPattern]:

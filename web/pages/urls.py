@@ -33,6 +33,7 @@ urlpatterns = [
     path("pools/new/", pool_add.pool_add, name="pool-add"),
     path("pools/new/check/", pool_add.pool_check, name="pool-check"),
     path("pools/<str:pk>/", pools.pool_card, name="pool"),
+    path("pools/<str:pk>/edit/", pools.pool_edit, name="pool-edit"),
     path("journal/", journal.journal, name="journal"),
     path("demo/", demo.demo, name="demo"),
     re_path(

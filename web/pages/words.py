@@ -14,6 +14,7 @@ def word_of_action(action: str) -> str:
         "node.token": _("New join command"),
         "node.enrol": _("A node joined"),
         "network.add": _("Add a network"),
+        "pool.edit": _("Change a pool"),
         "image.edit": _("Change an image"),
         "job.cancel": _("Cancel a job"),
         "job.proceed": _("Let a job proceed"),

@@ -41,6 +41,7 @@ LOOKS: dict[str, tuple[str, str]] = {
     NodeState.MAINTENANCE: ("yellow", "tool"),
     PoolState.ACTIVE: ("green", "circle-check"),
     PoolState.ADDING: ("blue", "loader-2"),
+    PoolState.OUT_OF_SERVICE: ("yellow", "player-pause"),
     PoolState.REMOVING: ("blue", "loader-2"),
     JobState.WAITING: ("secondary", "clock"),
     JobState.UNDOING: ("orange", "arrow-back-up"),
