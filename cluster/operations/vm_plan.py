@@ -180,6 +180,7 @@ class Planning:
                 self.refusals.append(Refusal("size_too_small", facts, field=f"disks.{position}.size_bytes"))
             rows.append(
                 {
+                    "position": position,
                     "pool": pool.pk,
                     "pool_name": pool.name,
                     "image": from_image.pk if from_image else None,
