@@ -37,7 +37,10 @@ def worst_of(node: Node) -> str:
 
 def said(check: Mapping[str, Any]) -> str:
     """One check in one breath: what it is, what was found, what to do."""
-    line = _line(check)
+    return in_one_breath(_line(check))
+
+
+def in_one_breath(line: Line) -> str:
     return ". ".join(part.rstrip(".") for part in (f"{line.title}: {line.text}", line.advice) if part)
 
 

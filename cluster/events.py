@@ -15,7 +15,7 @@ from channels.layers import get_channel_layer
 from django.conf import settings
 from django.db import transaction
 
-from .models import Job, Node, Step, Vm
+from .models import Job, Node, Pool, Step, Vm
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,11 @@ def vms_changed(rows: Iterable[tuple[str, int, str, str, str]], kind: str = "cha
 def node_changed(node: Node, kind: str = "changed") -> None:
     frame = {"type": kind, "id": node.pk, "version": node.version, "state": node.state}
     publish([(group("nodes"), frame)])
+
+
+def pool_changed(pool: Pool, kind: str = "changed") -> None:
+    frame = {"type": kind, "id": pool.pk, "version": pool.version, "state": pool.state}
+    publish([(group("pools"), frame)])
 
 
 def job_changed(job: Job, steps: Iterable[Step] = ()) -> None:

@@ -84,6 +84,7 @@ TABLE: dict[str, frozenset[Role]] = {
     "pool.add": frozenset({A, F}),
     "pool.remove": frozenset({A, F}),
     "image.add": frozenset({A, F}),
+    "pool.edit": frozenset({A, F}),
     "image.edit": frozenset({A, F}),
     "image.distribute": frozenset({A, F}),
     "image.delete": frozenset({A, F}),

@@ -7,7 +7,9 @@ from typing import Any
 
 from django.db.models import F
 
-from .models import Image, Iso, Network, Node, NodeState, Pool
+from nodes.contract.sizes import nearest_sizes
+
+from .models import Image, Iso, Network, Node, NodeState, Pool, PoolState
 from .refusals import Refusal
 from .saga.steps import Lost
 
@@ -103,6 +105,21 @@ def no_room(pool: Pool, node: Node | None, needed_bytes: int, field: str | None 
     name, free_bytes = node.name if node else "", max(0, free_room_bytes(pool))
     facts = {"pool": pool.name, "node": name, "free": free_bytes, "needed": needed_bytes}
     return Refusal("no_room", facts, field=field, status=507)
+
+
+def closed(pool: Pool, field: str) -> list[Refusal]:
+    """Where the pool takes no new disks."""
+    in_service = pool.state == PoolState.ACTIVE
+    return [] if in_service else [Refusal("pool_out_of_service", {"pool": pool.name}, field=field)]
+
+
+def off_grid(pool: Pool, size_bytes: int, granule_bytes: int, field: str) -> list[Refusal]:
+    """Where the pool takes exact sizes only: the two nearest to one that is none."""
+    if not pool.exact or size_bytes % granule_bytes == 0:
+        return []
+    below, above = nearest_sizes(size_bytes, granule_bytes)
+    facts = {"pool": pool.name, "asked": size_bytes, "granule": granule_bytes, "below": below, "above": above}
+    return [Refusal("size_off_grid" if below else "size_below_grid", facts, field=field)]
 
 
 def reserve_room(pool_id: str, size_bytes: int) -> None:

@@ -10,7 +10,7 @@ from django.db.models import F, Q
 from nodes.contract.messages import Hello, Inventory
 from nodes.contract.specs import DomainFacts, FileFacts, LeaseFacts, PoolFacts
 
-from . import events
+from . import events, pools
 from .models import (
     Image,
     ImageCopy,
@@ -22,6 +22,7 @@ from .models import (
     NodeState,
     Pool,
     PoolOnNode,
+    PoolState,
     Vm,
     VmState,
 )
@@ -78,14 +79,16 @@ def inventory(node: Node, seen: Inventory, clock_skew_s: float | None) -> None:
     """A full report: facts, checks, pools and images; its domains are an observation (:func:`observe`)."""
     facts = seen.facts.model_dump(mode="json") | _held(seen.leases)
     checks = [c.model_dump(mode="json") for c in seen.checks] + _clock_check(clock_skew_s) + _strangers(seen.domains)
+    offers = [offer.model_dump(mode="json") for offer in seen.offers]
     _pools(node, seen.pools)
     _files(node, seen.images, Image, ImageCopy, "image")
     _files(node, seen.isos, Iso, IsoCopy, "iso")
     node.refresh_from_db()
-    if (node.facts, node.checks) != (facts, checks):
+    if (node.facts, node.checks, node.offers) != (facts, checks, offers):
         Node.objects.filter(pk=node.pk).update(
             facts=facts,
             checks=checks,
+            offers=offers,
             cpus=seen.facts.cpus,
             memory_bytes=seen.facts.memory_bytes,
             version=F("version") + 1,
@@ -204,7 +207,7 @@ def _pools(node: Node, seen: Iterable[PoolFacts]) -> None:
             pool = Pool.objects.create(
                 name=_free_pool_name(node), kind=facts.kind, identity=facts.identity, path=facts.path
             )
-        PoolOnNode.objects.get_or_create(pool=pool, node=node)
+        _place, came = PoolOnNode.objects.get_or_create(pool=pool, node=node)
         numbers = {
             "capacity_bytes": facts.capacity_bytes,
             "free_bytes": facts.free_bytes,
@@ -212,13 +215,16 @@ def _pools(node: Node, seen: Iterable[PoolFacts]) -> None:
             "facts": facts.model_dump(mode="json"),
             "shared": facts.shared or pool.places.count() > 1,
         }
-        if any(getattr(pool, name) != value for name, value in numbers.items()):
-            Pool.objects.filter(pk=pool.pk).update(version=F("version") + 1, **numbers)
-        if node.default_pool_id is None:
+        if came or any(getattr(pool, name) != value for name, value in numbers.items()):
+            pools.touch(pool.pk, **numbers)
+        if node.default_pool_id is None and pool.state == PoolState.ACTIVE:
             node.default_pool = pool
             Node.objects.filter(pk=node.pk).update(default_pool=pool)
     # One that a person added is not gone because a report is silent of it: the report may be older, or the pool away.
-    PoolOnNode.objects.filter(node=node, pool__attached=False).exclude(pool__identity__in=identities).delete()
+    gone = PoolOnNode.objects.filter(node=node, pool__attached=False).exclude(pool__identity__in=identities)
+    for place in gone:
+        place.delete()
+        pools.touch(place.pool_id)
 
 
 def _free_pool_name(node: Node) -> str:

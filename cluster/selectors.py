@@ -19,6 +19,7 @@ from .models import (
     Nic,
     Node,
     Pool,
+    PoolOnNode,
     Schedule,
     Snapshot,
     Tenant,
@@ -34,7 +35,7 @@ M = TypeVar("M", bound=Model)
 Rows = Callable[[Actor], "QuerySet[Any]"]
 
 
-WITHOUT_REPORTS = ("node__facts", "node__checks", "node__verbs")
+WITHOUT_REPORTS = ("node__facts", "node__checks", "node__verbs", "node__offers")
 """What a node has said of itself: some kilobytes of JSON, which nobody wants with each of its VMs."""
 
 
@@ -64,6 +65,12 @@ def nodes(actor: Actor) -> "QuerySet[Node]":
 
 def pools(actor: Actor) -> "QuerySet[Pool]":
     return visible(Pool.objects.prefetch_related("places"), actor)
+
+
+def pools_with_places(actor: Actor) -> "QuerySet[Pool]":
+    """Pools with the nodes that see them."""
+    places = PoolOnNode.objects.select_related("node").defer(*WITHOUT_REPORTS).order_by("node__name")
+    return pools(actor).prefetch_related(None).prefetch_related(Prefetch("places", places))
 
 
 def networks(actor: Actor) -> "QuerySet[Network]":
@@ -110,6 +117,11 @@ def disks(actor: Actor) -> "QuerySet[Disk]":
 def disks_with_places(actor: Actor) -> "QuerySet[Disk]":
     rows = disks(actor).select_related("vm__node", "pool", "image").prefetch_related("snapshots")
     return rows.defer(*(f"vm__{name}" for name in WITHOUT_REPORTS))
+
+
+def disks_in(actor: Actor, pool: Pool) -> "QuerySet[Disk]":
+    """All that fills the pool: also the copies that belong to backups."""
+    return visible(Disk.objects.filter(pool=pool), actor).select_related("vm", "backup")
 
 
 def nics(actor: Actor) -> "QuerySet[Nic]":

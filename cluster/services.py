@@ -2,7 +2,7 @@
 
 import ipaddress
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -17,8 +17,9 @@ from nodes.contract import image_file
 from nodes.contract.messages import EnrolAnswer, EnrolRequest
 from nodes.contract.specs import Name
 
-from . import audit, ca, events, library, shapes, wake
+from . import audit, ca, events, library, pools, shapes, wake
 from .models import (
+    POOL_AT_REST,
     AddressRange,
     IdempotencyKey,
     Image,
@@ -30,6 +31,8 @@ from .models import (
     Network,
     Node,
     NodeState,
+    Pool,
+    PoolState,
     StepState,
     Token,
     Upload,
@@ -313,6 +316,76 @@ def forget_abandoned_uploads() -> None:
             audit.write(None, "image.add", "cancelled", subject=f"{upload.kind}:{upload.pk}", subject_name=upload.name)
     rows = (Upload.objects.all(), Image.objects.filter(stored=True), Iso.objects.filter(stored=True))
     library.drop_strays({pk for found in rows for pk in found.values_list("pk", flat=True)})
+
+
+# --- pools --------------------------------------------------------------------------------------------------
+
+
+def pool_edit(
+    actor: Actor,
+    pool: Pool,
+    *,
+    name: str | None = None,
+    exact: bool | None = None,
+    state: str | None = None,
+    warning_percent: int | None = None,
+    default_of: Sequence[str] | None = None,
+) -> Pool:
+    """Change a pool's settings; what is left out stays.
+
+    ``state``: ``active`` or ``out_of_service``. ``default_of``: the nodes that put new disks here unless told
+    otherwise; a node leaves this list only when another pool takes its place.
+
+    Raises :class:`Forbidden`, :class:`BadShape`, :class:`Refused` (``pool_name_taken``, ``pool_in_work``,
+    ``pool_elsewhere``, ``pool_out_of_service``, ``default_needed``).
+    """
+    actor.require("pool.edit")
+    if name is not None:
+        _must_be(Name, name, "name")
+    asked = {"name": name, "exact": exact, "state": state, "warning_percent": warning_percent}
+    changes = {field: value for field, value in asked.items() if value is not None}
+    with transaction.atomic():
+        serialise()
+        # A job that removes it changes its state, too.
+        pool = Pool.objects.select_for_update().get(pk=pool.pk)
+        reasons = []
+        if name is not None and Pool.objects.filter(name=name).exclude(pk=pool.pk).exists():
+            reasons.append(Refusal("pool_name_taken", {"name": name}, field="name", status=409))
+        if state is not None and pool.state not in POOL_AT_REST:
+            facts = {"name": pool.name, "state": pool.state}
+            reasons.append(Refusal("pool_in_work", facts, field="state", status=409))
+        if default_of is not None:
+            reasons += _against_default(pool, set(default_of), state or pool.state)
+        if reasons:
+            raise Refused(*reasons)
+        pools.touch(pool.pk, **changes)
+        _make_default(pool, default_of or ())
+        pool.refresh_from_db()
+        fields = sorted([*changes, *([] if default_of is None else ["default_of"])])
+        audit.write(actor, "pool.edit", "done", subject="pool:" + pool.pk, subject_name=pool.name, fields=fields)
+    return pool
+
+
+def _against_default(pool: Pool, asked: set[str], state: str) -> list[Refusal]:
+    """Why the pool may not be the default of exactly these nodes."""
+    places = {place.node_id: place.node for place in pool.places.select_related("node")}
+    left = Node.objects.filter(default_pool=pool).exclude(pk__in=asked)
+    facts = {"pool": pool.name}
+    reasons = [Refusal("default_needed", {**facts, "node": node.name}, field="default_of") for node in left]
+    strange = Node.objects.filter(pk__in=asked - places.keys())
+    reasons += [Refusal("pool_elsewhere", {**facts, "node": node.name}, field="default_of") for node in strange]
+    if len(strange) < len(asked - places.keys()):
+        reasons.append(Refusal("node_unknown", field="default_of"))
+    if asked and state != PoolState.ACTIVE:
+        reasons.append(Refusal("pool_out_of_service", facts, field="default_of", status=409))
+    return reasons
+
+
+def _make_default(pool: Pool, nodes: Sequence[str]) -> None:
+    for node in Node.objects.filter(pk__in=nodes).exclude(default_pool=pool):
+        Node.objects.filter(pk=node.pk).update(default_pool=pool, version=F("version") + 1)
+        node.refresh_from_db()
+        events.node_changed(node)
 
 
 # --- VMs ----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from django.utils.translation import get_language, gettext
 from django.utils.translation import gettext_noop as _
 
-from nodes.contract.sizes import format_size
+from nodes.contract.sizes import format_exact, format_size
 
 from .models import Role, VmState
 
@@ -350,6 +350,33 @@ TEXTS: dict[str, tuple[str, str]] = {
     "pool_name_taken": (_("a pool named %(name)s exists"), _("choose another name")),
     "pools_differ": (_("the nodes show different storage at %(path)s"), _("make a pool for each of them")),
     "pool_known": (_("what is at %(path)s is the pool %(name)s already"), _("use that one")),
+    "path_not_absolute": (_("%(path)s is not a whole path"), _("begin with /")),
+    "not_a_thin_pool": (_("%(path)s does not name a thin pool"), _("write <volume group>/<thin pool>")),
+    "ceph_needs_access": (
+        _("the Ceph pool %(path)s cannot be reached without monitors, a user and its key"),
+        _("give all three: ceph mon dump, ceph auth get client.<user>"),
+    ),
+    "too_many_stripes": (
+        _("%(path)s has %(most)s physical volumes: no volume can lie over %(stripes)s"),
+        _("choose at most %(most)s stripes"),
+    ),
+    "pool_in_work": (_("%(name)s is being added or removed"), _("wait for its job")),
+    "pool_out_of_service": (
+        _("pool %(pool)s is out of service and takes no new disks"),
+        _("choose another pool, or put it back into service"),
+    ),
+    "default_needed": (
+        _("node %(node)s puts new disks into %(pool)s unless told otherwise"),
+        _("make another pool the default of that node instead"),
+    ),
+    "size_off_grid": (
+        _("pool %(pool)s takes exact sizes only, and %(asked)s is no multiple of %(granule)s"),
+        _("choose %(below)s or %(above)s"),
+    ),
+    "size_below_grid": (
+        _("pool %(pool)s takes exact sizes only, and %(asked)s is no multiple of %(granule)s"),
+        _("choose %(above)s"),
+    ),
     "pool_of_node": (_("%(name)s is its node's folder of images"), _("remove the node instead")),
     "pool_has_disks": (_("%(name)s has disks in it: %(count)s"), _("move or delete them first")),
     "image_needs_folder": (
@@ -438,7 +465,9 @@ TEXTS: dict[str, tuple[str, str]] = {
     "agent_error": (_("an internal error of the node's agent"), _("look at the agent's log on that node")),
 }
 
-_SIZES = frozenset({"free", "needed", "asked", "size", "most"})
+_SIZES = frozenset({"free", "needed", "asked", "size", "most", "granule"})
+_TYPED = frozenset({"below", "above"})
+"""Sizes that people type as they read them."""
 
 
 def _word(name: str, value: Any, language: Literal["ru", "en"]) -> Any:
@@ -449,6 +478,8 @@ def _word(name: str, value: Any, language: Literal["ru", "en"]) -> Any:
         return ", ".join(str(_word(name, one, language)) for one in value)
     if name in _SIZES and isinstance(value, int) and value >= 1024:
         return format_size(value, language)
+    if name in _TYPED and isinstance(value, int):
+        return format_exact(value, language)
     if name in ("state", "needed") and value in VmState.values:
         return VmState(value).label
     if name == "role" and value in Role.values:

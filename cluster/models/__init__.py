@@ -3,6 +3,7 @@ from .audit import AuditEvent, IdempotencyKey
 from .backup import Backup, BackupState
 from .base import new_id
 from .inventory import (
+    POOL_AT_REST,
     Address,
     AddressRange,
     Image,
@@ -15,6 +16,7 @@ from .inventory import (
     NodeState,
     Pool,
     PoolOnNode,
+    PoolState,
     Upload,
 )
 from .jobs import FINAL, Job, JobState, Lock, Look, ObjectNumber, RaisedNumber, Step, StepState, StreamCursor
@@ -24,6 +26,7 @@ from .vm import Disk, Nic, Pending, Vm, VmState
 
 __all__ = [
     "FINAL",
+    "POOL_AT_REST",
     "Address",
     "AddressRange",
     "AuditEvent",
@@ -49,6 +52,7 @@ __all__ = [
     "Pending",
     "Pool",
     "PoolOnNode",
+    "PoolState",
     "RaisedNumber",
     "Repeated",
     "Role",

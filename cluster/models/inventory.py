@@ -34,6 +34,8 @@ class Node(models.Model):
     """verb -> names of the fields that the agent knows, from its hello."""
     facts = models.JSONField(default=dict)
     checks = models.JSONField(default=list)
+    offers = models.JSONField(default=list)
+    """Of what it could make a pool (``nodes.contract.specs.PoolOffer``), as it said last."""
     incarnation = models.PositiveBigIntegerField(default=0)
     cpus = models.PositiveIntegerField(default=0)
     memory_bytes = models.BigIntegerField(default=0)
@@ -52,6 +54,17 @@ class JoinToken(models.Model):
     sha256 = models.CharField(max_length=64, unique=True)
     expires = models.DateTimeField()
     used = models.DateTimeField(null=True)
+
+
+class PoolState(models.TextChoices):
+    ADDING = "adding", _("is being added")
+    ACTIVE = "active", _("in service")
+    OUT_OF_SERVICE = "out_of_service", _("out of service")
+    REMOVING = "removing", _("is being removed")
+
+
+POOL_AT_REST = (PoolState.ACTIVE, PoolState.OUT_OF_SERVICE)
+"""No job makes or removes it."""
 
 
 class Pool(models.Model):
@@ -79,8 +92,12 @@ class Pool(models.Model):
     """Added by a person; False: a node told of it by itself, its folder of images."""
     facts = models.JSONField(default=dict)
     """What the driver said of it last (``nodes.contract.specs.PoolFacts``)."""
-    state = models.CharField(max_length=16, default="active")
-    """adding, active, removing: only an active one takes disks."""
+    state = models.CharField(max_length=16, choices=PoolState.choices, default=PoolState.ACTIVE)
+    """Only an active one takes new disks; those that are in it already stay usable."""
+    warning_percent = models.PositiveSmallIntegerField(default=85)
+    """Above this share in use a person is warned."""
+    exact = models.BooleanField(default=False)
+    """A size off the grid is refused instead of rounded up."""
     version = models.PositiveBigIntegerField(default=1)
     nodes: "models.ManyToManyField[Node, PoolOnNode]" = models.ManyToManyField(
         Node, through="PoolOnNode", related_name="pools"

@@ -81,7 +81,7 @@ class Disk(models.Model):
     """Of which it is a copy's part; such a disk never comes to a VM."""
     pending = models.CharField(max_length=8, blank=True, default="", choices=Pending.choices)
     device = models.CharField(max_length=8, default="disk")
-    pool = models.ForeignKey("Pool", on_delete=models.PROTECT, null=True, related_name="disks")
+    pool = models.ForeignKey("Pool", on_delete=models.PROTECT, null=True, related_name="disks", db_index=False)
     image = models.ForeignKey("Image", on_delete=models.PROTECT, null=True, related_name="disks")
     """The image that its first content comes from; a backing file where the driver uses one."""
     iso = models.ForeignKey("Iso", on_delete=models.PROTECT, null=True, related_name="disks")
@@ -97,6 +97,11 @@ class Disk(models.Model):
 
     class Meta:
         ordering = ["position"]
+        indexes = [
+            # A pool's disks as its page lists them, and as the API does: without these each sorts all of them.
+            models.Index(fields=["pool", "-size_bytes", "id"]),
+            models.Index(fields=["pool", "id"]),
+        ]
 
     @property
     def name(self) -> str:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from cluster import placement
 from cluster.domain_specs import pool_spec
-from cluster.models import Disk, NodeState, Pool, Tenant, Vm
+from cluster.models import POOL_AT_REST, Disk, NodeState, Pool, Tenant, Vm
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
 from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Step, done
@@ -70,6 +70,8 @@ class DiskCreate(Operation[DiskParams]):
         node = vm.node_id if vm else at_hand(pool)
         if node is None:
             refusals.append(Refusal("pool_nowhere", {"pool": pool.name}, field="pool"))
+        refusals += placement.closed(pool, "pool")
+        refusals += placement.off_grid(pool, params.size_bytes, granule_bytes, "size_bytes")
         if vm:
             refusals += cannot_take(vm, pool)
         if size_bytes > placement.free_room_bytes(pool):
@@ -121,7 +123,7 @@ def _tenant(params: DiskParams) -> str | None:
 
 def _pool(actor: Actor, params: DiskParams, vm: Vm | None) -> Pool | None:
     if params.pool and not actor.is_tenant_side:
-        return Pool.objects.filter(pk=params.pool, state="active").first()
+        return Pool.objects.filter(pk=params.pool, state__in=POOL_AT_REST).first()
     return vm.node.default_pool if vm else None
 
 

@@ -58,6 +58,7 @@ class DiskResize(Operation[ResizeParams]):
         if size_bytes < target.size_bytes:
             facts = {"size": target.size_bytes, "asked": params.size_bytes}
             refusals.append(Refusal("would_shrink", facts, field="size_bytes"))
+        refusals += placement.off_grid(pool, params.size_bytes, granule_bytes, "size_bytes")
         needed = size_bytes - target.size_bytes
         if needed > placement.free_room_bytes(pool):
             node = target.vm.node if target.vm else None

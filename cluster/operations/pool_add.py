@@ -6,9 +6,9 @@ from typing import Annotated, Any
 from django.utils.translation import gettext_lazy as _
 from pydantic import Field, SecretStr, StringConstraints
 
-from cluster import crypto
+from cluster import crypto, events, pools
 from cluster.domain_specs import pool_spec
-from cluster.models import Node, NodeState, Pool, PoolOnNode
+from cluster.models import Node, NodeState, Pool, PoolOnNode, PoolState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal, Refused
 from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Step, done
@@ -49,6 +49,7 @@ class PoolAdd(Operation[PoolParams]):
         refusals += [reason for node in known.values() for reason in node_must_answer(node)]
         if Pool.objects.filter(name=params.name).exists():
             refusals.append(Refusal("pool_name_taken", {"name": params.name}, field="name", status=409))
+        refusals += _misplaced(params) + _already(params, list(known.values()))
         return Plan(refusals=refusals, data={"nodes": sorted(known), "found": {}})
 
     @classmethod
@@ -62,10 +63,11 @@ class PoolAdd(Operation[PoolParams]):
             user=params.user,
             key=crypto.seal(params.key.get_secret_value()) if params.key else "",
             attached=True,
-            state="adding",
+            state=PoolState.ADDING,
         )
         pool.identity = "adding:" + pool.pk
         pool.save(force_insert=True)
+        events.pool_changed(pool)
         return pool
 
     @classmethod
@@ -80,8 +82,32 @@ class PoolAdd(Operation[PoolParams]):
     # The table of steps stands below the functions that it names.
 
 
+def _misplaced(params: PoolParams) -> list[Refusal]:
+    """What no node needs to be asked for."""
+    if params.kind == "directory" and not params.path.startswith("/"):
+        return [Refusal("path_not_absolute", {"path": params.path}, field="path")]
+    if params.kind == "lvmthin" and params.path.count("/") != 1:
+        return [Refusal("not_a_thin_pool", {"path": params.path}, field="path")]
+    if params.kind == "rbd" and not (params.monitors and params.user and params.key):
+        return [Refusal("ceph_needs_access", {"path": params.path}, field="monitors")]
+    return []
+
+
+def _already(params: PoolParams, nodes: list[Node]) -> list[Refusal]:
+    """What the nodes' last reports say of the place. The nodes themselves are asked by the job."""
+    offers = [offer for offers in pools.offers_of(nodes).values() for offer in offers]
+    here = [offer for offer in offers if (offer["kind"], offer["path"]) == (params.kind, params.path)]
+    known = {offer["pool"].name for offer in here if offer["pool"]}
+    refusals = [Refusal("pool_known", {"name": name, "path": params.path}, field="path") for name in sorted(known)]
+    most = min((offer["most_stripes"] for offer in here if offer.get("most_stripes")), default=params.stripes)
+    if params.kind == "lvm" and params.stripes > most:
+        facts = {"path": params.path, "stripes": params.stripes, "most": most}
+        refusals.append(Refusal("too_many_stripes", facts, field="stripes"))
+    return refusals
+
+
 def forget(context: Context[PoolParams], key: str) -> None:
-    Pool.objects.filter(pk=context.subject_id).delete()
+    pools.forget(context.subject_id)
 
 
 def nodes_of(context: Context[Any]) -> list[str]:
@@ -117,14 +143,15 @@ def finish(context: Context[PoolParams], key: str) -> None:
     found = list(context.data["found"].values())
     if found:  # else this job was resolved as done: the next inventory says the rest
         facts = found[0]
-        Pool.objects.filter(pk=context.subject_id).update(
+        pools.touch(
+            context.subject_id,
             identity=facts["identity"],
             capacity_bytes=facts["capacity_bytes"],
             free_bytes=facts["free_bytes"],
             granules=facts["granules"],
             shared=facts["shared"] or len(found) > 1,
             facts=facts,
-            state="active",
+            state=PoolState.ACTIVE,
         )
     online = Node.objects.filter(pk__in=context.data["found"]).exclude(state=NodeState.OFFLINE)
     for node in online:

@@ -5,9 +5,9 @@ from typing import Any
 
 from django.utils.translation import gettext_lazy as _
 
-from cluster import crypto
+from cluster import crypto, pools
 from cluster.domain_specs import pool_spec
-from cluster.models import Pool
+from cluster.models import Pool, PoolState
 from cluster.refusals import Refusal, Refused
 from cluster.saga.steps import Call, Context, LockName, NoParams, NoUndo, Operation, Step
 from nodes.contract.messages import PoolAttach, PoolDetach
@@ -26,6 +26,7 @@ class PoolRemove(Operation[NoParams]):
     code = "pool.remove"
     noun = "pools"
     label = _("Remove the pool")
+    hint = _("the panel forgets it; nothing in it is deleted")
     icon = "trash"
     danger = True
     Params = NoParams
@@ -47,14 +48,17 @@ class PoolRemove(Operation[NoParams]):
 
 def close(context: Context[Any], key: str) -> None:
     """From now on no disk is put into it."""
-    obstacles = _obstacles(Pool.objects.get(pk=context.subject_id))
+    pool = Pool.objects.get(pk=context.subject_id)
+    obstacles = _obstacles(pool)
     if obstacles:
         raise Refused(*obstacles)
-    Pool.objects.filter(pk=context.subject_id).update(state="removing")
+    if pool.state != PoolState.REMOVING:
+        context.data["state"] = pool.state
+    pools.touch(context.subject_id, state=PoolState.REMOVING)
 
 
 def open_again(context: Context[Any], key: str) -> None:
-    Pool.objects.filter(pk=context.subject_id).update(state="active")
+    pools.touch(context.subject_id, state=context.data.get("state", PoolState.ACTIVE))
 
 
 def nodes_of(context: Context[Any]) -> list[str]:
@@ -73,7 +77,7 @@ def attach_again(context: Context[Any], node: str) -> Call | None:
 
 
 def forget(context: Context[Any], key: str) -> None:
-    Pool.objects.filter(pk=context.subject_id).delete()
+    pools.forget(context.subject_id)
 
 
 PoolRemove.steps = (

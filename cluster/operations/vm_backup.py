@@ -8,7 +8,7 @@ from django.utils.translation import gettext_lazy as _
 
 from cluster import placement, states
 from cluster.domain_specs import pool_spec
-from cluster.models import Backup, BackupState, Disk, Pool, Vm, VmState
+from cluster.models import POOL_AT_REST, Backup, BackupState, Disk, Pool, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
 from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Step, done
@@ -66,7 +66,7 @@ class VmBackup(Operation[BackupParams]):
             for disk in disks_of(target)
         ]
         size_bytes = sum(row["size_bytes"] for row in rows)
-        refusals = _hindered(target, pool)
+        refusals = _hindered(target, pool) + placement.closed(pool, "pool")
         if not pool.places.filter(node=target.node_id).exists():
             facts = {"pool": pool.name, "node": target.node.name}
             refusals.append(Refusal("pool_elsewhere", facts, field="pool"))
@@ -134,7 +134,7 @@ def settings_of(vm: Vm) -> dict[str, Any]:
 
 def _pool(actor: Actor, vm: Vm, params: BackupParams) -> Pool | None:
     if params.pool and not actor.is_tenant_side:
-        return Pool.objects.filter(pk=params.pool, state="active").first()
+        return Pool.objects.filter(pk=params.pool, state__in=POOL_AT_REST).first()
     return vm.node.default_pool
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from django.db.models import Q
 
 from cluster import placement
-from cluster.models import Image, Iso, Network, Nic, Node, Pool, Tenant, Vm
+from cluster.models import POOL_AT_REST, Image, Iso, Network, Nic, Node, Pool, Tenant, Vm
 from cluster.os_catalogue import CATALOGUE
 from cluster.permissions import Actor, visible
 from cluster.refusals import NotKnown, Refusal
@@ -36,7 +36,8 @@ class Planning:
         tenant = self._tenant()
         image, iso = self._image(), self._iso()
         networks = self._networks()
-        self.pools = Pool.objects.filter(state="active").in_bulk({disk.pool for disk in params.disks if disk.pool})
+        known = Pool.objects.filter(state__in=POOL_AT_REST)
+        self.pools = known.in_bulk({disk.pool for disk in params.disks if disk.pool})
         if image and not params.disks:
             self.refusals.append(Refusal("disk_needed", field="disks"))
         if params.os and params.os not in CATALOGUE:
@@ -130,7 +131,7 @@ class Planning:
             ]
         for row in rows:
             if not row.reasons:
-                row.reasons += self._no_room(row.node)
+                row.reasons += self._out_of_service(row.node) or self._no_room(row.node)
         rows.sort(key=lambda c: (bool(c.reasons), -c.score, c.node.name))
         return rows
 
@@ -138,6 +139,10 @@ class Planning:
         if asked.pool is None or self.actor.is_tenant_side:
             return node.default_pool
         return self.pools.get(asked.pool)
+
+    def _out_of_service(self, node: Node) -> list[Refusal]:
+        wanted = {pool.pk: pool for asked in self.params.disks if (pool := self._pool_of(node, asked))}
+        return [reason for pool in wanted.values() for reason in placement.closed(pool, "disks")]
 
     def _no_room(self, node: Node) -> list[Refusal]:
         wanted: dict[str, int] = {}
@@ -163,6 +168,7 @@ class Planning:
                 continue
             chosen = "qcow2" if "qcow2" in pool.granules else "raw"
             granule = pool.granules[chosen]
+            self.refusals += placement.off_grid(pool, asked.size_bytes, granule, f"disks.{position}.size_bytes")
             from_image = image if position == 0 else None
             if from_image and "qcow2" not in pool.granules:
                 both = {"pool": pool.name, "image": from_image.name}
@@ -176,6 +182,7 @@ class Planning:
                 self.refusals.append(Refusal("size_too_small", facts, field=f"disks.{position}.size_bytes"))
             rows.append(
                 {
+                    "position": position,
                     "pool": pool.pk,
                     "pool_name": pool.name,
                     "image": from_image.pk if from_image else None,

@@ -79,3 +79,11 @@ def format_size(size_bytes: int, language: Literal["ru", "en"] = "ru") -> str:
         power += 1
     value = f"{size_bytes / (1 << 10 * power):.3f}".rstrip("0").rstrip(".")
     return f"{value.replace('.', ',') if language == 'ru' else value} {units[power]}"
+
+
+def format_exact(size_bytes: int, language: Literal["ru", "en"] = "ru") -> str:
+    """``20 ГиБ``, ``20484 МиБ``: the largest unit without decimals, so that typing it again means the same size."""
+    power = 0
+    while power < len(_PRINTED[language]) - 1 and size_bytes and not size_bytes % (1 << 10 * (power + 1)):
+        power += 1
+    return f"{size_bytes >> 10 * power} {_PRINTED[language][power]}"

@@ -9,14 +9,30 @@ from playwright.sync_api import expect
 
 from tests.browser.conftest import DESK, PHONE, Open, Site, Visit
 
-PAGES = ["/", "/vms/new/", "/vms/{vm}/", "/jobs/", "/jobs/{job}/", "/nodes/", "/nodes/{node}/", "/nodes/new/"]
-PAGES += ["/images/", "/isos/", "/journal/", "/demo/", "/vms/{vm}/do/delete/", "/nothing/"]
+PAGES = [
+    "/",
+    "/vms/new/",
+    "/vms/{vm}/",
+    "/jobs/",
+    "/jobs/{job}/",
+    "/nodes/",
+    "/nodes/{node}/",
+    "/nodes/new/",
+    "/pools/",
+    "/pools/{pool}/",
+]
+PAGES += ["/images/", "/isos/", "/disks/", "/backups/", "/journal/", "/demo/", "/vms/{vm}/do/delete/", "/nothing/"]
 
 
 @pytest.fixture(scope="module")
 def ids(site: Site) -> dict[str, Any]:
     vm = site.create_vm("browser-looks", start=False)
-    return {"vm": vm["id"], "job": site.api.all(f"jobs/?subject=vm:{vm['id']}")[0]["id"], "node": vm["node"]}
+    return {
+        "vm": vm["id"],
+        "job": site.api.all(f"jobs/?subject=vm:{vm['id']}")[0]["id"],
+        "node": vm["node"],
+        "pool": vm["disks"][0]["pool"],
+    }
 
 
 def complaints_of_axe(one: Visit) -> list[str]:

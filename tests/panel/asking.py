@@ -27,6 +27,7 @@ BODIES: dict[str, Any] = {
     "PATCH vms/{id}/": {"title": "Новая"},
     "PATCH images/{id}/": {"os": ""},
     "POST schedules/": {"vm": "{vms}", "action": "snapshot", "every_hours": 24, "keep": 7},
+    "PATCH pools/{id}/": {"warning_percent": 90},
     "POST jobs/{id}/priority/": {"priority": 1},
     "POST jobs/{id}/resolve/": RESOLVE,
 }
@@ -45,6 +46,7 @@ VM = {
     "nic-0-network": "{networks}",
     "nic-1-network": "{networks}",
 }
+POOL = {"node": "{nodes}", "place": "lvm:vg0", "name": "fast", "stripes": "2"}
 FORMS: dict[str, dict[str, Any]] = {
     "sign-in/": {"username": "{username}", "password": PASSWORD},
     "sign-out/": {},
@@ -66,6 +68,9 @@ FORMS: dict[str, dict[str, Any]] = {
     "vms/{id}/schedule/backup/": {"every_hours": "24", "keep": "7"},
     "backups/{id}/do/restore/": {"name": "again"},
     "schedules/{id}/remove/": {},
+    "pools/{id}/edit/": {"name": "renamed", "warning_percent": "90", "exact": "1", "state": "active"},
+    "pools/new/": POOL,
+    "pools/new/check/": POOL,
     "vms/{id}/do/snapshot/": {"name": "before"},
     "snapshots/{id}/do/revert/": {"stop": "1"},
     "jobs/{id}/cancel/": {},

@@ -25,6 +25,9 @@ PAGES = [
     "/nodes/{node}/state/",
     "/images/",
     "/isos/",
+    "/pools/",
+    "/pools/new/",
+    "/pools/{pool}/",
     "/journal/",
     "/demo/",
     "/sign-in/",
@@ -42,7 +45,7 @@ PAGES = [
 def ids(scene: Scene, people: dict[str, Person]) -> dict[str, str]:
     """Things of the owner: the member and the stranger must not know of them."""
     job = start(people["owner"].actor, "vm.start", {}, scene.stopped.pk).job
-    return {"vm": scene.running.pk, "node": scene.node.pk, "job": job.pk}
+    return {"vm": scene.running.pk, "node": scene.node.pk, "pool": scene.pool.pk, "job": job.pk}
 
 
 def test_every_page_answers_every_person_as_their_role_says(

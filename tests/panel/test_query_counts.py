@@ -15,6 +15,7 @@ from django.utils import timezone
 from cluster.models import (
     Address,
     AddressRange,
+    Disk,
     Image,
     ImageCopy,
     Iso,
@@ -161,6 +162,7 @@ def more_rows(ids: dict[str, str], scene: Scene, people: dict[str, Person], numb
             nic.mac = f"52:54:00:01:{number:02}:{position:02}"
             nic.save(force_insert=True)
             Address.objects.create(network=network, nic=nic, address=f"10.99.0.{160 + 3 * number + position}")
+        Disk.objects.create(pk=f"inp1{number}", vm=vm, tenant=vm.tenant, pool=scene.pool, size_bytes=1, position=1)
         waiting = start(owner, "vm.start", {}, vm.pk).job
         Job.objects.filter(pk=waiting.pk).update(parent=ids["jobs"])
         for subject in (f"vm:{scene.running.pk}", f"node:{scene.node.pk}"):

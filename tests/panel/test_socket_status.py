@@ -15,8 +15,8 @@ from django.conf import settings
 from django.db import transaction
 from django.test import Client
 
-from cluster import events
-from cluster.models import Node, Vm
+from cluster import events, pools
+from cluster.models import Node, Pool, Vm
 from cluster.operations import start
 from tests.panel.engine.scenarios import Scene
 from tests.people import PEOPLE, Person
@@ -133,6 +133,7 @@ async def test_every_person_may_subscribe_to_what_they_may_see(
         "job:<the owner's>": f"job:{job}",
         "node:<id>": f"node:{scene.node.pk}",
         "pools": "pools",
+        "pool:<id>": f"pool:{scene.pool.pk}",
         "vm:": "vm:",
         "vm:<NUL>": "vm:a\0b",
         "vms.all": "vms.all",
@@ -168,6 +169,25 @@ async def test_people_of_the_cluster_hear_of_nodes(scene: Scene, people: dict[st
         await socket.subscribe("nodes")
         await sync_to_async(commit)()
         assert (await socket.receive())["topic"] == "nodes"
+
+
+async def test_people_of_the_cluster_hear_of_a_pool_that_changes_and_goes(
+    scene: Scene, people: dict[str, Person], epoch: str
+) -> None:
+    def commit() -> None:
+        with transaction.atomic():
+            pool = Pool.objects.create(name="fast", kind="lvm", identity="vg-1", path="vg0")
+            pools.touch(pool.pk, free_bytes=1)
+            pools.forget(pool.pk)
+
+    async with opened(people["read_only"].token) as socket:
+        await socket.subscribe("pools")
+        await sync_to_async(commit)()
+        heard = [await socket.receive() for _ in range(2)]
+    assert [(frame["topic"], frame["type"], frame["version"]) for frame in heard] == [
+        ("pools", "changed", 2),
+        ("pools", "deleted", 3),
+    ]
 
 
 async def test_an_anonymous_socket_is_closed_with_4401(people: dict[str, Person], epoch: str) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from nodes.contract.sizes import MAX_BYTES, format_size, granule_of, nearest_sizes, parse_size, round_up
+from nodes.contract.sizes import MAX_BYTES, format_exact, format_size, granule_of, nearest_sizes, parse_size, round_up
 from nodes.contract.specs import PoolFacts
 
 sizes = st.integers(1, MAX_BYTES)
@@ -93,3 +93,17 @@ def test_facts_with_which_nobody_can_reckon_are_no_facts(odd):
     good = {"kind": "directory", "identity": "x", "path": "/x", "capacity_bytes": 1, "free_bytes": 1}
     with pytest.raises(ValidationError):
         PoolFacts.model_validate({**good, "granules": {"raw": 512}, **odd})
+
+
+@given(sizes, st.sampled_from(["ru", "en"]))
+def test_an_exactly_printed_size_is_typed_again_as_the_same_size(size, language):
+    assert parse_size(format_exact(size, language)) == size
+
+
+def test_an_exact_size_is_printed_in_the_largest_unit_that_needs_no_decimals():
+    assert [format_exact(size, "en") for size in (20 << 30, 20484 << 20, 65536, 1)] == [
+        "20 GiB",
+        "20484 MiB",
+        "64 KiB",
+        "1 B",
+    ]

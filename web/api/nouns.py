@@ -9,7 +9,17 @@ from django.db.models import QuerySet
 from rest_framework.serializers import Serializer
 
 from cluster import selectors
-from cluster.models import BackupState, Grant, JobState, NodeState, Repeated, Role, SnapshotState, VmState
+from cluster.models import (
+    BackupState,
+    Grant,
+    JobState,
+    NodeState,
+    PoolState,
+    Repeated,
+    Role,
+    SnapshotState,
+    VmState,
+)
 from cluster.permissions import Actor
 
 from . import rows, serializers
@@ -86,7 +96,12 @@ NOUNS = {
             serializers.PoolSerializer,
             see="see.pools",
             search=("name", "path"),
-            filters={"name": Filter("name"), "kind": Filter("kind"), "node": Filter("places__node")},
+            filters={
+                "name": Filter("name"),
+                "kind": Filter("kind"),
+                "node": Filter("places__node"),
+                "state": Filter("state", _states(PoolState)),
+            },
             ordering=("name", "capacity_bytes", "free_bytes", "id"),
         ),
         Noun(

@@ -29,6 +29,7 @@ from cluster.models import (
     Vm,
 )
 from cluster.permissions import Actor
+from cluster.pools import offers_of, warnings_of, warnings_on
 from cluster.refusals import Refusal
 
 Row = dict[str, Any]
@@ -88,6 +89,7 @@ def _vm_nics(vms: Sequence[str]) -> tuple[dict[str, list[Row]], dict[str, list[R
 
 
 def nodes(actor: Actor, rows: Sequence[Node]) -> list[Row]:
+    offers, warnings = offers_of(rows), warnings_on(rows)
     return [
         {
             "id": node.pk,
@@ -99,7 +101,12 @@ def nodes(actor: Actor, rows: Sequence[Node]) -> list[Row]:
             "memory_allocated_bytes": node.memory_allocated_bytes,
             "checks": [
                 {"code": check["code"], "level": check["level"], "text": checks.said(check)} for check in node.checks
+            ]
+            + [
+                {"code": "pool_" + line.code, "level": line.level, "text": f"{pool.name}: {checks.in_one_breath(line)}"}
+                for pool, line in warnings[node.pk]
             ],
+            "offers": [_offer(offer) for offer in offers[node.pk]],
             "agent_version": node.agent_version,
             "simulated": bool(node.facts.get("simulated")),
             "joined": node.joined,
@@ -109,7 +116,17 @@ def nodes(actor: Actor, rows: Sequence[Node]) -> list[Row]:
     ]
 
 
+def _offer(offer: Row) -> Row:
+    fields = ("kind", "path", "capacity_bytes", "free_bytes", "extent_bytes", "extents_total", "extents_free")
+    pool: Pool | None = offer["pool"]
+    more = {"most_stripes": offer.get("most_stripes"), "pool": pool.pk if pool else None}
+    return {name: offer.get(name) for name in fields} | more
+
+
 def pools(actor: Actor, rows: Sequence[Pool]) -> list[Row]:
+    default_of: dict[str, list[str]] = defaultdict(list)
+    for pool_id, node in Node.objects.filter(default_pool__in=rows).order_by("pk").values_list("default_pool", "pk"):
+        default_of[pool_id].append(node)
     return [
         {
             "id": pool.pk,
@@ -122,6 +139,13 @@ def pools(actor: Actor, rows: Sequence[Pool]) -> list[Row]:
             # The coarsest format: a size that fits it fits every other.
             "granule_bytes": max(pool.granules.values(), default=None),
             "state": pool.state,
+            "exact": pool.exact,
+            "default_of": default_of[pool.pk],
+            "warning_percent": pool.warning_percent,
+            "warnings": [
+                {"code": line.code, "level": line.level, "text": checks.in_one_breath(line)}
+                for line in warnings_of(pool)
+            ],
             "version": pool.version,
         }
         for pool in rows

@@ -4,7 +4,18 @@ from typing import Any
 
 from rest_framework import serializers as s
 
-from cluster.models import BackupState, JobState, NodeState, Pending, Repeated, Role, SnapshotState, StepState, VmState
+from cluster.models import (
+    BackupState,
+    JobState,
+    NodeState,
+    Pending,
+    PoolState,
+    Repeated,
+    Role,
+    SnapshotState,
+    StepState,
+    VmState,
+)
 
 
 def _id(**kwargs: Any) -> s.CharField:
@@ -67,6 +78,18 @@ class CheckSerializer(s.Serializer[Any]):
     text = s.CharField()
 
 
+class OfferSerializer(s.Serializer[Any]):
+    kind = s.ChoiceField(["lvm", "lvmthin"])
+    path = s.CharField()
+    capacity_bytes = _bytes()
+    free_bytes = _bytes()
+    extent_bytes = s.IntegerField(allow_null=True)
+    extents_total = s.IntegerField(allow_null=True)
+    extents_free = s.IntegerField(allow_null=True)
+    most_stripes = s.IntegerField(allow_null=True, help_text="LVM: the number of its physical volumes.")
+    pool = _nullable_id("The pool that it is already.")
+
+
 class NodeSerializer(s.Serializer[Any]):
     id = _id()
     name = s.CharField()
@@ -76,6 +99,7 @@ class NodeSerializer(s.Serializer[Any]):
     memory_bytes = _bytes()
     memory_allocated_bytes = _bytes()
     checks = CheckSerializer(many=True)
+    offers = OfferSerializer(many=True, help_text="Of what the node could make a pool, as it said last.")
     agent_version = s.CharField()
     simulated = s.BooleanField(help_text="It has no hypervisor: libvirt's test driver stands for one.")
     joined = s.DateTimeField(allow_null=True)
@@ -91,7 +115,11 @@ class PoolSerializer(s.Serializer[Any]):
     capacity_bytes = _bytes()
     free_bytes = _bytes()
     granule_bytes = s.IntegerField(allow_null=True)
-    state = s.CharField()
+    state = s.ChoiceField(PoolState.choices)
+    exact = s.BooleanField(help_text="A size that is no multiple of the granule is refused instead of rounded up.")
+    default_of = s.ListField(child=_id(), help_text="Nodes that put new disks here unless told otherwise.")
+    warning_percent = s.IntegerField(min_value=1, max_value=100)
+    warnings = CheckSerializer(many=True, help_text="Too full, or out of reach; empty: all in order.")
     version = s.IntegerField()
 
 

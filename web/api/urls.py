@@ -10,7 +10,7 @@ from .operations import CreatingListView, OperationView
 from .schema import DocsView, SchemaView
 from .uploads import LibraryListView, UploadView
 from .views import ActionsView, DetailView, ListView, OsView, RolesView, SessionView, Unknown
-from .writes import ImageView, NetworksView, NodesView, NodeTokenView, SchedulesView, ScheduleView, VmView
+from .writes import ImageView, NetworksView, NodesView, NodeTokenView, PoolView, SchedulesView, ScheduleView, VmView
 
 
 class IdConverter:
@@ -41,7 +41,7 @@ LISTS = {
     "images": LibraryListView,
     "isos": LibraryListView,
 }
-DETAILS = {"vms": VmView, "images": ImageView, "schedules": ScheduleView, "uploads": UploadView}
+DETAILS = {"vms": VmView, "images": ImageView, "pools": PoolView, "schedules": ScheduleView, "uploads": UploadView}
 
 
 def _nouns() -> list[URLPattern]:

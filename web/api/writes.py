@@ -26,6 +26,14 @@ class ImageEdit(bodies.Shape):
     os: Annotated[str, Field(max_length=40)]
 
 
+class PoolEdit(bodies.Shape):
+    name: Name | None = None
+    exact: bool | None = None
+    state: Literal["active", "out_of_service"] | None = None
+    warning_percent: Annotated[int, Field(ge=1, le=100)] | None = None
+    default_of: Annotated[list[Annotated[str, Field(max_length=40)]], Field(max_length=1000)] | None = None
+
+
 class NodeAdd(bodies.Shape):
     name: Name
     address: IPvAnyAddress
@@ -97,6 +105,22 @@ class ImageView(DetailView, WriteView):
             return super().describe(method)
         body = body_of(ImageEdit, "image.edit")
         return Described("image_edit", "Say which OS an image holds", serializers.ImageSerializer, body=body)
+
+
+class PoolView(DetailView, WriteView):
+    """``GET PATCH /api/v1/pools/<id>/``"""
+
+    def patch(self, request: Request, pk: str) -> Response:
+        pool = self.row(pk)
+        said = self.said(request, "pool.edit", PoolEdit)
+        services.pool_edit(self.actor, pool, **said.model_dump(exclude_unset=True))
+        return Response(rows.pools(self.actor, [self.row(pk)])[0])
+
+    def describe(self, method: str) -> Described:
+        if method != "PATCH":
+            return super().describe(method)
+        body = body_of(PoolEdit, "pool.edit")
+        return Described("pool_edit", "Change a pool's settings", serializers.PoolSerializer, body=body)
 
 
 class NodesView(ListView, WriteView):

@@ -10,11 +10,12 @@ from cluster.events import group, person
 from cluster.models import Role
 from cluster.permissions import Actor
 
-_LISTS = {"vms": "see.vms", "jobs": "see.jobs", "nodes": "see.nodes"}
+_LISTS = {"vms": "see.vms", "jobs": "see.jobs", "nodes": "see.nodes", "pools": "see.pools"}
 _ROWS: dict[str, Callable[[Actor], "selectors.QuerySet[selectors.Any]"]] = {
     "vm": selectors.vms,
     "job": selectors.jobs,
     "node": selectors.nodes,
+    "pool": selectors.pools,
 }
 EVERY = ""
 

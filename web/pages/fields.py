@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
+from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from cluster import selectors
@@ -34,6 +35,8 @@ class Field:
     hint: str = ""
     choices: list[tuple[str, str]] = field(default_factory=list)
     """(value, word); an empty value leaves the parameter out, unless ``nothing`` says that it means something."""
+    quote: str = ""
+    """Of a size: who says what it comes to while one types."""
     nothing: bool = False
     """An empty value is sent as null."""
     as_list: bool = False
@@ -57,7 +60,8 @@ class Field:
 def _resize(actor: Actor, disk: Disk) -> list[Field]:
     hint = _("It has %(size)s now. A disk can only grow.") % {"size": size(disk.size_bytes)}
     shown = str(size(disk.size_bytes))
-    return [_size(value=shown, presumed=disk.size_bytes, hint=hint)]
+    quote = reverse("disk-size", args=[disk.pk])
+    return [_size(value=shown, presumed=disk.size_bytes, hint=hint, quote=quote)]
 
 
 def _size(**more: Any) -> Field:
@@ -109,7 +113,8 @@ def _disk(actor: Actor, vm: Vm | None) -> list[Field]:
         pools = [pool for pool in pools if any(place.node_id == vm.node_id for place in pool.places.all())]
     own = [("", _("the node's own"))] if vm else []
     choices = [*own, *_pools(pools)]
-    fields = [_size(presumed=1 << 20, hint=_("Rounded up to what the storage gives out at a time."))]
+    quote = reverse("disk-new-size") + (f"?vm={vm.pk}" if vm else "")
+    fields = [_size(presumed=1 << 20, hint=_("Rounded up to what the storage gives out at a time."), quote=quote)]
     if pools:
         presumed = None if vm else choices[0][0]
         fields.append(Field("pool", _("Storage"), "select", presumed=presumed, required=not vm, choices=choices))

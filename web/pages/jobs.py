@@ -19,7 +19,7 @@ from .http import PageRequest, is_fragment, page, show
 from .lines import job_lines
 from .paging import page_of
 
-CARDS = {"vm": ("vms", "vm"), "node": ("nodes", "node")}
+CARDS = {"vm": ("vms", "vm"), "node": ("nodes", "node"), "pool": ("pools", "pool")}
 
 
 @page

@@ -10,6 +10,7 @@ from cluster import selectors, services
 from cluster.checks import Line, lines_of, worst_of
 from cluster.models import Node
 from cluster.permissions import Actor
+from cluster.pools import warnings_of
 from cluster.refusals import BadShape, NotKnown, Refused
 
 from .http import PageRequest, page, show
@@ -45,13 +46,14 @@ def _card(request: PageRequest, node: Node) -> dict[str, Any]:
     actor = request.actor
     vms = list(selectors.vms(actor).filter(node=node).order_by("name")[: MOST_VMS + 1])
     jobs = selectors.jobs(actor).filter(subject=f"node:{node.pk}").order_by("-created", "-pk")[:LAST_JOBS]
+    pools = selectors.pools(actor).prefetch_related(None).filter(nodes=node)
     return _state(node) | {
         "facts": node.facts,
         "actions": actions_of(actor, node, "nodes", {"inspect", "remove"}),
         "job": running_jobs(actor, [f"node:{node.pk}"]).get(f"node:{node.pk}"),
         "vms": vms[:MOST_VMS],
         "more_vms": len(vms) > MOST_VMS,
-        "pools": selectors.pools(actor).prefetch_related(None).filter(nodes=node).order_by("name"),
+        "pools": [(pool, warnings_of(pool)) for pool in pools.order_by("name")],
         "jobs": job_lines(jobs),
     }
 

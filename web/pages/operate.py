@@ -10,12 +10,13 @@ from django.utils.functional import SimpleLazyObject
 from django.utils.translation import gettext as _
 
 from cluster import operations, selectors
-from cluster.refusals import BadShape, Refusal, Refused
-from cluster.saga.steps import Operation
+from cluster.refusals import BadShape, Refused
+from cluster.saga.steps import Operation, Plan
 
 from .answers import reasons_of, told
 from .fields import Field, fields_of
 from .http import PageRequest, is_fragment, page
+from .sizes import said_of_all
 
 PARAMS: dict[str, dict[str, Any]] = {"vm.delete": {"disks": True}}
 """What a button says beside its name. Disks go with their VM, and the dialog names each of them."""
@@ -32,8 +33,8 @@ def operate(request: PageRequest, noun: str, pk: str, name: str) -> HttpResponse
         target: Any = selectors.get(selectors.IN_FULL[noun](request.actor), pk)
         fields = fields_of(operation.code, request.actor, target)
         params = PARAMS.get(operation.code, {}) | _presumed(fields)
-        refusals = operations.dry_run(request.actor, operation.code, params, pk).refusals
-        return _dialog(request, operation, target, fields, refusals, home)
+        plan = operations.dry_run(request.actor, operation.code, params, pk)
+        return _dialog(request, operation, target, fields, plan, home)
     fields = fields_of(operation.code, request.actor, asked)
     return _start(request, operation, fields, PARAMS.get(operation.code, {}), pk, home, about)
 
@@ -50,7 +51,7 @@ def disk_create(request: PageRequest) -> HttpResponse:
     if request.method == "POST":
         return _start(request, operation, fields, params, None, home, about)
     plan = operations.dry_run(request.actor, operation.code, params | _presumed(fields))
-    return _dialog(request, operation, vm, fields, plan.refusals, home)
+    return _dialog(request, operation, vm, fields, plan, home)
 
 
 def _dialog(
@@ -58,14 +59,15 @@ def _dialog(
     operation: type[Operation[Any]],
     target: Any,
     fields: list[Field],
-    refusals: list[Refusal],
+    plan: Plan,
     home: str,
 ) -> HttpResponse:
     context = {
         "operation": operation,
         "target": target,
         "fields": fields,
-        "refusals": [r.said() for r in refusals],
+        "refusals": [r.said() for r in plan.refusals],
+        "said": said_of_all(request.actor, plan) if any(field.quote and field.value for field in fields) else [],
         "home": home,
     }
     template = "parts/_confirm.html" if is_fragment(request) else "parts/confirm.html"
@@ -111,7 +113,7 @@ def _belongs_to(noun: str, pk: str, target: Any) -> tuple[str, str]:
     if noun == "nodes":
         return reverse("node", args=[pk]), f"node:{pk}"
     if noun == "pools":
-        return reverse("nodes"), "nodes"
+        return reverse("pool", args=[pk]), f"pool:{pk}"
     if noun == "backups":
         return reverse("backups"), "backups"
     if noun in ("images", "isos"):

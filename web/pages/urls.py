@@ -2,7 +2,23 @@
 
 from django.urls import path, re_path
 
-from . import backups, demo, disks, jobs, journal, library, nodes, operate, schedules, sign_in, vm_create, vms
+from . import (
+    backups,
+    demo,
+    disks,
+    jobs,
+    journal,
+    library,
+    nodes,
+    operate,
+    pool_add,
+    pools,
+    schedules,
+    sign_in,
+    sizes,
+    vm_create,
+    vms,
+)
 
 urlpatterns = [
     path("", vms.vm_list, name="vms"),
@@ -31,6 +47,13 @@ urlpatterns = [
     path("nodes/<str:pk>/state/", nodes.node_state, name="node-state"),
     path("images/", library.images, name="images"),
     path("isos/", library.isos, name="isos"),
+    path("pools/", pools.pool_list, name="pools"),
+    path("pools/new/", pool_add.pool_add, name="pool-add"),
+    path("pools/new/check/", pool_add.pool_check, name="pool-check"),
+    path("pools/<str:pk>/", pools.pool_card, name="pool"),
+    path("pools/<str:pk>/edit/", pools.pool_edit, name="pool-edit"),
+    path("disks/new/size/", sizes.new_disk_size, name="disk-new-size"),
+    path("disks/<str:pk>/size/", sizes.disk_size, name="disk-size"),
     path("journal/", journal.journal, name="journal"),
     path("demo/", demo.demo, name="demo"),
     re_path(

@@ -13,6 +13,7 @@ from cluster.refusals import BadShape, NotKnown, Refused
 from cluster.saga.steps import Plan
 
 from .http import PageRequest, is_fragment, page
+from .sizes import said_of
 from .vm_form import VmForm
 
 
@@ -87,8 +88,9 @@ def check_of(request: PageRequest, form: VmForm) -> dict[str, Any]:
 
 
 def _said(form: VmForm, plan: Plan, refusals: list[dict[str, str]]) -> dict[str, Any]:
-    names = {pool.pk: pool.name for pool in form.pools}
-    disks = [{**disk, "pool_name": names.get(disk["pool"], "")} for disk in plan.quote["disks"]]
+    pools = {pool.pk: pool for pool in form.pools}
+    disks = [said_of(disk, pools.get(disk["pool"])) for disk in plan.data["disks"]]
+    form.said = {disk["position"]: disk for disk in disks}
     return {
         "state": "refused" if refusals else "named" if form.typed["name"] else "possible",
         "refusals": refusals,

@@ -10,10 +10,12 @@ from django.utils.translation import get_language
 from django.utils.translation import gettext as _
 
 from cluster import selectors
-from cluster.models import Image, Iso, Network, Node, Pool, Tenant
+from cluster.models import Image, Iso, Network, Node, Pool, PoolState, Tenant
 from cluster.os_catalogue import CATALOGUE, Os
 from cluster.permissions import Actor
-from nodes.contract.sizes import format_size, parse_size
+from nodes.contract.sizes import format_size
+
+from .sizes import typed_size
 
 MAX_DISKS, MAX_NICS = 16, 8
 PLAIN = ("name", "title", "tenant", "node", "os", "source", "image", "iso", "vcpus", "memory", "start", "filled")
@@ -45,6 +47,8 @@ class VmForm:
     models: tuple[str, ...] = MODELS
     blank: list[str] = field(default_factory=list)
     """Slots that must be filled in and are not: said as an error only after a try to create."""
+    said: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """What the size of each disk comes to, after a check."""
 
     @classmethod
     def new(cls, actor: Actor) -> "VmForm":
@@ -85,7 +89,7 @@ class VmForm:
 
     @cached_property
     def pools(self) -> list[Pool]:
-        return list(selectors.pools(self.actor).prefetch_related(None).filter(state="active").order_by("name"))
+        return list(selectors.pools(self.actor).prefetch_related(None).filter(state=PoolState.ACTIVE).order_by("name"))
 
     @cached_property
     def tenants(self) -> list[Tenant]:
@@ -119,9 +123,9 @@ class VmForm:
         return names + [f"nic-{i}-{part}" for i in range(len(self.nics)) for part in NIC]
 
     @property
-    def disk_rows(self) -> list[tuple[str, Row]]:
-        """(prefix of the fields' ids, what is typed)"""
-        return [(f"disk-{i}", row) for i, row in enumerate(self.disks)]
+    def disk_rows(self) -> list[tuple[str, Row, dict[str, Any] | None]]:
+        """(prefix of the fields' ids, what is typed, what that comes to)"""
+        return [(f"disk-{i}", row, self.said.get(i)) for i, row in enumerate(self.disks)]
 
     @property
     def nic_rows(self) -> list[tuple[str, Row]]:
@@ -224,13 +228,10 @@ class VmForm:
         if not text:
             self.blank.append(slot)
             return 0
-        if re.fullmatch(r"[\d.,]+", text, re.ASCII):
-            self.errors[slot] = [_("Add the unit: %(text)s GB or %(text)s MB?") % {"text": text}]
-            return 0
         try:
-            return parse_size(text)
-        except ValueError:
-            self.errors[slot] = [_("This is not a size. Type for example 20 GB or 512 MB.")]
+            return typed_size(text)
+        except ValueError as wrong:
+            self.errors[slot] = [str(wrong)]
             return 0
 
     def say_blank(self) -> None:

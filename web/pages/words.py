@@ -16,6 +16,7 @@ def word_of_action(action: str) -> str:
         "panel.restore": _("The panel was put back from a backup"),
         "network.add": _("Add a network"),
         "image.add": _("Upload an image or an ISO"),
+        "pool.edit": _("Change a pool"),
         "image.edit": _("Change an image"),
         "job.cancel": _("Cancel a job"),
         "job.proceed": _("Let a job proceed"),
@@ -51,6 +52,7 @@ def lock_name(lock: str, job_subject: str, name: str) -> str:
         "disk": _("disk %(name)s"),
         "image": _("image %(name)s"),
         "iso": _("ISO %(name)s"),
+        "pool": _("pool %(name)s"),
         "demo": _("the demo on %(name)s"),
     }
     known = name if lock == job_subject or pk == job_subject.partition(":")[2] else pk

@@ -13,7 +13,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import get_language, gettext, pgettext
 
-from cluster.models import BackupState, JobState, NodeState, Role, SnapshotState, StepState, VmState
+from cluster.models import BackupState, JobState, NodeState, PoolState, Role, SnapshotState, StepState, VmState
 from cluster.os_catalogue import CATALOGUE
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
@@ -39,6 +39,10 @@ LOOKS: dict[str, tuple[str, str]] = {
     NodeState.ONLINE: ("green", "circle-check"),
     NodeState.OFFLINE: ("red", "plug-connected-x"),
     NodeState.MAINTENANCE: ("yellow", "tool"),
+    PoolState.ACTIVE: ("green", "circle-check"),
+    PoolState.ADDING: ("blue", "loader-2"),
+    PoolState.OUT_OF_SERVICE: ("yellow", "player-pause"),
+    PoolState.REMOVING: ("blue", "loader-2"),
     JobState.WAITING: ("secondary", "clock"),
     JobState.UNDOING: ("orange", "arrow-back-up"),
     JobState.CANCELLING: ("orange", "arrow-back-up"),
@@ -61,6 +65,7 @@ JOB_RUNNING = ("blue", "loader-2")
 CHOICES = {
     "vm": VmState,
     "node": NodeState,
+    "pool": PoolState,
     "job": JobState,
     "step": StepState,
     "snapshot": SnapshotState,
@@ -128,6 +133,17 @@ def problem(kept: dict[str, Any], actor: Actor) -> str:
 @register.simple_tag
 def lock(wait: dict[str, Any], job: dict[str, Any]) -> str:
     return lock_name(wait["lock"], job["subject"], job["subject_name"])
+
+
+@register.simple_tag
+def pool_kind(kind: str) -> str:
+    """A kind of storage, as people call it."""
+    return {
+        "directory": gettext("folder"),
+        "lvm": gettext("LVM"),
+        "lvmthin": gettext("thin LVM"),
+        "rbd": gettext("Ceph RBD"),
+    }.get(kind, kind)
 
 
 @register.simple_tag

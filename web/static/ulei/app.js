@@ -173,7 +173,8 @@ dialog.addEventListener("click", (event) => {
   if (event.target === dialog) dialog.close();
 });
 document.addEventListener("htmx:afterRequest", (event) => {
-  if (dialog.contains(event.detail.elt)) dialog.close();
+  // A field that asks while one types is answered inside the dialog.
+  if (dialog.contains(event.detail.elt) && event.detail.elt.matches("form")) dialog.close();
 });
 
 // --- forms

@@ -36,8 +36,8 @@ const parts = () => [...document.querySelectorAll("[data-live]")];
 const words = (text) => (text || "").split(" ").filter(Boolean);
 const topicsOf = (part) => words(part.dataset.live);
 const aboutOf = (part) => words(part.dataset.about);
-const nounOf = (topic) => ({ vm: "vms", job: "jobs", node: "nodes" })[topic.split(":")[0]] || topic;
-const kindOf = (topic) => ({ vms: "vm", jobs: "job", nodes: "node" })[topic] || topic.split(":")[0];
+const nounOf = (topic) => ({ vm: "vms", job: "jobs", node: "nodes", pool: "pools" })[topic.split(":")[0]] || topic;
+const kindOf = (topic) => ({ vms: "vm", jobs: "job", nodes: "node", pools: "pool" })[topic] || topic.split(":")[0];
 
 function versionsIn(root) {
   const found = [];

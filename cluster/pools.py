@@ -1,0 +1,101 @@
+"""Pools as people see them: how full, what is wrong, in words; and the one way in which a pool's row changes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.db.models import F
+from django.utils.formats import number_format
+from django.utils.translation import gettext as _
+
+from . import events, texts
+from .checks import Line
+from .models import Node, Pool, PoolOnNode
+
+
+@dataclass(frozen=True)
+class Fill:
+    """How full one part of a pool is."""
+
+    code: str
+    """space; of a thin pool data and metadata."""
+    percent: float
+    level: str
+
+    @property
+    def shown(self) -> str:
+        """The percentage as people write it, without a zero behind the comma."""
+        return number_format(int(self.percent) if self.percent.is_integer() else self.percent)
+
+    @property
+    def title(self) -> str:
+        return {"data": _("Data"), "metadata": _("Metadata")}.get(self.code, _("Space"))
+
+
+def fills_of(pool: Pool) -> list[Fill]:
+    """The fuller one decides: a thin pool has two, of which either stops its guests."""
+    facts = pool.facts
+    if facts.get("data_percent") is not None:
+        return [_fill(pool, code, facts.get(code + "_percent") or 0.0) for code in ("data", "metadata")]
+    if not pool.capacity_bytes:
+        return []
+    return [_fill(pool, "space", 100 * (pool.capacity_bytes - pool.free_bytes) / pool.capacity_bytes)]
+
+
+def _fill(pool: Pool, code: str, percent: float) -> Fill:
+    percent = round(min(100.0, max(0.0, percent)), 1)
+    return Fill(code, percent, "error" if percent >= 100 else "warning" if percent > pool.warning_percent else "ok")
+
+
+def warnings_of(pool: Pool) -> list[Line]:
+    """What somebody should look at; the worst first."""
+    lines = [_full(pool, fill) for fill in fills_of(pool) if fill.level != "ok"]
+    if problem := pool.facts.get("problem"):
+        cause, hint = texts.say(problem, {})
+        text = _("%(cause)s; the numbers are those of before") % {"cause": cause or problem}
+        lines.append(Line("problem", "error", _("Cannot be used now"), text, hint))
+    return sorted(lines, key=lambda line: line.level != "error")
+
+
+def _full(pool: Pool, fill: Fill) -> Line:
+    text = _("%(percent)s %% is in use; the warning level is %(level)s %%") % {
+        "percent": fill.shown,
+        "level": pool.warning_percent,
+    }
+    if fill.code == "space":
+        advice = _("Add room to the storage, or move or delete disks: when it is full, no disk is made and none grows.")
+    elif fill.code == "data":
+        advice = _("Extend the thin pool (lvextend), or delete disks or snapshots: when it is full, guests stop.")
+    else:
+        advice = _("Extend its metadata (lvextend --poolmetadatasize): when it is full, guests stop.")
+    return Line(fill.code, fill.level, fill.title, text, advice)
+
+
+def warnings_on(nodes: Sequence[Node]) -> dict[str, list[tuple[Pool, Line]]]:
+    """Node -> what somebody should look at in the pools that it sees."""
+    found: dict[str, list[tuple[Pool, Line]]] = {node.pk: [] for node in nodes}
+    for place in PoolOnNode.objects.filter(node__in=nodes).select_related("pool").order_by("pool__name"):
+        found[place.node_id] += [(place.pool, line) for line in warnings_of(place.pool)]
+    return found
+
+
+def offers_of(nodes: Sequence[Node]) -> dict[str, list[dict[str, Any]]]:
+    """Node -> of what it could make a pool, each with the ``pool`` that it is already, or None."""
+    identities = {offer["identity"] for node in nodes for offer in node.offers}
+    known = {pool.identity: pool for pool in Pool.objects.filter(identity__in=identities)} if identities else {}
+    return {node.pk: [{**offer, "pool": known.get(offer["identity"])} for offer in node.offers] for node in nodes}
+
+
+def touch(pool_id: str, **changes: Any) -> None:
+    """Something that pages show of the pool has changed; ``changes``: its fields."""
+    Pool.objects.filter(pk=pool_id).update(version=F("version") + 1, **changes)
+    if pool := Pool.objects.filter(pk=pool_id).first():
+        events.pool_changed(pool)
+
+
+def forget(pool_id: str) -> None:
+    """Its row goes, and pages hear of it."""
+    if pool := Pool.objects.filter(pk=pool_id).first():
+        pool.version += 1
+        events.pool_changed(pool, "deleted")
+        pool.delete()
