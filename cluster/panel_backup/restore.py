@@ -51,7 +51,7 @@ def backup(target: Path) -> tuple[Path, archive.Manifest]:
 class Restored:
     manifest: archive.Manifest
     stamp: str
-    """In the names of what was set aside."""
+    """In the names of what was set aside; empty: nothing was there."""
     jobs: int
     """Stuck: an administrator looks at them."""
     overridden: list[str]
@@ -84,7 +84,7 @@ def restore(source: Path, *, replace: bool) -> Restored:
             _migrate()
             jobs = aftermath.settle(manifest.made, manifest.version)
             overridden = installation.put(folder, stamp)
-    return Restored(manifest, stamp, jobs, overridden)
+    return Restored(manifest, stamp if there else "", jobs, overridden)
 
 
 def _migrate() -> None:

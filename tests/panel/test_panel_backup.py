@@ -207,7 +207,7 @@ def test_a_panel_is_put_back_on_another_machine_with_its_keys_and_its_ca(
     place: Place, elsewhere: Place, archive: Path
 ) -> None:
     sealed = place.python("from cluster import crypto; print(crypto.seal('open sesame'))")
-    elsewhere.manage("panel_restore", str(archive))
+    assert "before-restore" not in elsewhere.manage("panel_restore", str(archive))
     assert elsewhere.sql(TENANTS) == ["before", "default"]
     assert elsewhere.python(f"from cluster import crypto; print(crypto.unseal('{sealed}'))") == "open sesame"
     assert elsewhere.manage("ca_init") == place.manage("ca_init")
@@ -222,7 +222,7 @@ def test_what_is_there_is_refused_and_with_replace_set_aside(place: Place, archi
     (place.state / "panel.env").write_text("ULEI_SECRET_KEY=another\n")
     assert place.refused("panel_restore", str(archive)) == "not_empty"
     assert place.sql(TENANTS) == ["before", "default", "since"]
-    place.manage("panel_restore", str(archive), "--replace")
+    assert "before-restore" in place.manage("panel_restore", str(archive), "--replace")
     assert place.sql(TENANTS) == ["before", "default"]
     assert SECRET in (place.state / "panel.env").read_text()
     [aside] = place.state.glob("panel.env.before-restore-*")

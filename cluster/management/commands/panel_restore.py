@@ -25,9 +25,10 @@ class Command(BaseCommand):
             raise CommandError(refused.in_words()) from None
         made = f"{done.manifest.made:%Y-%m-%d %H:%M} UTC"
         self.stdout.write(_("The panel is as it was at %(made)s.") % {"made": made})
-        self.stdout.write(
-            _("What was there before has “before-restore-%(stamp)s” in its name.") % {"stamp": done.stamp}
-        )
+        if done.stamp:
+            self.stdout.write(
+                _("What was there before has “before-restore-%(stamp)s” in its name.") % {"stamp": done.stamp}
+            )
         if done.jobs:
             words = ngettext(
                 "%(count)s job was open then and is stuck: look at its node, then resolve it or retry.",
