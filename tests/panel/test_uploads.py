@@ -14,7 +14,7 @@ from django.conf import settings
 from django.test import override_settings
 from django.utils import timezone
 
-from cluster import reconcile, services
+from cluster import audit, reconcile, services
 from cluster.models import AuditEvent, Image, Iso, Upload
 from nodes.contract.specs import FileFacts
 from tests.panel.client import Api
@@ -223,6 +223,19 @@ def test_what_nobody_goes_on_with_is_cleaned_up_after_a_day_and_strays_after_an_
     services.forget_abandoned_uploads()
     assert sorted(path.name for path in library.iterdir()) == sorted([kept, f"{fresh}.part", "young.part"])
     assert list(Upload.objects.values_list("pk", flat=True)) == [fresh]
+
+
+def test_a_panel_that_was_put_back_from_a_backup_deletes_no_file_that_it_does_not_know(
+    client: Api, library: Path
+) -> None:
+    library.mkdir(exist_ok=True)
+    newer = library / "uploadedsince"
+    newer.touch()
+    two_hours_ago = (timezone.now() - timedelta(hours=2)).timestamp()
+    os.utime(newer, (two_hours_ago, two_hours_ago))
+    audit.restored(made="then")
+    services.forget_abandoned_uploads()
+    assert newer.exists()
 
 
 def test_a_file_of_the_same_name_on_a_node_is_not_taken_for_the_one_that_was_uploaded(
