@@ -6,7 +6,7 @@ from typing import Any
 from django.utils.translation import gettext_lazy as _
 
 from cluster import placement, states
-from cluster.models import Disk, Snapshot, Vm, VmState
+from cluster.models import Disk, Pending, Snapshot, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
 from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Settle, Step, Verdict
@@ -55,7 +55,12 @@ class VmDelete(Operation[DeleteParams]):
 
     @classmethod
     def recheck(cls, context: Context[DeleteParams]) -> list[Refusal]:
-        return cls.obstacles(vm_of(context))
+        vm = vm_of(context)
+        # The steps name the disks of the moment at which this was asked; a further one would be left over.
+        asked = set(context.job.steps.filter(name="delete_disk").values_list("key", flat=True))
+        changed = asked != set(doomed_disks(context))
+        reasons = [Refusal("disks_changed", {"vm": vm.name}, status=409)] if changed else []
+        return reasons + cls.obstacles(vm)
 
     # The table of steps stands below the functions that it names.
 
@@ -73,7 +78,11 @@ def undefine(context: Context[DeleteParams], key: str) -> Call:
 
 
 def doomed_disks(context: Context[DeleteParams]) -> list[str]:
-    return disk_ids(context) if context.params.disks else []
+    """Without those that were taken from the VM and that only its guest still holds: they stay."""
+    if not context.params.disks:
+        return []
+    disks = Disk.objects.filter(vm=context.subject_id, device="disk").exclude(pending=Pending.DETACH)
+    return list(disks.values_list("pk", flat=True))
 
 
 def doomed_snapshots(context: Context[DeleteParams]) -> list[str]:
@@ -100,6 +109,7 @@ def forget(context: Context[DeleteParams], key: str) -> None:
     if vm is None:
         return
     placement.release_memory(vm.node_id, vm.memory_bytes)
+    states.loosen(vm.disks.filter(pending=Pending.DETACH))
     if context.params.disks:
         vm.disks.all().delete()
     else:

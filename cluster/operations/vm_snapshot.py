@@ -11,7 +11,7 @@ from pydantic import Field
 
 from cluster import placement, states
 from cluster.domain_specs import pool_spec
-from cluster.models import Disk, Pool, Snapshot, SnapshotDisk, SnapshotState, Vm, VmState
+from cluster.models import Disk, Pending, Pool, Snapshot, SnapshotDisk, SnapshotState, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
 from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Step, done
@@ -78,7 +78,9 @@ class VmSnapshot(Operation[SnapshotParams]):
 
     @classmethod
     def recheck(cls, context: Context[SnapshotParams]) -> list[Refusal]:
-        return _obstacles(vm_of(context))
+        vm = vm_of(context)
+        changed = {disk.pk for disk in disks_of(vm)} != set(context.data["disks"])
+        return ([Refusal("disks_changed", {"vm": vm.name}, status=409)] if changed else []) + _obstacles(vm)
 
     # The table of steps stands below the functions that it names.
 
@@ -88,6 +90,8 @@ def _obstacles(vm: Vm) -> list[Refusal]:
     disks = disks_of(vm)
     if not disks:
         reasons.append(Refusal("no_disks", {"vm": vm.name}))
+    if any(disk.pending == Pending.DETACH for disk in disks):
+        reasons.append(Refusal("disks_pending", {"vm": vm.name}, status=409))
     for disk in disks:
         if disk.pool is None or disk.format not in disk.pool.facts.get("snapshot_formats", ()):
             reasons.append(Refusal("snapshots_unsupported", _about(disk)))

@@ -86,11 +86,40 @@ def test_what_a_guest_keeps_is_free_when_it_is_off(scene: Scene, api: People) ->
     row = api("administrator").get(f"disks/{disk.pk}/").json()
     assert (row["vm"], row["pending"]) == (vm.pk, "detach")
     assert not in_the_definition(scene, vm, disk.pk)
+    for kept in ("snapshot", "backup"):
+        assert api("administrator").post(f"vms/{vm.pk}/{kept}/", {}).json()["code"] == "disks_pending"
     refused = api("administrator").post(f"disks/{disk.pk}/delete/", {})
     assert (refused.status_code, refused.json()["code"]) == (409, "disk_attached")
     states.move(vm, states.S.STOPPED)
     row = api("administrator").get(f"disks/{disk.pk}/").json()
     assert (row["vm"], row["pending"], row["title"]) == (None, None, "vm-running/2")
+
+
+def test_a_disk_that_was_detached_survives_its_vm_although_the_guest_still_held_it(
+    scene: Scene, api: People, ask: Ask
+) -> None:
+    vm, disk = scene.running, scene.running.disks.all()[1]
+    answer = api("administrator").post(f"disks/{disk.pk}/detach/", {})
+    Keeps(world=scene.world).run(Job.objects.get(pk=answer.json()["job"]["id"]))
+    assert ask(f"vms/{vm.pk}/delete/", {"disks": True}).state == "succeeded"
+    row = api("administrator").get(f"disks/{disk.pk}/").json()
+    assert (row["vm"], row["state"], row["title"]) == (None, "ready", "vm-running/2")
+    assert (scene.node.pk, "disk:" + disk.pk) in scene.world.objects
+
+
+@pytest.mark.parametrize(("path", "body"), [("delete", {"disks": True}), ("snapshot", {}), ("backup", {})])
+def test_what_waited_while_a_further_disk_came_is_refused_and_nothing_is_left_over(
+    path: str, body: dict[str, Any], scene: Scene, api: People
+) -> None:
+    vm = scene.running
+    first = api("administrator").post("disks/", {"vm": vm.pk, "size_bytes": GIB}).json()["job"]["id"]
+    second = api("administrator").post(f"vms/{vm.pk}/{path}/", body).json()["job"]["id"]
+    executor = Executor(world=scene.world)
+    assert executor.run(Job.objects.get(pk=first)).state == "succeeded"
+    job = executor.run(Job.objects.get(pk=second))
+    assert (job.state, job.error["code"]) == ("failed", "disks_changed")
+    assert Vm.objects.get(pk=vm.pk).disks.count() == 3
+    assert Pool.objects.get(pk=scene.pool.pk).reserved_bytes == 0
 
 
 def test_what_a_guest_cannot_take_now_it_has_from_its_next_start_on(scene: Scene, api: People) -> None:
