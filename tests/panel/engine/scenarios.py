@@ -262,7 +262,7 @@ SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "vm.iso": lambda s: (s.running.pk, {"iso": _iso(s)}),
     "disk.create": lambda s: (None, {"vm": s.running.pk, "size_bytes": GIB}),
     "disk.attach": lambda s: (loose_disk(s), {"vm": s.running.pk}),
-    "disk.detach": lambda s: (s.running.disks.all()[1].pk, {}),
+    "disk.detach": lambda s: (s.running.disks.get(position=1).pk, {}),
     "disk.delete": lambda s: (loose_disk(s), {}),
     "vm.clone": lambda s: (s.stopped.pk, {"name": "new"}),
     "vm.backup": lambda s: (s.running.pk, {}),
