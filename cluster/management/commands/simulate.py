@@ -88,7 +88,15 @@ def _guests(actor: Actor, count: int) -> dict[str, Any]:
                 vcpus=1,
                 memory_bytes=GIB,
             )
-            disk = Disk(vm=vm, pool=pool, size_bytes=DISK_BYTES, boot_order=1, state="ready")
+            disk = Disk(
+                vm=vm,
+                tenant=tenant,
+                owner=actor.user,
+                pool=pool,
+                size_bytes=DISK_BYTES,
+                boot_order=1,
+                state="ready",
+            )
             mac = ":".join(f"{byte:02x}" for byte in (0x52, 0x54, 0x01, *number.to_bytes(3, "big")))
             nic = Nic(vm=vm, network=network, mac=mac)
             address = Address(network=network, address=str(FIRST_GUEST + number), nic=nic)
