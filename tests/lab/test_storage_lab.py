@@ -67,7 +67,9 @@ def test_disks_are_made_grow_and_go_back_to_a_snapshot_on_every_kind_of_pool(sto
         assert disk["size_bytes"] == 68 * MIB
         api.do(f"disks/{disk['id']}/resize/", {"size_bytes": 100 * MIB - 1})
         assert api.get(f"disks/{disk['id']}/")["size_bytes"] == 100 * MIB
+        storage_lab.wait_console(vm, "DISKS vda.", 90)
         more = api.do("disks/", {"vm": vm, "pool": pools[pool]["id"], "size_bytes": 8 * MIB})["subject"][5:]
+        storage_lab.wait_console(vm, "DISKS vda vdb.", 60)
         api.do(f"disks/{more}/detach/")
         assert api.get(f"disks/{more}/")["vm"] is None
         api.do(f"disks/{more}/delete/")
