@@ -63,8 +63,11 @@ def test_an_encrypted_image_and_one_with_snapshots_are_refused(tmp_path: Path) -
     path = qcow2(tmp_path)
     subprocess.run(["qemu-img", "snapshot", "-c", "before", str(path)], check=True)
     assert why(path) == "image_has_snapshots"
-    secret = ["--object", "secret,id=s,data=geheim"]
-    path = qcow2(tmp_path, *secret, "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10")
+    # By hand: qemu-img measures how quick the CPU is before it makes one, and fails where that is busy.
+    path = qcow2(tmp_path)
+    with path.open("r+b") as file:
+        file.seek(32)
+        file.write(struct.pack(">I", 2))
     assert why(path) == "image_encrypted"
 
 
