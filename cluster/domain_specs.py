@@ -3,7 +3,7 @@
 from typing import Any
 
 from nodes.contract.messages import NodeInspect
-from nodes.contract.specs import DomainDisk, DomainSpec, NicSpec, PoolSpec
+from nodes.contract.specs import DiskSpec, DomainDisk, DomainSpec, NicSpec, PoolSpec
 
 from .models import Disk, Nic, Node, Pending, Pool, Vm
 
@@ -20,6 +20,17 @@ def pool_spec(pool: Pool) -> PoolSpec:
     more: dict[str, Any] = {"stripes": pool.stripes} if pool.stripes > 1 else {}
     more |= {"monitors": tuple(pool.monitors), "user": pool.user} if pool.monitors else {}
     return PoolSpec(id=pool.pk, kind=pool.kind, identity=pool.identity, path=pool.path, **more)
+
+
+def volume_of(disk: Disk) -> dict[str, Any]:
+    """``id``, ``pool`` and ``format``: how every message names a disk's volume."""
+    assert disk.pool
+    return {"id": disk.pk, "pool": pool_spec(disk.pool), "format": disk.format}
+
+
+def disk_spec(disk: Disk) -> DiskSpec:
+    """A volume to be made, without an image behind it."""
+    return DiskSpec(**volume_of(disk), size_bytes=disk.size_bytes)
 
 
 def nic_spec(nic: Nic) -> NicSpec:

@@ -6,14 +6,15 @@ from typing import Any
 from django.db.models import F
 from django.utils.translation import gettext_lazy as _
 
-from cluster.domain_specs import pool_spec
+from cluster.domain_specs import volume_of
 from cluster.models import Backup, BackupState, Disk
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
-from cluster.saga.steps import Call, Context, LockName, NoParams, NoUndo, Operation, Plan, Settle, Step, Verdict
-from nodes.contract.messages import DiskDelete, DiskLook, DiskState, DiskUnused
+from cluster.saga.steps import Call, Context, LockName, NoParams, NoUndo, Operation, Plan, Settle, Step
+from nodes.contract.messages import DiskDelete, DiskLook, DiskUnused
 
 from .disk_create import at_hand
+from .vm_settle import settle_disk_gone
 
 
 class BackupDelete(Operation[NoParams]):
@@ -64,9 +65,7 @@ def _mark(state: BackupState) -> Any:
 
 
 def _call(message: Any, node: str, disk_id: str) -> Call:
-    disk = Disk.objects.select_related("pool").get(pk=disk_id)
-    assert disk.pool
-    return Call(node, message(id=disk.pk, pool=pool_spec(disk.pool), format=disk.format))
+    return Call(node, message(**volume_of(Disk.objects.select_related("pool").get(pk=disk_id))))
 
 
 def asks(context: Context[NoParams]) -> list[str]:
@@ -90,13 +89,6 @@ def look(context: Context[NoParams], disk: str) -> Sequence[Call]:
     return [_call(DiskLook, context.data["nodes"][disk], disk)]
 
 
-def is_gone(context: Context[NoParams], results: Sequence[DiskState | None]) -> Verdict:
-    seen = results[0] if results else None
-    if seen is None:
-        return "unclear"
-    return "not_done" if seen.exists and seen.ours else "done"
-
-
 def forget(context: Context[NoParams], key: str) -> None:
     Disk.objects.filter(backup=context.subject_id).delete()
     Backup.objects.filter(pk=context.subject_id).delete()
@@ -112,7 +104,7 @@ BackupDelete.steps = (
         undo=NoUndo(_("a deleted disk is gone")),
         each=doomed,
         pivot=True,
-        settle=Settle(look, is_gone),
+        settle=Settle(look, settle_disk_gone.verdict),
     ),
     Step("forget", _("Forget the backup"), do=forget, undo=NoUndo(_("nothing can fail after it"))),
 )

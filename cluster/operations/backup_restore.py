@@ -6,13 +6,13 @@ from typing import Any
 
 from django.utils.translation import gettext_lazy as _
 
-from cluster.domain_specs import pool_spec
+from cluster.domain_specs import disk_spec, volume_of
 from cluster.models import Backup, Disk, Network, PoolOnNode, Vm
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
 from cluster.saga.steps import Call, Context, LockName, Operation, Params, Plan
 from nodes.contract.messages import DiskClone
-from nodes.contract.specs import DiskSpec, Name, Title, VolumeSpec
+from nodes.contract.specs import Name, Title, VolumeSpec
 
 from .backup_delete import not_ready
 from .vm_create import DiskAsked, Id, NicAsked, VmCreate
@@ -88,11 +88,7 @@ def copy_disk(context: Context[Any], disk_id: str) -> Call:
     disk = Disk.objects.select_related("pool", "vm").get(pk=disk_id)
     source = Disk.objects.select_related("pool").get(pk=context.data["copies"][disk.position])
     assert disk.vm
-    assert disk.pool
-    assert source.pool
-    spec = DiskSpec(id=disk.pk, pool=pool_spec(disk.pool), format=disk.format, size_bytes=disk.size_bytes)
-    volume = VolumeSpec(id=source.pk, pool=pool_spec(source.pool), format=source.format)
-    return Call(disk.vm.node_id, DiskClone(disk=spec, source=volume))
+    return Call(disk.vm.node_id, DiskClone(disk=disk_spec(disk), source=VolumeSpec(**volume_of(source))))
 
 
 COPIED = tuple(

@@ -106,6 +106,12 @@ def cannot_take(vm: Vm, pool: Pool) -> list[Refusal]:
     return reasons
 
 
+def next_position(vm: Vm) -> int:
+    """Behind all that the VM has."""
+    last = vm.disks.aggregate(last=Max("position"))["last"]
+    return 0 if last is None else last + 1
+
+
 # --- the steps ------------------------------------------------------------------------------------------------
 
 
@@ -113,11 +119,10 @@ def take(context: Context[Any], key: str) -> None:
     if not context.data["vm"]:
         return
     vm = vm_of(context)
-    last = vm.disks.aggregate(last=Max("position"))["last"]
     Disk.objects.filter(pk=context.subject_id, vm=None).update(
         vm=vm,
         bus=context.data["bus"],
-        position=0 if last is None else last + 1,
+        position=next_position(vm),
         tenant=vm.tenant_id,
         owner=vm.owner_id,
         version=F("version") + 1,

@@ -7,7 +7,7 @@ from django.utils.translation import gettext_lazy as _
 from pydantic import Field
 
 from cluster import placement
-from cluster.domain_specs import pool_spec
+from cluster.domain_specs import disk_spec, volume_of
 from cluster.models import POOL_AT_REST, Disk, NodeState, Pool, Tenant, Vm
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
@@ -15,7 +15,7 @@ from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Param
 from nodes.contract.messages import DiskCreate as Create
 from nodes.contract.messages import DiskDelete, VolumeFacts
 from nodes.contract.sizes import MAX_BYTES, round_up
-from nodes.contract.specs import DiskBus, DiskFormat, DiskSpec, Title
+from nodes.contract.specs import DiskBus, DiskFormat, Title
 
 from .disk_attach import ATTACH, Id, cannot_take, disk_of, locks_of, vm_asked
 from .disk_attach import finish as hand_over
@@ -140,10 +140,7 @@ def release(context: Context[DiskParams], key: str) -> None:
 
 
 def create(context: Context[DiskParams], key: str) -> Call:
-    disk = disk_of(context)
-    assert disk.pool
-    spec = DiskSpec(id=disk.pk, pool=pool_spec(disk.pool), format=disk.format, size_bytes=disk.size_bytes)
-    return Call(context.data["node"], Create(disk=spec))
+    return Call(context.data["node"], Create(disk=disk_spec(disk_of(context))))
 
 
 def created(context: Context[DiskParams], key: str, result: VolumeFacts) -> None:
@@ -151,9 +148,7 @@ def created(context: Context[DiskParams], key: str, result: VolumeFacts) -> None
 
 
 def delete(context: Context[Any], key: str) -> Call:
-    disk = disk_of(context)
-    assert disk.pool
-    return Call(context.data["node"], DiskDelete(id=disk.pk, pool=pool_spec(disk.pool), format=disk.format))
+    return Call(context.data["node"], DiskDelete(**volume_of(disk_of(context))))
 
 
 def finish(context: Context[DiskParams], key: str) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from django.utils.translation import gettext_lazy as _
 
-from cluster.domain_specs import pool_spec
+from cluster.domain_specs import volume_of
 from cluster.models import Disk
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
@@ -53,9 +53,7 @@ def nodes_of(context: Context[NoParams]) -> list[str]:
 
 
 def ask(context: Context[NoParams], node: str) -> Call:
-    disk = disk_of(context)
-    assert disk.pool
-    return Call(node, DiskUnused(id=disk.pk, pool=pool_spec(disk.pool), format=disk.format))
+    return Call(node, DiskUnused(**volume_of(disk_of(context))))
 
 
 def forget(context: Context[NoParams], key: str) -> None:

@@ -8,7 +8,7 @@ from django.utils.translation import gettext_lazy as _
 from pydantic import Field
 
 from cluster import placement, states
-from cluster.domain_specs import pool_spec
+from cluster.domain_specs import volume_of
 from cluster.models import Disk, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
@@ -108,9 +108,7 @@ def release(context: Context[ResizeParams], key: str) -> None:
 def grow(context: Context[ResizeParams], key: str) -> Call:
     disk = _disk(context)
     assert disk.vm
-    assert disk.pool
-    size_bytes = context.data["size_bytes"]
-    message = messages.DiskResize(id=disk.pk, pool=pool_spec(disk.pool), format=disk.format, size_bytes=size_bytes)
+    message = messages.DiskResize(**volume_of(disk), size_bytes=context.data["size_bytes"])
     return Call(disk.vm.node_id, message)
 
 

@@ -7,20 +7,20 @@ from django.db.models import F
 from django.utils.translation import gettext_lazy as _
 
 from cluster import placement, states
-from cluster.domain_specs import pool_spec
+from cluster.domain_specs import disk_spec, pool_spec, volume_of
 from cluster.models import POOL_AT_REST, Backup, BackupState, Disk, Pool, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
 from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Step, done
 from nodes.contract.messages import DiskClone, DiskCreate, DiskDelete, DomainBackup
 from nodes.contract.sizes import round_up
-from nodes.contract.specs import BackupDisk, DiskSpec, Title, VolumeSpec
+from nodes.contract.specs import BackupDisk, Title, VolumeSpec
 
 from .disk_attach import Id
 from .vm_create import FOREIGN, disk_created
 from .vm_power import RUNS, state_obstacles, vm_of
 from .vm_settle import settle_disk_exists
-from .vm_snapshot import disks_of
+from .vm_snapshot import disks_changed, disks_of
 
 NEEDS = (VmState.STOPPED, VmState.RUNNING, VmState.PAUSED)
 
@@ -119,8 +119,7 @@ class VmBackup(Operation[BackupParams]):
     @classmethod
     def recheck(cls, context: Context[BackupParams]) -> list[Refusal]:
         vm = vm_of(context)
-        changed = {disk.pk for disk in disks_of(vm)} != set(context.data["sources"])
-        reasons = [Refusal("disks_changed", {"vm": vm.name}, status=409)] if changed else []
+        reasons = disks_changed(vm, context.data["sources"])
         return reasons + cls.obstacles(vm) + _hindered(vm, Pool.objects.get(pk=context.data["pool"]))
 
     # The table of steps stands below the functions that it names.
@@ -163,20 +162,16 @@ def copies(context: Context[BackupParams]) -> list[str]:
 def make(context: Context[BackupParams], copy_id: str) -> Call:
     """Of a guest that runs its QEMU writes the content; of one that is off it is copied at once."""
     copy = Disk.objects.select_related("pool").get(pk=copy_id)
-    assert copy.pool
-    spec = DiskSpec(id=copy.pk, pool=pool_spec(copy.pool), format=copy.format, size_bytes=copy.size_bytes)
     if context.data["runs"]:
-        return Call(context.data["node"], DiskCreate(disk=spec))
+        return Call(context.data["node"], DiskCreate(disk=disk_spec(copy)))
     source = Disk.objects.select_related("pool").get(pk=context.data["copies"][copy_id])
-    assert source.pool
-    volume = VolumeSpec(id=source.pk, pool=pool_spec(source.pool), format=source.format)
-    return Call(context.data["node"], DiskClone(disk=spec, source=volume))
+    message = DiskClone(disk=disk_spec(copy), source=VolumeSpec(**volume_of(source)))
+    return Call(context.data["node"], message)
 
 
 def unmake(context: Context[BackupParams], copy_id: str) -> Call:
     copy = Disk.objects.select_related("pool").get(pk=copy_id)
-    assert copy.pool
-    return Call(context.data["node"], DiskDelete(id=copy.pk, pool=pool_spec(copy.pool), format=copy.format))
+    return Call(context.data["node"], DiskDelete(**volume_of(copy)))
 
 
 def copy_all(context: Context[BackupParams], key: str) -> Call | None:

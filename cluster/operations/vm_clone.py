@@ -15,7 +15,7 @@ from .vm_backup import settings_of
 from .vm_create import VmCreate
 from .vm_plan import Planning
 from .vm_power import state_obstacles
-from .vm_snapshot import disks_of
+from .vm_snapshot import disks_changed, disks_of
 
 NEEDS = (VmState.STOPPED,)
 
@@ -54,9 +54,7 @@ class VmClone(Operation[RestoreParams]):
     @classmethod
     def recheck(cls, context: Context[Any]) -> list[Refusal]:
         source = Vm.objects.get(pk=context.data["source"])
-        changed = {disk.pk for disk in disks_of(source)} != set(context.data["copies"])
-        reasons = [Refusal("disks_changed", {"vm": source.name}, status=409)] if changed else []
-        return reasons + cls.obstacles(source)
+        return disks_changed(source, context.data["copies"]) + cls.obstacles(source)
 
 
 VmClone.steps = COPIED

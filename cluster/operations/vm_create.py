@@ -8,7 +8,7 @@ from django.utils.translation import gettext_lazy as _
 from pydantic import Field, SecretStr, StringConstraints
 
 from cluster import placement, states
-from cluster.domain_specs import nic_spec, pool_spec
+from cluster.domain_specs import nic_spec, volume_of
 from cluster.models import Address, Disk, Image, Iso, Network, Nic, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal, Refused
@@ -213,7 +213,7 @@ def create_disk(context: Context[VmCreate.Params], disk_id: str) -> Call:
     if disk.image:
         path = f"{disk.pool.path}/{disk.image.name}"
         backing = {"backing": path, "backing_format": disk.image.format}
-    spec = DiskSpec(id=disk.pk, pool=pool_spec(disk.pool), format=disk.format, size_bytes=disk.size_bytes, **backing)
+    spec = DiskSpec(**volume_of(disk), size_bytes=disk.size_bytes, **backing)
     return Call(disk.vm.node_id, DiskCreate(disk=spec))
 
 
@@ -228,7 +228,7 @@ def delete_disk(context: Context[Any], disk_id: str) -> Call | None:
     disk = Disk.objects.select_related("pool", "vm").filter(pk=disk_id).first()
     if disk is None or disk.vm is None or disk.pool is None:
         return None
-    return Call(disk.vm.node_id, DiskDelete(id=disk.pk, pool=pool_spec(disk.pool), format=disk.format))
+    return Call(disk.vm.node_id, DiskDelete(**volume_of(disk)))
 
 
 def nic_ids(context: Context[Any]) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from django.db.models import F, Max
+from django.db.models import F
 from django.utils.translation import gettext_lazy as _
 
 from cluster import states
@@ -15,7 +15,7 @@ from cluster.saga import locks
 from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Step
 from nodes.contract.messages import DomainMedium
 
-from .disk_attach import NEEDS, Id, seen
+from .disk_attach import NEEDS, Id, next_position, seen
 from .vm_create import check_stays
 from .vm_power import define, state_obstacles, vm_of
 
@@ -68,7 +68,6 @@ def take(context: Context[IsoParams], key: str) -> None:
     vm = vm_of(context)
     drive = vm.disks.filter(device="cdrom").first()
     if drive is None:
-        last = vm.disks.aggregate(last=Max("position"))["last"]
         drive = Disk.objects.create(
             vm=vm,
             tenant_id=vm.tenant_id,
@@ -76,7 +75,7 @@ def take(context: Context[IsoParams], key: str) -> None:
             device="cdrom",
             format="raw",
             bus="ide",
-            position=0 if last is None else last + 1,
+            position=next_position(vm),
             state="ready",
         )
         context.data["made"] = True

@@ -6,7 +6,7 @@ Not an operation: the parts that several of them share.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cluster.domain_specs import pool_spec
+from cluster.domain_specs import volume_of
 from cluster.models import Disk, Vm
 from cluster.saga.steps import Call, Context, Settle, Verdict
 from nodes.contract.messages import DiskLook, DiskState, DomainLook, DomainWhereabouts
@@ -23,7 +23,7 @@ def look_at_disk(context: Context[Any], disk_id: str) -> Sequence[Call]:
         return []
     # One that no VM has is looked at where the job works on it.
     node = disk.vm.node_id if disk.vm else context.data["node"]
-    return [Call(node, DiskLook(id=disk.pk, pool=pool_spec(disk.pool), format=disk.format))]
+    return [Call(node, DiskLook(**volume_of(disk)))]
 
 
 def _domain_verdict(happened: Callable[[DomainWhereabouts], bool]) -> Callable[[Context[Any], Sequence[Any]], Verdict]:

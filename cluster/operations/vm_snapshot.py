@@ -10,7 +10,7 @@ from django.utils.translation import gettext_lazy as _
 from pydantic import Field
 
 from cluster import placement, states
-from cluster.domain_specs import pool_spec
+from cluster.domain_specs import volume_of
 from cluster.models import Disk, Pending, Pool, Snapshot, SnapshotDisk, SnapshotState, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
@@ -79,8 +79,7 @@ class VmSnapshot(Operation[SnapshotParams]):
     @classmethod
     def recheck(cls, context: Context[SnapshotParams]) -> list[Refusal]:
         vm = vm_of(context)
-        changed = {disk.pk for disk in disks_of(vm)} != set(context.data["disks"])
-        return ([Refusal("disks_changed", {"vm": vm.name}, status=409)] if changed else []) + _obstacles(vm)
+        return disks_changed(vm, context.data["disks"]) + _obstacles(vm)
 
     # The table of steps stands below the functions that it names.
 
@@ -107,6 +106,13 @@ def disks_of(vm: Vm) -> list[Disk]:
     """With their pools; asked for once for a VM that is at hand."""
     prefetch_related_objects([vm], Prefetch("disks", Disk.objects.select_related("pool")))
     return [disk for disk in vm.disks.all() if disk.device == "disk"]
+
+
+def disks_changed(vm: Vm, asked: Iterable[str]) -> list[Refusal]:
+    """For a job that had to wait: its locks and its rows are named after the disks of the moment when it was asked."""
+    if {disk.pk for disk in disks_of(vm)} == set(asked):
+        return []
+    return [Refusal("disks_changed", {"vm": vm.name}, status=409)]
 
 
 def disk_ids(vm: Vm) -> dict[str, Any]:
@@ -144,9 +150,7 @@ def disk_call(message: type[DiskSnapshot] | type[DiskSnapshotDelete] | type[Disk
         snapshot, _dot, disk_id = key.partition(".")
         disk = Disk.objects.select_related("pool", "vm").get(pk=disk_id)
         assert disk.vm
-        assert disk.pool
-        volume = {"id": disk.pk, "pool": pool_spec(disk.pool), "format": disk.format}
-        return Call(disk.vm.node_id, message(**volume, snapshot=snapshot))
+        return Call(disk.vm.node_id, message(**volume_of(disk), snapshot=snapshot))
 
     return do
 
