@@ -10,12 +10,12 @@ from cluster.domain_specs import disk_spec, volume_of
 from cluster.models import Backup, Disk, Network, PoolOnNode, Vm
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
-from cluster.saga.steps import Call, Context, LockName, Operation, Params, Plan
+from cluster.saga.steps import Call, Context, Id, LockName, Operation, Params, Plan
 from nodes.contract.messages import DiskClone
 from nodes.contract.specs import Name, Title, VolumeSpec
 
 from .backup_delete import not_ready
-from .vm_create import DiskAsked, Id, NicAsked, VmCreate
+from .vm_create import DiskAsked, NicAsked, VmCreate
 from .vm_plan import Planning
 
 

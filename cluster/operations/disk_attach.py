@@ -1,25 +1,23 @@
 """Give a disk to a VM. A guest that runs gets it at once where it can take it, else when it starts next."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 from django.db.models import F, Max
 from django.utils.translation import gettext_lazy as _
-from pydantic import StringConstraints
 
 from cluster import selectors, states
 from cluster.domain_specs import domain_disk, domain_spec
 from cluster.models import Disk, Pending, Pool, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import NotKnown, Refusal
-from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Step
+from cluster.saga.steps import Call, Context, Id, LockName, NoUndo, Operation, Params, Plan, Step
 from nodes.contract.messages import DomainDefine, DomainPlug, DomainUnplug, PluggedDisk
 from nodes.contract.specs import DiskBus
 
 from .vm_power import define as define_vm
 from .vm_power import state_obstacles, vm_of
 
-Id = Annotated[str, StringConstraints(min_length=1, max_length=40)]
 NEEDS = (VmState.STOPPED, VmState.RUNNING, VmState.PAUSED, VmState.ERROR)
 MOST_DISKS = 16
 

@@ -11,13 +11,13 @@ from cluster.domain_specs import disk_spec, volume_of
 from cluster.models import POOL_AT_REST, Disk, NodeState, Pool, Tenant, Vm
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
-from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Step, done
+from cluster.saga.steps import Call, Context, Id, LockName, NoUndo, Operation, Params, Plan, Step, done
 from nodes.contract.messages import DiskCreate as Create
 from nodes.contract.messages import DiskDelete, VolumeFacts
 from nodes.contract.sizes import MAX_BYTES, round_up
 from nodes.contract.specs import DiskBus, DiskFormat, Title
 
-from .disk_attach import ATTACH, Id, cannot_take, disk_of, locks_of, vm_asked
+from .disk_attach import ATTACH, cannot_take, disk_of, locks_of, vm_asked
 from .disk_attach import finish as hand_over
 from .vm_create import FOREIGN, disk_created
 from .vm_power import vm_of

@@ -5,18 +5,17 @@ from typing import Annotated, Any
 
 from django.conf import settings
 from django.utils.translation import gettext_lazy as _
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from cluster import library, placement
 from cluster.models import Image, ImageCopy, Iso, IsoCopy, Node, NodeState, Pool
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
-from cluster.saga.steps import Call, Context, LockName, Operation, Params, Plan, Settle, Step, Verdict
+from cluster.saga.steps import Call, Context, Id, LockName, Operation, Params, Plan, Settle, Step, Verdict
 from nodes.contract.messages import FileDelete, FileFetch, FileLook, FileState, Nothing
 
 from .node_inspect import node_must_answer
 
-Id = Annotated[str, StringConstraints(min_length=1, max_length=40)]
 File = Image | Iso
 
 

@@ -11,13 +11,12 @@ from cluster.domain_specs import pool_spec
 from cluster.models import Node, NodeState, Pool, PoolOnNode, PoolState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal, Refused
-from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Step, done
+from cluster.saga.steps import Call, Context, Id, LockName, NoUndo, Operation, Params, Plan, Step, done
 from nodes.contract.messages import AttachedPool, PoolAttach, PoolDetach
 from nodes.contract.specs import Name, PoolKind
 
 from .node_inspect import node_must_answer
 
-Id = Annotated[str, StringConstraints(min_length=1, max_length=40)]
 Path = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f]+$")]
 Word = Annotated[str, StringConstraints(max_length=100, pattern=r"^[A-Za-z0-9:.\[\]_-]*$")]
 

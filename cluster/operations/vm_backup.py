@@ -11,12 +11,11 @@ from cluster.domain_specs import disk_spec, pool_spec, volume_of
 from cluster.models import POOL_AT_REST, Backup, BackupState, Disk, Pool, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
-from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Step, done
+from cluster.saga.steps import Call, Context, Id, LockName, NoUndo, Operation, Params, Plan, Step, done
 from nodes.contract.messages import DiskClone, DiskCreate, DiskDelete, DomainBackup
 from nodes.contract.sizes import round_up
 from nodes.contract.specs import BackupDisk, Title, VolumeSpec
 
-from .disk_attach import Id
 from .vm_create import FOREIGN, disk_created
 from .vm_power import RUNS, state_obstacles, vm_of
 from .vm_settle import settle_disk_exists

@@ -12,7 +12,7 @@ from cluster.domain_specs import nic_spec, volume_of
 from cluster.models import Address, Disk, Image, Iso, Network, Nic, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal, Refused
-from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Step, done
+from cluster.saga.steps import Call, Context, Id, LockName, NoUndo, Operation, Params, Plan, Step, done
 from nodes.contract.messages import (
     DiskCreate,
     DiskDelete,
@@ -31,7 +31,6 @@ from .vm_plan import Planning
 from .vm_power import define
 from .vm_settle import settle_defined, settle_disk_exists, settle_power
 
-Id = Annotated[str, StringConstraints(min_length=1, max_length=40)]
 Text = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00]*$")]
 
 

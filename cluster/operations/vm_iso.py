@@ -12,10 +12,10 @@ from cluster.models import Disk, Iso, Pending, Vm
 from cluster.permissions import Actor, visible
 from cluster.refusals import Refusal
 from cluster.saga import locks
-from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Step
+from cluster.saga.steps import Call, Context, Id, LockName, NoUndo, Operation, Params, Plan, Step
 from nodes.contract.messages import DomainMedium
 
-from .disk_attach import NEEDS, Id, next_position, seen
+from .disk_attach import NEEDS, next_position, seen
 from .vm_create import check_stays
 from .vm_power import define, state_obstacles, vm_of
 

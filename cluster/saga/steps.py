@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from cluster.refusals import Refusal
 from nodes.contract.messages import Message
@@ -22,6 +22,10 @@ class Params(BaseModel):
     """Parameters of an operation. Unknown ones are refused, and so is text where a number belongs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=40)]
+"""Of a thing that a parameter names; whether there is such a thing is asked later."""
 
 
 class NoParams(Params):
