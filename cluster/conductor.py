@@ -269,7 +269,7 @@ class Conductor:
         )
         now = time.monotonic()
         if now - self.shown.get(said.job, 0.0) < PROGRESS_EVERY_S or not current.update(
-            progress=said.percent, heard=timezone.now()
+            progress=said.percent, facts=said.facts, heard=timezone.now()
         ):
             return
         self.shown[said.job] = now

@@ -76,6 +76,7 @@ def _step(operation: type[Operation[Any]] | None, step: Step, hide: bool) -> dic
         "key": step.key,
         "state": step.state,
         "progress": step.progress,
+        "facts": step.facts,
         "node": None if hide or step.node is None else {"id": step.node_id, "name": step.node.name},
         "error": _said(step.error, hide),
         "waits_for_click": step.waits_for_click,

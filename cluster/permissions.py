@@ -60,6 +60,7 @@ TABLE: dict[str, frozenset[Role]] = {
     "vm.resume": frozenset({A, F, V, T, S}),
     "vm.reboot": frozenset({A, F, V, T, S}),
     "vm.reset": frozenset({A, F, V, T, S}),
+    "vm.migrate": frozenset({A, F, V}),
     "vm.delete": frozenset({A, F, V, T, S}),
     "vm.edit": frozenset({A, F, V, T, S}),
     "vm.snapshot": frozenset({A, F, V, T, S}),

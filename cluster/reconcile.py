@@ -152,7 +152,8 @@ def observe(observations: Iterable[Observation]) -> dict[str, int]:
     changes: dict[tuple[str, VmState], list[str]] = {}
     for pk, uuid, node_id, state, observed_counter in _rows(known):
         for other in shown_by.get(uuid, ()):
-            if other != node_id:
+            # While it moves, both nodes show it.
+            if other != node_id and state != VmState.MIGRATING:
                 log.warning("node %s shows VM %s, which belongs to node %s: a claim", other, pk, node_id)
         said = known[node_id].of(uuid) if node_id in known else None
         if said is None:

@@ -113,6 +113,60 @@ TEXTS: dict[str, tuple[str, str]] = {
     "less_room": (_("node %(node)s could take it too, but %(best)s has more memory free"), ""),
     "only_node": (_("%(node)s is the only node that can take it"), ""),
     "most_room": (_("%(node)s has the largest share of free memory"), ""),
+    # Moves between nodes
+    "same_node": (_("%(vm)s is on node %(node)s already"), _("choose another node")),
+    "no_target": (
+        _("no node can take %(vm)s"),
+        _("look at the reasons of each node; free something there, or add a node"),
+    ),
+    "simulated_cannot_move": (_("node %(node)s is simulated: there is no guest that could move"), ""),
+    "virt_differs": (
+        _("node %(node)s runs guests with %(virt)s, node %(source)s with %(source_virt)s"),
+        _("choose a node of the same kind"),
+    ),
+    "qemu_older": (
+        _("QEMU on node %(node)s (%(version)s) is older than on node %(source)s (%(source_version)s)"),
+        _("update it there, or choose another node: a guest moves only to the same QEMU or a newer one"),
+    ),
+    "no_migration_port": (
+        _("libvirtd of node %(node)s does not listen for other nodes (TCP 16514)"),
+        _("start libvirtd-tls.socket there, then check the node"),
+    ),
+    "iso_absent_there": (
+        _("the ISO %(iso)s in the drive is not on node %(node)s"),
+        _("distribute it to that node, or eject it"),
+    ),
+    "snapshots_stay": (
+        _("%(vm)s has snapshots, and node %(node)s does not see its disks: snapshots do not go along with a copy"),
+        _("delete the snapshots, or move its disks to storage that both nodes see"),
+    ),
+    "pool_takes_no_copy": (
+        _("QEMU cannot copy a disk into pool %(pool)s while a guest moves to node %(node)s"),
+        _("choose a pool of files or of LVM volumes there"),
+    ),
+    "disk_unknown": (_("the VM has no disk %(disk)s"), _("name its disks by their ids")),
+    "moved_meanwhile": (_("%(vm)s was moved to node %(node)s meanwhile"), _("ask for it again")),
+    "domain_here": (
+        _("the other node has a domain of this VM already; it was left untouched"),
+        _("look at it there: an earlier move may have left it behind"),
+    ),
+    "move_failed": (
+        _("the guest did not move, and goes on where it was"),
+        _("look at the domain's log on both nodes"),
+    ),
+    "move_time_limit": (
+        _("the guest had not moved within %(limit_s)s s, and goes on where it was"),
+        _("allow more time or a longer pause, or choose auto-converge or post-copy"),
+    ),
+    "move_unknown": (_("the node does not know what became of the move"), _("both nodes are asked where the guest is")),
+    "domain_state": (
+        _("the domain is in a state in which this cannot be done"),
+        _("look at the VM, then ask again"),
+    ),
+    "disks_differ": (
+        _("the guest that runs has other disks than its definition"),
+        _("restart the VM, then move it"),
+    ),
     # Storage
     "no_room": (
         _("no room in pool %(pool)s on %(node)s: %(free)s free, %(needed)s needed"),
@@ -345,6 +399,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "disk_unattached": (_("disk %(disk)s belongs to no VM"), _("attach it to a VM first")),
     "disk_not_ready": (_("disk %(disk)s is still being made, or goes"), _("wait for its job")),
+    "not_a_number": (_("“%(typed)s” is not a whole number"), _("write digits only")),
     "not_a_size": (_("“%(typed)s” is not a size"), _("type for example 20 GB or 512 MB")),
     "node_unknown": (_("there is no such node"), _("choose one of the list")),
     "pool_name_taken": (_("a pool named %(name)s exists"), _("choose another name")),

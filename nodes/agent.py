@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -90,10 +90,10 @@ class Agent:
         """Everything before the first message is taken. False: this agent is to end."""
         self._hold_orphans()
         if not self.hypervisor.simulated:
-            _or_say(self.node.network.filters.close_ports, "the ports of a migration are not closed to strangers")
+            _or_say(self.node.network.arrivals.restore, "the ports of a migration are not closed to strangers")
             _or_say(self.node.network.restore, "leases and filters were not restored")
         self.hypervisor.start()
-        self._start_guests(welcomed=False)
+        self._start_guests()
         # The facts of a hello are better with libvirt's part in them, but a silent libvirtd must not hide the node.
         self.hypervisor.await_ok(HELLO_WAITS_S)
         self.reporter.start()
@@ -102,7 +102,7 @@ class Agent:
         )
         if welcome is None:
             return False
-        self._start_guests(welcomed=True)
+        self._start_guests(welcome.placed)
         self.reporter.ask_for_inventory()
         return True
 
@@ -132,8 +132,8 @@ class Agent:
                 log.info("may still be in libvirtd", object=f"domain:{wanted.vm}", verb="start after the boot")
                 self.sampler.hold(f"domain:{wanted.vm}", libvirtd_process())
 
-    def _start_guests(self, *, welcomed: bool) -> None:
-        start = partial(boot.start_guests, self.ledger, self.dispatcher, self.hypervisor, welcomed=welcomed)
+    def _start_guests(self, placed: Collection[str] | None = None) -> None:
+        start = partial(boot.start_guests, self.ledger, self.dispatcher, self.hypervisor, placed)
         threading.Thread(target=start, name="boot", daemon=True).start()
 
 

@@ -34,9 +34,15 @@ def notice_boot(ledger: Ledger, run_dir: Path) -> bool:
     return True
 
 
-def start_guests(ledger: Ledger, dispatcher: Dispatcher, hypervisor: Hypervisor, *, welcomed: bool) -> None:
-    """Start what the boot left off, one after the other. Messages about a guest wait while it is started."""
-    while due := [w for w in ledger.wanted() if w.boot and (welcomed or not _waits_for_panel(ledger, w))]:
+def start_guests(
+    ledger: Ledger, dispatcher: Dispatcher, hypervisor: Hypervisor, placed: Collection[str] | None = None
+) -> None:
+    """Start what the boot left off, one after the other. Messages about a guest wait while it is started.
+
+    :param placed: uuids of the guests that the panel places here, without those that are on their way to another node
+        (the job that moves them settles where they run); None: the panel has not answered yet.
+    """
+    while due := [w for w in ledger.wanted() if w.boot and _may_start(ledger, w, placed)]:
         for wanted in due:
             with dispatcher.claim(f"domain:{wanted.vm}") as free:
                 # Else a message about this guest is at work, and settles whether it should run.
@@ -51,9 +57,11 @@ def start_guests(ledger: Ledger, dispatcher: Dispatcher, hypervisor: Hypervisor,
         time.sleep(AGAIN_S)
 
 
-def _waits_for_panel(ledger: Ledger, wanted: Wanted) -> bool:
+def _may_start(ledger: Ledger, wanted: Wanted, placed: Collection[str] | None) -> bool:
     row = ledger.get(f"domain:{wanted.vm}")
-    return not wanted.local_only or (row is not None and row.move)
+    if wanted.local_only and not (row is not None and row.move):
+        return True
+    return placed is not None and wanted.uuid in placed
 
 
 def _start(ledger: Ledger, hypervisor: Hypervisor, wanted: Wanted) -> None:

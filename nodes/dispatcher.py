@@ -72,7 +72,7 @@ class Dispatcher:
         with self._lock:
             free = name not in self._running and not self.sampler.holds(name)
             if free:
-                self._running[name] = Run(0, repeats=True, report=lambda percent: None)
+                self._running[name] = Run(0, repeats=True, report=_nobody)
         try:
             yield free
         finally:
@@ -136,7 +136,7 @@ class Dispatcher:
                 self._park(envelope)
                 return
         counter = self.ledger.counter
-        run = Run(0, repeats=False, report=lambda percent: None)
+        run = Run(0, repeats=False, report=_nobody)
         answer, _ = self._perform(envelope, run)
         self._answer(envelope, answer, counter)
 
@@ -191,7 +191,7 @@ class Dispatcher:
 
     def _begin(self, envelope: Envelope, dispatch: int, *, repeats: bool) -> Run:
         """Under the lock: from here on, until ``_free``, this object is ours."""
-        run = Run(dispatch, repeats=repeats, report=lambda percent: self._progress(envelope, percent))
+        run = Run(dispatch, repeats=repeats, report=lambda percent, facts: self._progress(envelope, percent, facts))
         run.holder = libvirtd_process()
         self.ledger.start(envelope, self.incarnation, run.holder)
         self._running[envelope.object] = run
@@ -256,7 +256,7 @@ class Dispatcher:
         )
         self.stream.reply(reply, sent=lambda: point("agent.reply-sent", reply.verb))
 
-    def _progress(self, envelope: Envelope, percent: int) -> None:
+    def _progress(self, envelope: Envelope, percent: int, facts: dict[str, int]) -> None:
         self.stream.report(
             Progress(
                 incarnation=self.incarnation,
@@ -266,8 +266,13 @@ class Dispatcher:
                 job=envelope.job,
                 step=envelope.step,
                 percent=percent,
+                facts=facts,
             )
         )
+
+
+def _nobody(percent: int, facts: dict[str, int]) -> None:
+    """Takes the progress of work of which nobody asked to hear."""
 
 
 def _read(envelope: Envelope) -> Message:

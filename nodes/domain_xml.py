@@ -3,49 +3,28 @@
 import itertools
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from lxml import etree
 from lxml.builder import E  # type: ignore[import-not-found]  # its stubs leave the builder out
 
-from nodes.contract.specs import DiskBus, DiskFormat, DomainDisk, DomainSpec, NicSpec
+from nodes.contract.specs import (
+    BlockSource,
+    DiskBus,
+    DiskFormat,
+    DiskSource,
+    DomainDisk,
+    DomainSpec,
+    FileSource,
+    MovedDisk,
+    NicSpec,
+    RbdSource,
+)
 
 NAMESPACE = "https://ulei.local/xmlns/domain/1"
 
 _DEVICE_PREFIX: dict[DiskBus, str] = {"virtio": "vd", "scsi": "sd", "sata": "sd", "ide": "hd"}
-
-
-@dataclass(frozen=True)
-class FileSource:
-    path: str
-    direct_io: bool = True
-    """The file system takes O_DIRECT."""
-
-
-@dataclass(frozen=True)
-class BlockSource:
-    """A block device of this node."""
-
-    path: str
-
-
-@dataclass(frozen=True)
-class RbdSource:
-    """An image of a Ceph cluster, to which QEMU itself connects."""
-
-    name: str
-    """``<pool>/<image>``"""
-    monitors: tuple[str, ...]
-    """``host:port``"""
-    user: str
-    secret_uuid: str
-    """The libvirt secret that holds the user's key."""
-
-
-DiskSource = FileSource | BlockSource | RbdSource
-"""Where a disk's bytes are, seen from this node."""
 
 
 def build(
@@ -126,6 +105,30 @@ def disk_xml(disk: DomainDisk, source: DiskSource | None, name: str) -> str:
     :param name: by which the domain knows it: ``vda``.
     """
     return etree.tostring(_disk(disk, name, source), encoding="unicode")
+
+
+def moved_xml(xml: str, disks: Mapping[str, MovedDisk]) -> str:
+    """A domain's present XML as it has to be on another node: the same guest, with its disks where they are there.
+
+    :param disks: by the name that the guest's QEMU has for them: ``vda``.
+    """
+    domain = etree.fromstring(xml, etree.XMLParser(resolve_entities=False, remove_blank_text=True))
+    for disk in domain.iterfind("devices/disk"):
+        moved = disks.get(str(disk.xpath("string(target/@dev)")))
+        if moved is None:
+            continue
+        # What libvirt found out about the old place must not go along: a chain of files, an index, a slice.
+        for old in (*disk.findall("source"), *disk.findall("backingStore"), *disk.findall("mirror")):
+            disk.remove(old)
+        kind, where = _source(moved.source)
+        disk.set("type", kind)
+        driver = disk.find("driver")
+        if driver is not None and disk.get("device") == "disk":
+            driver.set("type", moved.format)
+            driver.set("cache", moved.cache or _cache(moved.source))
+        if not isinstance(where, str):
+            disk.insert(0 if driver is None else disk.index(driver) + 1, where)
+    return etree.tostring(domain, encoding="unicode")
 
 
 def free_name(bus: DiskBus, taken: Collection[str]) -> str:

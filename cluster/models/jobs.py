@@ -109,6 +109,8 @@ class Step(models.Model):
     """When its node was given the current number, or last spoke of it."""
     waits_for_click = models.BooleanField(default=False)
     progress = models.PositiveSmallIntegerField(default=0)
+    facts = models.JSONField(default=dict)
+    """Of a move: what its node last said of how far it is (``nodes.contract.messages.Progress``)."""
     error = models.JSONField(null=True)
     started = models.DateTimeField(null=True)
     finished = models.DateTimeField(null=True)

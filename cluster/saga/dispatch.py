@@ -50,7 +50,7 @@ def issue(step: Step, call: Call, phase: str) -> Refusal | None:
     step.attempt += 1
     step.doubts = 0
     step.answer = None
-    step.progress = 0
+    step.progress, step.facts = 0, {}
     step.heard = timezone.now()
     step.body = body_text(message)
     step.save()

@@ -1,5 +1,6 @@
 """An administrator's word for a job that can go neither on nor back by itself."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ def resolve(run: "Run") -> None:
     if missing:
         run.left.ask += missing
         return
-    contradictions = [c for look in looks if (c := _contradiction(run, look, asked["outcome"]))]
+    contradictions = _contradictions(run, looks, asked["outcome"])
     if contradictions:
         job.resolution = {**asked, "state": "refused", "contradictions": contradictions}
         job.looks.all().delete()
@@ -52,15 +53,26 @@ def resolve(run: "Run") -> None:
     run.finish(JobState.SUCCEEDED if asked["outcome"] == "done" else JobState.FAILED)
 
 
-def _contradiction(run: "Run", look: Look, outcome: str) -> dict[str, Any] | None:
-    spec = _spec(run, look.step)
-    result = result_of(look)
-    if spec is None or spec.settle is None or result is None:
-        return None
-    against = "not_done" if outcome == "done" else "done"
-    if spec.settle.verdict(run.context, [result]) != against or (outcome == "undone" and isinstance(spec.undo, NoUndo)):
-        return None
-    return {"step": look.step.name, "object": look.object, "node": look.node.name, "seen": look.answer}
+def _contradictions(run: "Run", looks: Sequence[Look], outcome: str) -> list[dict[str, Any]]:
+    """What the nodes show that speaks against the administrator's word."""
+    found = []
+    for step in dict.fromkeys(look.step for look in looks):
+        its = [look for look in looks if look.step == step]
+        spec = _spec(run, step)
+        if spec is None or spec.settle is None or (outcome == "undone" and isinstance(spec.undo, NoUndo)):
+            continue
+        order = [(call.node, call.message.object) for call in spec.settle.ask(run.context, step.key)]
+        its.sort(key=lambda look: order.index((look.node_id, look.object)))
+        results = [result_of(look) for look in its]
+        if spec.settle.bears_out:
+            contradicts = not spec.settle.bears_out(run.context, outcome, results)
+        else:
+            against = "not_done" if outcome == "done" else "done"
+            contradicts = None not in results and spec.settle.verdict(run.context, results) == against
+        if contradicts:
+            seen = [{"object": look.object, "node": look.node.name, "seen": look.answer} for look in its]
+            found += [{"step": step.name, **one} for one in seen]
+    return found
 
 
 def _spec(run: "Run", step: Step) -> Spec | None:

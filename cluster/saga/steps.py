@@ -83,6 +83,8 @@ class Settle:
 
     ask: "Callable[[Context[Any], str], Sequence[Call]]"
     verdict: "Callable[[Context[Any], Sequence[Any]], Verdict]"
+    bears_out: "Callable[[Context[Any], str, Sequence[Any]], bool] | None" = None
+    """Where silence is no evidence: whether what answers proves an administrator's ``done`` or ``undone``."""
 
 
 Do = Callable[["Context[Any]", str], "Call | WaitForClick | Children | None"]
@@ -139,6 +141,8 @@ class Plan:
     refusals: list[Refusal] = field(default_factory=list)
     quote: dict[str, Any] = field(default_factory=lambda: {"disks": [], "price": None})
     placement: dict[str, Any] | None = None
+    targets: list[dict[str, Any]] | None = None
+    """Of a move: every node, and what is against it."""
     data: dict[str, Any] = field(default_factory=dict)
     """Becomes the job's data."""
 

@@ -22,6 +22,8 @@ from .specs import (
     FileName,
     Id,
     LeaseFacts,
+    MovedDisk,
+    Name,
     NicSpec,
     NodeFacts,
     PoolFacts,
@@ -290,6 +292,8 @@ class DomainWhereabouts(Result):
     job_active: bool = False
     """A migration (or another background job of libvirt) is under way."""
     paused_by_migration: bool = False
+    post_copy: bool = False
+    """It stands still because its memory is on both nodes: nobody can undo that."""
     defined: bool = False
 
 
@@ -324,6 +328,8 @@ class DomainUndefine(_Domain):
 class DomainStart(_Domain):
     verb = "domain.start"
     paused: bool = False
+    for_now: bool = False
+    """Only for what follows: a boot of the node does not start it again."""
 
 
 class DomainShutdown(_Domain):
@@ -402,6 +408,99 @@ class DomainBackup(_Domain):
     disks: tuple[BackupDisk, ...] = ()
 
 
+# --- domains that move to another node ----------------------------------------------------------------------
+
+
+class ExpectedDomain(DomainWhereabouts):
+    disks: tuple[MovedDisk, ...] = ()
+    """Where each of its disks is on this node."""
+
+
+class DomainExpect(Message):
+    """Let a domain come in from another node: this one opens itself for that node's address, until told otherwise.
+
+    A domain with this uuid that is here already: a certain ``domain_here``. Its volumes, leases and filters have to
+    stand before.
+    """
+
+    verb = "domain.expect"
+    result = ExpectedDomain
+    domain: DomainSpec
+    source_address: Annotated[str, Field(max_length=45)]
+
+    @property
+    def object(self) -> str:
+        return "domain:" + self.domain.id
+
+
+class DomainDismiss(_Domain):
+    """The undo of ``domain.expect``: whatever waits here for a migration goes, and the node closes itself.
+
+    A domain that runs here, or is defined, is never touched: a certain ``domain_here``.
+    """
+
+    verb = "domain.dismiss"
+
+
+class DomainMove(_Domain):
+    """Move a guest that runs or is paused to another node, peer to peer; the domain here is gone when it is done.
+
+    Run again it only looks: ``move_unknown``, uncertain, unless the guest is seen to have stayed. A certain failure
+    means that it has stayed here and goes on. Source: libvirt.org/migration.html
+    """
+
+    verb = "domain.move"
+    long = True
+    move = True
+    target: Name
+    """The name of the other node, as /etc/hosts and its certificate have it."""
+    target_address: Annotated[str, Field(max_length=45)]
+    disks: tuple[MovedDisk, ...] = ()
+    bandwidth_bytes: Annotated[int, Field(ge=1 << 20, le=MAX_BYTES)] | None = None
+    """A second; None: whatever the link gives."""
+    max_pause_ms: Annotated[int, Field(ge=1, le=2_000_000)] | None = None
+    auto_converge: bool = False
+    """Slow down the guest's CPUs for as long as it writes faster than the link takes."""
+    compressed: bool = False
+    post_copy: bool = False
+    """After the first pass the guest goes on over there, and what it misses is fetched: then there is no way back."""
+    time_limit_s: Annotated[int, Field(ge=1, le=7 * 86400)] | None = None
+    on_time_limit: Literal["abort", "force"] = "abort"
+    """force: the guest is paused until it has arrived."""
+
+
+class DomainKeep(_Domain):
+    """The undo of ``domain.move``: the guest is here, and is as it was before.
+
+    ``domain_absent`` where it is not here; a migration that has not ended: ``domain_migrating``.
+    """
+
+    verb = "domain.keep"
+    paused: bool = False
+
+
+class DomainAdopt(Message):
+    """A guest has arrived: it gets its definition and its power state, and the node closes itself again."""
+
+    verb = "domain.adopt"
+    result = DomainWhereabouts
+    domain: DomainSpec
+    state: Literal["running", "paused", "shutoff"]
+
+    @property
+    def object(self) -> str:
+        return "domain:" + self.domain.id
+
+
+class DomainLeave(_Domain):
+    """A guest has gone to another node: what a migration left behind here goes.
+
+    One that runs here is never touched: a certain ``domain_active``.
+    """
+
+    verb = "domain.leave"
+
+
 class DomainLook(_Domain):
     """Whereabouts of one domain on this node; after an uncertain answer, both nodes of a move are asked."""
 
@@ -478,6 +577,12 @@ VERBS: dict[str, type[Message]] = {
         DomainUnplug,
         DomainMedium,
         DomainBackup,
+        DomainExpect,
+        DomainDismiss,
+        DomainMove,
+        DomainKeep,
+        DomainAdopt,
+        DomainLeave,
         DomainLook,
         NodeInspect,
         DemoMark,
@@ -568,6 +673,8 @@ class Progress(Entry):
     job: str
     step: str
     percent: Annotated[int, Field(ge=0, le=100)]
+    facts: dict[str, int] = {}
+    """Of a move: how much is left, how fast it goes (``nodes.hypervisor.migration.Progress``)."""
 
 
 class Hello(Entry):

@@ -130,6 +130,50 @@ class VolumeSpec(Spec):
     format: DiskFormat
 
 
+class FileSource(Spec):
+    kind: Literal["file"] = "file"
+    path: str
+    direct_io: bool = True
+    """The file system takes O_DIRECT."""
+
+
+class BlockSource(Spec):
+    """A block device of this node."""
+
+    kind: Literal["block"] = "block"
+    path: str
+
+
+class RbdSource(Spec):
+    """An image of a Ceph cluster, to which QEMU itself connects."""
+
+    kind: Literal["rbd"] = "rbd"
+    name: str
+    """``<pool>/<image>``"""
+    monitors: tuple[str, ...]
+    """``host:port``"""
+    user: str
+    secret_uuid: str
+    """The libvirt secret that holds the user's key."""
+
+
+DiskSource = Annotated[FileSource | BlockSource | RbdSource, Field(discriminator="kind")]
+"""Where a disk's bytes are, seen from one node."""
+
+
+class MovedDisk(Spec):
+    """A disk of a guest that goes to another node."""
+
+    id: Id
+    source: DiskSource | None = None
+    """Where it is over there; None: a CD-ROM drive with nothing in it."""
+    format: DiskFormat = "raw"
+    cache: DiskCache | None = None
+    """None: what suits the storage over there."""
+    copied: bool = False
+    """Its content goes along, into the volume that is there already; else both nodes see the same volume."""
+
+
 class BackupDisk(Spec):
     """A disk of a guest and the volume, at least as large, that gets its content."""
 

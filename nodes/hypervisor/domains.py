@@ -17,13 +17,16 @@ from lxml.builder import E  # type: ignore[import-not-found]  # its stubs leave 
 from nodes.contract.errors import NodeError
 from nodes.contract.messages import DomainWhereabouts
 from nodes.contract.specs import DomainFacts, DomainState
-from nodes.hypervisor.connections import Connections, LifecycleEvent
+from nodes.hypervisor.connections import LifecycleEvent
+from nodes.hypervisor.migration import Migrating
 from nodes.names import vm_of
 from nodes.shell import Cancellation, Cancelled
 
 BACKUP_LOOK_S = 0.5
 STATE_FOLDER = Path("/run/libvirt/qemu")
 """Has ``<domain>.pid`` of each QEMU, and ``<domain>.xml``, its status. Source: libvirt, qemu_conf.c, qemu_process.c."""
+
+POST_COPY = (libvirt.VIR_DOMAIN_PAUSED_POSTCOPY, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED)
 
 STATES: dict[int, DomainState] = {
     libvirt.VIR_DOMAIN_NOSTATE: "running",
@@ -79,7 +82,7 @@ class Devices:
     """The first CD-ROM drive's name."""
 
 
-class Hypervisor(Connections):
+class Hypervisor(Migrating):
     """What the node's libvirtd is asked, and asked to do."""
 
     # --- reading ------------------------------------------------------------------------------------------
@@ -102,6 +105,7 @@ class Hypervisor(Connections):
                 state="incoming" if incoming else STATES[code],
                 job_active=job,
                 paused_by_migration=paused_by_migration and not incoming,
+                post_copy=code == libvirt.VIR_DOMAIN_PAUSED and reason in POST_COPY,
                 defined=bool(domain.isPersistent()),
             )
 

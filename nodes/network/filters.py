@@ -33,9 +33,12 @@ class Filters:
         self._nft(lines)
         self._uplinks = list(uplinks)
 
-    def close_ports(self) -> None:
-        """Raises ``command_failed`` where the kernel has no such tables; libvirtd must not listen on that node."""
-        self._nft(_CLOSED_PORTS)
+    def close_ports(self, but_for: Iterable[str] = ()) -> None:
+        """
+        :param but_for: addresses of nodes from which guests are about to come.
+        :raises NodeError: ``command_failed`` where the kernel has no such tables; libvirtd must not listen there.
+        """
+        self._nft(_closed_ports(but_for))
 
     def add(self, nic: NicSpec, uplinks: Sequence[str]) -> None:
         if list(uplinks) == self._uplinks:
@@ -71,16 +74,30 @@ class Filters:
         self._shell.run(["nft", "-f", "-"], timeout_s=NFT_TIMEOUT_S, stdin="\n".join(lines) + "\n")
 
 
-# libvirtd's TLS port gives whoever has a node's certificate the whole of this node, and QEMU's ports take a guest's
-# memory: nobody but this machine itself may connect to them. Only a connection's beginning is dropped: the ports are
-# also among those from which this machine connects to others (net.ipv4.ip_local_port_range).
-_CLOSED_PORTS = (
-    "table inet ulei",
-    "delete table inet ulei",
-    "add table inet ulei",
-    "add chain inet ulei input { type filter hook input priority 0; policy accept; }",
-    'add rule inet ulei input iifname != "lo" tcp dport { 16514, 49152-49215 } tcp flags & (syn | ack) == syn drop',
-)
+FAMILIES = {4: "ip", 6: "ip6"}
+MIGRATION_PORTS = "tcp dport { 16514, 49152-49215 }"
+
+
+def _closed_ports(but_for: Iterable[str]) -> list[str]:
+    """libvirtd's TLS port gives whoever has a node's certificate the whole of this node, and QEMU's ports take a
+    guest's memory: nobody may connect to them but this machine itself and, while a guest comes from there, a node.
+
+    Only a connection's beginning is dropped: the ports are also among those from which this machine connects to
+    others (net.ipv4.ip_local_port_range).
+    """
+    addresses = sorted({ipaddress.ip_address(text) for text in but_for}, key=str)
+    return [
+        "table inet ulei",
+        "delete table inet ulei",
+        "add table inet ulei",
+        "add chain inet ulei input { type filter hook input priority 0; policy accept; }",
+        *(
+            f"add rule inet ulei input {FAMILIES[address.version]} saddr {address} {MIGRATION_PORTS} accept"
+            for address in addresses
+        ),
+        f'add rule inet ulei input iifname != "lo" {MIGRATION_PORTS} tcp flags & (syn | ack) == syn drop',
+    ]
+
 
 _TABLE = ("add table bridge ulei", "add map bridge ulei taps { type ifname : verdict; }")
 

@@ -7,6 +7,7 @@ from nodes.contract.errors import NodeError
 from nodes.contract.specs import LeaseFacts, NicSpec
 from nodes.files import fsync_folder, write_atomically
 from nodes.network import bridges
+from nodes.network.arrivals import Arrivals
 from nodes.network.filters import Filters
 from nodes.network.leases import Leases
 from nodes.shell import Shell
@@ -20,6 +21,7 @@ class Network:
         self._known: dict[str, NicSpec] | None = None
         """What the files say; nobody else writes them."""
         self.filters = Filters(shell)
+        self.arrivals = Arrivals(state_dir, self.filters)
         self.leases = Leases(state_dir / "dhcp", run_dir, shell)
 
     def plugged(self) -> list[NicSpec]:

@@ -7,8 +7,7 @@ from typing import Any
 
 from nodes.contract.errors import NodeError
 from nodes.contract.messages import DiskState, VolumeFacts
-from nodes.contract.specs import DiskFormat, DiskSpec, FileFacts, NicSpec, PoolFacts, PoolPlace
-from nodes.domain_xml import FileSource
+from nodes.contract.specs import DiskFormat, DiskSpec, FileFacts, FileSource, NicSpec, PoolFacts, PoolPlace
 from nodes.network import Network
 from nodes.node import Node
 from nodes.shell import Cancellation, Shell
@@ -89,7 +88,7 @@ class SimulatedDriver(Driver):
         return VolumeFacts(size_bytes=wanted_bytes)
 
     def source(self, disk_id: str, disk_format: DiskFormat) -> FileSource:
-        return FileSource(volume_path(disk_id, disk_format))
+        return FileSource(path=volume_path(disk_id, disk_format))
 
     @contextmanager
     def readable(self, disk_id: str, disk_format: DiskFormat, snapshot: str | None) -> Iterator[Readable]:

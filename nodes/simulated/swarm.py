@@ -14,8 +14,8 @@ from typing import Any
 from nodes import enrol
 from nodes.config import Paths
 from nodes.contract.errors import NodeError
-from nodes.contract.specs import DomainSpec
-from nodes.domain_xml import FileSource, build
+from nodes.contract.specs import DomainSpec, FileSource
+from nodes.domain_xml import build
 from nodes.hypervisor.simulated import start_event_loop
 from nodes.log import Log
 from nodes.simulated.agent import SimulatedAgent, configuration
@@ -61,7 +61,7 @@ def seed(folder: Path, guests: Iterable[dict[str, Any]]) -> None:
     memory = Memory(folder / "simulated.sqlite3")
     for guest in guests:
         spec = DomainSpec.model_validate(guest["domain"])
-        sources = {disk: FileSource(volume_path(disk, "qcow2")) for disk in guest["disks"]}
+        sources = {disk: FileSource(path=volume_path(disk, "qcow2")) for disk in guest["disks"]}
         xml = build(spec, "test", sources, folder / "console")
         memory.keep_domain(spec.uuid, xml, "running" if guest["running"] else "shutoff")
         for disk, size_bytes in guest["disks"].items():

@@ -11,8 +11,7 @@ from typing import ClassVar
 from nodes.contract.errors import NodeError
 from nodes.contract.messages import DiskState, VolumeFacts
 from nodes.contract.sizes import granule_of, round_up
-from nodes.contract.specs import DiskFormat, DiskSpec, PoolFacts, PoolKind, PoolOffer, PoolPlace, VolumeSpec
-from nodes.domain_xml import DiskSource
+from nodes.contract.specs import DiskFormat, DiskSource, DiskSpec, PoolFacts, PoolKind, PoolOffer, PoolPlace, VolumeSpec
 from nodes.shell import Cancellation, Shell
 
 COPY_TIMEOUT_S = 24 * 3600.0

@@ -19,8 +19,7 @@ from nodes.contract.errors import NodeError
 from nodes.contract.faults import point
 from nodes.contract.messages import DiskState, VolumeFacts
 from nodes.contract.sizes import round_up
-from nodes.contract.specs import DiskFormat, DiskSpec, PoolFacts, PoolPlace
-from nodes.domain_xml import FileSource
+from nodes.contract.specs import DiskFormat, DiskSpec, FileSource, PoolFacts, PoolPlace
 from nodes.files import (
     fsync,
     fsync_folder,
@@ -253,7 +252,7 @@ class DirectoryDriver(Driver):
     def source(self, disk_id: str, disk_format: DiskFormat) -> FileSource:
         final = self._final(disk_id, disk_format)
         self._measured(final, disk_id, disk_format)
-        return FileSource(str(final), direct_io=_takes_direct_io(final))
+        return FileSource(path=str(final), direct_io=_takes_direct_io(final))
 
     # --- copies and snapshots -----------------------------------------------------------------------------
 

@@ -16,8 +16,7 @@ from nodes.contract.errors import NodeError
 from nodes.contract.faults import point
 from nodes.contract.messages import DiskState, VolumeFacts
 from nodes.contract.sizes import round_up
-from nodes.contract.specs import CloneKind, DiskFormat, DiskSpec, PoolFacts, PoolKind, PoolOffer
-from nodes.domain_xml import BlockSource
+from nodes.contract.specs import BlockSource, CloneKind, DiskFormat, DiskSpec, PoolFacts, PoolKind, PoolOffer
 from nodes.shell import Cancellation, Cancelled, Shell
 from nodes.storage.base import (
     Driver,
@@ -353,7 +352,7 @@ class LvmDriver(Driver):
     def source(self, disk_id: str, disk_format: DiskFormat) -> BlockSource:
         volume = self._ours(self._group(), disk_id)
         self._activate(volume)
-        return BlockSource(volume.path)
+        return BlockSource(path=volume.path)
 
     def volumes(self) -> list[Volume]:
         group = self._group()

@@ -22,8 +22,7 @@ from nodes.contract.errors import NodeError
 from nodes.contract.faults import point
 from nodes.contract.messages import DiskState, VolumeFacts
 from nodes.contract.sizes import round_up
-from nodes.contract.specs import DiskFormat, DiskSpec, PoolFacts, PoolKind, PoolPlace, VolumeSpec
-from nodes.domain_xml import RbdSource
+from nodes.contract.specs import DiskFormat, DiskSpec, PoolFacts, PoolKind, PoolPlace, RbdSource, VolumeSpec
 from nodes.files import write_atomically
 from nodes.shell import Cancellation, Cancelled, Shell
 from nodes.storage.base import (
@@ -364,7 +363,12 @@ class RbdDriver(Driver):
     def source(self, disk_id: str, disk_format: DiskFormat) -> RbdSource:
         with self._pool() as (pool, rbd):
             self._size_of(pool, rbd, disk_id)
-        return RbdSource(f"{self.pool.path}/{disk_id}", self.pool.monitors, self.pool.user, self._secret_uuid)
+        return RbdSource(
+            name=f"{self.pool.path}/{disk_id}",
+            monitors=self.pool.monitors,
+            user=self.pool.user,
+            secret_uuid=self._secret_uuid,
+        )
 
     def volumes(self) -> list[Volume]:
         with self._pool() as (pool, rbd):

@@ -11,6 +11,7 @@ from nodes.contract.messages import (
     DomainDefine,
     DomainLook,
     DomainMedium,
+    DomainMove,
     DomainPlug,
     DomainReboot,
     DomainReset,
@@ -24,7 +25,7 @@ from nodes.contract.messages import (
     DomainWhereabouts,
     PluggedDisk,
 )
-from nodes.contract.specs import DomainDisk, DomainSpec
+from nodes.contract.specs import DiskSource, DomainDisk, DomainSpec, FileSource
 from nodes.drain import CallLost
 from nodes.hypervisor import Hypervisor
 from nodes.ledger import Wanted, WantedChange
@@ -35,7 +36,8 @@ from nodes.verbs.run import Run
 PRESS_AGAIN_S = 10.0
 
 
-def _call(verb: str, call: Callable[[], None]) -> None:
+def call_libvirt(verb: str, call: Callable[[], None]) -> None:
+    """With the named points at which tests end the agent before and after a call."""
     point("domain.before-call", verb)
     call()
     point("domain.after-call", verb)
@@ -48,22 +50,28 @@ def define(node: Node, message: DomainDefine, run: Run) -> DomainWhereabouts:
     namesake = node.hypervisor.find(name=spec.domain_name)
     if namesake is not None and namesake.uuid != spec.uuid:
         raise NodeError("exists_not_ours", f"another domain is named {namesake.name}: it was left untouched")
-    xml = domain_xml.build(spec, node.virt.type, _sources(node, spec), node.paths.console_log_dir)
-    _call(message.verb, lambda: node.hypervisor.define(xml))
-    run.wanted = WantedChange(
-        spec.id, defined=Wanted(spec.id, spec.uuid, spec.domain_name, spec.only_local_disks, running=False)
-    )
+    xml = definition_of(node, spec)
+    call_libvirt(message.verb, lambda: node.hypervisor.define(xml))
+    run.wanted = WantedChange(spec.id, defined=wanted_of(spec))
     return node.hypervisor.whereabouts(spec.uuid)
 
 
-def _sources(node: Node, spec: DomainSpec) -> dict[str, domain_xml.DiskSource]:
-    found = ((disk.id, _source(node, disk)) for disk in spec.disks)
-    return {disk: source for disk, source in found if source is not None}
+def definition_of(node: Node, spec: DomainSpec) -> str:
+    """The XML of a domain on this node."""
+    found = ((disk.id, source_of(node, disk)) for disk in spec.disks)
+    sources = {disk: source for disk, source in found if source is not None}
+    return domain_xml.build(spec, node.virt.type, sources, node.paths.console_log_dir)
 
 
-def _source(node: Node, disk: DomainDisk) -> domain_xml.DiskSource | None:
+def wanted_of(spec: DomainSpec) -> Wanted:
+    """Law 5's note of a domain that is defined."""
+    return Wanted(spec.id, spec.uuid, spec.domain_name, spec.only_local_disks, running=False)
+
+
+def source_of(node: Node, disk: DomainDisk) -> DiskSource | None:
+    """Where a disk is on this node; None: a drive with nothing in it."""
     if disk.iso is not None:
-        return domain_xml.FileSource(str(node.iso(disk.iso)))
+        return FileSource(path=str(node.iso(disk.iso)))
     return node.driver(disk.pool).source(disk.id, disk.format) if disk.pool is not None else None
 
 
@@ -73,21 +81,28 @@ def undefine(node: Node, message: DomainUndefine, run: Run) -> DomainWhereabouts
     if domain is not None and domain.active:
         raise NodeError("domain_active", f"the domain {domain.name} is active", "Stop it first.")
     if domain is not None:
-        _call(message.verb, lambda: node.hypervisor.undefine(message.uuid))
-        (node.paths.console_log_dir / f"{domain.name}.console.log").unlink(missing_ok=True)
+        call_libvirt(message.verb, lambda: node.hypervisor.undefine(message.uuid))
+    drop_console(node, message.vm)
     run.wanted = WantedChange(message.vm, forget=True)
     return node.hypervisor.whereabouts(message.uuid)
 
 
+def drop_console(node: Node, vm: str) -> None:
+    """What the guest wrote to its serial console goes with its domain."""
+    for file in node.paths.console_log_dir.glob(f"*.{vm}.console.log"):
+        file.unlink(missing_ok=True)
+
+
 @handles(DomainStart)
 def start(node: Node, message: DomainStart, run: Run) -> DomainWhereabouts:
-    _required(node, message)
+    required(node, message)
     where = _not_moving(node, message.uuid)
     if where.state == "paused" and not message.paused:
-        _call(message.verb, lambda: node.hypervisor.resume(message.uuid))
+        call_libvirt(message.verb, lambda: node.hypervisor.resume(message.uuid))
     elif where.state in ("shutoff", "crashed"):
-        _call(message.verb, lambda: power_on(node.hypervisor, message.uuid, paused=message.paused))
-    run.wanted = WantedChange(message.vm, running=True)
+        call_libvirt(message.verb, lambda: power_on(node.hypervisor, message.uuid, paused=message.paused))
+    if not message.for_now:
+        run.wanted = WantedChange(message.vm, running=True)
     return node.hypervisor.whereabouts(message.uuid)
 
 
@@ -125,7 +140,7 @@ def _pressed_until_off(node: Node, message: DomainShutdown, run: Run) -> bool:
     """A guest that is still booting does not hear the button, so it is pressed again."""
     deadline = time.monotonic() + message.timeout_s
     while (left_s := deadline - time.monotonic()) > 0:
-        _call(message.verb, lambda: _unless_off(node, message.uuid, node.hypervisor.press_power_button))
+        call_libvirt(message.verb, lambda: _unless_off(node, message.uuid, node.hypervisor.press_power_button))
         if node.hypervisor.wait_until_off(message.uuid, min(left_s, PRESS_AGAIN_S), run.cancellation):
             return True
     return False
@@ -138,8 +153,8 @@ def stop(node: Node, message: DomainStop, run: Run) -> DomainWhereabouts:
     if domain is not None and domain.active:
         # Not by the domain's whereabouts: a QEMU that hangs must be possible to end.
         if node.hypervisor.may_be_moving(message.uuid):
-            raise _moving()
-        _call(message.verb, lambda: _unless_off(node, message.uuid, node.hypervisor.destroy))
+            raise moving()
+        call_libvirt(message.verb, lambda: _unless_off(node, message.uuid, node.hypervisor.destroy))
     run.wanted = WantedChange(message.vm, running=False)
     return node.hypervisor.whereabouts(message.uuid)
 
@@ -158,34 +173,34 @@ def _unless_off(node: Node, uuid: str, end: Callable[[str], None]) -> None:
 @handles(DomainSuspend)
 def suspend(node: Node, message: DomainSuspend, run: Run) -> DomainWhereabouts:
     if _active(node, message).state == "running":
-        _call(message.verb, lambda: node.hypervisor.suspend(message.uuid))
+        call_libvirt(message.verb, lambda: node.hypervisor.suspend(message.uuid))
     return node.hypervisor.whereabouts(message.uuid)
 
 
 @handles(DomainResume)
 def resume(node: Node, message: DomainResume, run: Run) -> DomainWhereabouts:
     if _active(node, message).state == "paused":
-        _call(message.verb, lambda: node.hypervisor.resume(message.uuid))
+        call_libvirt(message.verb, lambda: node.hypervisor.resume(message.uuid))
     return node.hypervisor.whereabouts(message.uuid)
 
 
 @handles(DomainReboot)
 def reboot(node: Node, message: DomainReboot, run: Run) -> DomainWhereabouts:
     _active(node, message)
-    _call(message.verb, lambda: node.hypervisor.reboot(message.uuid))
+    call_libvirt(message.verb, lambda: node.hypervisor.reboot(message.uuid))
     return node.hypervisor.whereabouts(message.uuid)
 
 
 @handles(DomainReset)
 def reset(node: Node, message: DomainReset, run: Run) -> DomainWhereabouts:
     _active(node, message)
-    _call(message.verb, lambda: node.hypervisor.reset(message.uuid))
+    call_libvirt(message.verb, lambda: node.hypervisor.reset(message.uuid))
     return node.hypervisor.whereabouts(message.uuid)
 
 
 @handles(DomainPlug)
 def plug(node: Node, message: DomainPlug, run: Run) -> PluggedDisk:
-    _required(node, message)
+    required(node, message)
     where = _not_moving(node, message.uuid)
     if where.state not in ("running", "paused"):
         return _plugged(where, None)
@@ -195,7 +210,7 @@ def plug(node: Node, message: DomainPlug, run: Run) -> PluggedDisk:
     # Of a SCSI controller that the definition does not have libvirt would add one; the others know no hotplug.
     if disk.bus != "virtio" and not (disk.bus == "scsi" and any(name.startswith("sd") for name in devices.names)):
         return _plugged(where, False)
-    xml = domain_xml.disk_xml(disk, _source(node, disk), domain_xml.free_name(disk.bus, devices.names))
+    xml = domain_xml.disk_xml(disk, source_of(node, disk), domain_xml.free_name(disk.bus, devices.names))
     why = _refusal(message.verb, lambda: node.hypervisor.attach_device(message.uuid, xml))
     if why is not None and disk.id not in node.hypervisor.devices(message.uuid).disks:
         if why.info.code == "unsupported":
@@ -221,7 +236,7 @@ def unplug(node: Node, message: DomainUnplug, run: Run) -> PluggedDisk:
 
 @handles(DomainMedium)
 def medium(node: Node, message: DomainMedium, run: Run) -> PluggedDisk:
-    _required(node, message)
+    required(node, message)
     where = _not_moving(node, message.uuid)
     if where.state not in ("running", "paused"):
         return _plugged(where, None)
@@ -229,7 +244,7 @@ def medium(node: Node, message: DomainMedium, run: Run) -> PluggedDisk:
     if drive is None:
         return _plugged(where, False)
     # By the drive's own name, whatever it would be by now: a guest keeps it as long as it runs.
-    xml = domain_xml.disk_xml(message.disk, _source(node, message.disk), drive)
+    xml = domain_xml.disk_xml(message.disk, source_of(node, message.disk), drive)
     why = _refusal(message.verb, lambda: node.hypervisor.change_medium(message.uuid, xml))
     if why is not None:
         raise NodeError("medium_failed", why.info.cause, "Eject it from inside the guest first.")
@@ -255,7 +270,7 @@ def backup(node: Node, message: DomainBackup, run: Run) -> DomainWhereabouts:
         xml = domain_xml.backup_xml(devices.names, targets)
     except ValueError as error:
         raise NodeError("unsupported", str(error), "Choose a pool of files or of volumes on this node.") from None
-    _call(message.verb, lambda: node.hypervisor.begin_backup(message.uuid, xml))
+    call_libvirt(message.verb, lambda: node.hypervisor.begin_backup(message.uuid, xml))
     node.hypervisor.await_backup(message.uuid, run.progress, run.cancellation)
     return node.hypervisor.whereabouts(message.uuid)
 
@@ -263,7 +278,7 @@ def backup(node: Node, message: DomainBackup, run: Run) -> DomainWhereabouts:
 def _refusal(verb: str, call: Callable[[], None]) -> NodeError | None:
     """Why libvirt or the guest would not; what came of a call that was lost is not known here."""
     try:
-        _call(verb, call)
+        call_libvirt(verb, call)
     except CallLost:
         raise
     except NodeError as error:
@@ -284,17 +299,25 @@ def look(node: Node, message: DomainLook, run: Run) -> DomainWhereabouts:
 
 
 _Named = (
-    DomainBackup | DomainStart | DomainSuspend | DomainResume | DomainReboot | DomainReset | DomainPlug | DomainMedium
+    DomainMove
+    | DomainBackup
+    | DomainStart
+    | DomainSuspend
+    | DomainResume
+    | DomainReboot
+    | DomainReset
+    | DomainPlug
+    | DomainMedium
 )
 
 
-def _required(node: Node, message: _Named) -> None:
+def required(node: Node, message: _Named) -> None:
     if node.own_domain(message.vm, message.uuid) is None:
         raise NodeError("domain_absent", f"this node has no domain with the uuid {message.uuid}")
 
 
 def _active(node: Node, message: _Named) -> DomainWhereabouts:
-    _required(node, message)
+    required(node, message)
     where = _not_moving(node, message.uuid)
     if where.state not in ("running", "paused"):
         raise NodeError("domain_not_active", f"the domain is {where.state}", "Start it first.")
@@ -304,10 +327,11 @@ def _active(node: Node, message: _Named) -> DomainWhereabouts:
 def _not_moving(node: Node, uuid: str) -> DomainWhereabouts:
     """A domain in a migration belongs to two nodes: a plain power verb on one of them could make it run twice."""
     where = node.hypervisor.whereabouts(uuid)
-    if where.state == "incoming" or where.paused_by_migration:
-        raise _moving()
+    if where.state == "incoming" or where.paused_by_migration or where.post_copy:
+        raise moving()
     return where
 
 
-def _moving() -> NodeError:
+def moving() -> NodeError:
+    """The refusal of everything that has to wait for the end of a migration."""
     return NodeError("domain_migrating", "a migration of this domain has not ended", retryable=True)

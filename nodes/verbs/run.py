@@ -11,10 +11,10 @@ PROGRESS_EVERY_S = 0.5
 
 
 class Run:
-    def __init__(self, number: int, *, repeats: bool, report: Callable[[int], None]) -> None:
+    def __init__(self, number: int, *, repeats: bool, report: Callable[[int, dict[str, int]], None]) -> None:
         """
         :param repeats: the effect may have happened already; a cancel cannot stop this run.
-        :param report: sends a percentage to the panel.
+        :param report: sends a percentage to the panel, and facts beside it.
         """
         self.number = number
         self.repeats = repeats
@@ -27,11 +27,11 @@ class Run:
         self._reported = float("-inf")
         self._lock = threading.Lock()
 
-    def progress(self, percent: int) -> None:
+    def progress(self, percent: int, facts: dict[str, int] | None = None) -> None:
         """Say how far it is, at most twice a second."""
         with self._lock:
             now = time.monotonic()
             if now - self._reported < PROGRESS_EVERY_S:
                 return
             self._reported = now
-        self._report(percent)
+        self._report(percent, facts or {})

@@ -89,7 +89,7 @@ def node(libvirt_uri: str, folder: Path) -> Node:
 
 
 def perform(node: Node, message: Any) -> Any:
-    return HANDLERS[message.verb](node, message, Run(1, repeats=False, report=lambda percent: None))
+    return HANDLERS[message.verb](node, message, Run(1, repeats=False, report=lambda percent, facts: None))
 
 
 @pytest.fixture

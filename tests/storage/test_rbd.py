@@ -5,8 +5,7 @@ import subprocess
 import pytest
 
 from nodes.contract.errors import NodeError
-from nodes.contract.specs import PoolPlace
-from nodes.domain_xml import RbdSource
+from nodes.contract.specs import PoolPlace, RbdSource
 from nodes.shell import Cancellation, Shell
 from nodes.storage import driver_at
 from nodes.storage import rbd as module

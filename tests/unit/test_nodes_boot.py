@@ -8,6 +8,7 @@ import pytest
 
 from nodes import boot
 from nodes.agent import Agent
+from nodes.contract.messages import Envelope
 from nodes.dispatcher import Dispatcher
 from nodes.drain import CallLost, Sampler
 from nodes.hypervisor import Domain
@@ -44,8 +45,7 @@ def test_a_start_that_libvirtd_may_still_hold_is_waited_for_before_the_guest_is_
     )
     sampler = Sampler(lambda holder: ended.is_set(), lambda name: dispatcher.release(name))
     dispatcher = Dispatcher(None, ledger, None, sampler, 1)
-    options = {"welcomed": True}
-    thread = threading.Thread(target=boot.start_guests, args=(ledger, dispatcher, hypervisor), kwargs=options)
+    thread = threading.Thread(target=boot.start_guests, args=(ledger, dispatcher, hypervisor, [UUID]))
     thread.start()
     assert asked.wait(5)
     thread.join(0.2)
@@ -88,3 +88,27 @@ def test_a_lost_call_holds_its_object_though_the_answer_cannot_be_written(ledger
     envelope = {"verb": "domain.stop", "object": NAME, "dispatch": 2, "job": "j", "step": "s", "phase": "do"}
     Dispatcher(None, ledger, None, sampler, 1).message({**envelope, "attempt": 1, "body": {"vm": VM, "uuid": UUID}})
     assert sampler.holds(NAME)
+
+
+@pytest.mark.parametrize("wanted", ["moved", "shared"])
+def test_a_guest_that_may_run_elsewhere_starts_at_a_boot_only_where_the_panel_places_it(ledger, monkeypatch, wanted):
+    """One that is on its way to another node is placed nowhere: the job that moves it settles where it runs."""
+    monkeypatch.setattr(boot, "AGAIN_S", 0.01)
+    ledger.finish(
+        NAME, 1, Answer("done", {}), WantedChange(VM, defined=Wanted(VM, UUID, "web", wanted != "shared", False))
+    )
+    if wanted == "moved":
+        envelope = {"verb": "domain.move", "object": NAME, "dispatch": 9, "job": "j", "step": "s", "phase": "do"}
+        ledger.start(Envelope(**envelope, attempt=1, body={}), 1, None)
+    started = []
+    hypervisor = SimpleNamespace(
+        create=lambda uuid, *, paused: started.append(uuid),
+        find=lambda uuid: Domain(UUID, f"web.{VM}", "shutoff", active=False, defined=True, shut_itself_down=False),
+    )
+    dispatcher = Dispatcher(None, ledger, None, Sampler(lambda holder: True, lambda name: None), 1)
+    boot.start_guests(ledger, dispatcher, hypervisor)
+    assert started == []
+    boot.start_guests(ledger, dispatcher, hypervisor, placed=[])
+    assert started == []
+    boot.start_guests(ledger, dispatcher, hypervisor, placed=[UUID])
+    assert started == [UUID]

@@ -6,8 +6,17 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from nodes.contract.specs import DomainDisk, DomainSpec, NicSpec, PoolSpec
-from nodes.domain_xml import BlockSource, FileSource, RbdSource, build
+from nodes.contract.specs import (
+    BlockSource,
+    DomainDisk,
+    DomainSpec,
+    FileSource,
+    MovedDisk,
+    NicSpec,
+    PoolSpec,
+    RbdSource,
+)
+from nodes.domain_xml import build, moved_xml
 
 GOLDEN = Path(__file__).parent / "golden" / "domain"
 POOL = PoolSpec(id="p" * 13, kind="directory", identity="x", path="/pool")
@@ -28,7 +37,7 @@ def nic(letter, **changes):
     return NicSpec(**{"id": letter * 13, "bridge": "br0", "mac": "52:54:00:00:00:01", **changes})
 
 
-SOURCES = {letter * 13: FileSource(f"/pool/{letter * 13}.qcow2") for letter in "abcdef"}
+SOURCES = {letter * 13: FileSource(path=f"/pool/{letter * 13}.qcow2") for letter in "abcdef"}
 
 CASES = {
     "least": (spec(), "qemu", {}),
@@ -46,7 +55,7 @@ CASES = {
             )
         ),
         "qemu",
-        {"a" * 13: SOURCES["a" * 13], "c" * 13: FileSource("/isos/install.iso")},
+        {"a" * 13: SOURCES["a" * 13], "c" * 13: FileSource(path="/isos/install.iso")},
     ),
     "every-bus-and-model": (
         spec(
@@ -61,17 +70,20 @@ CASES = {
             nics=(nic("n"), nic("o", model="rtl8139"), nic("q", model="e1000")),
         ),
         "qemu",
-        {**SOURCES, "b" * 13: FileSource("/tmpfs/b.qcow2", direct_io=False)},
+        {**SOURCES, "b" * 13: FileSource(path="/tmpfs/b.qcow2", direct_io=False)},
     ),
     "every-kind-of-storage": (
         spec(disks=(disk("a", format="raw"), disk("b", format="raw", bus="scsi"), disk("c"))),
         "kvm",
         {
-            "a" * 13: BlockSource("/dev/vg0/" + "a" * 13),
+            "a" * 13: BlockSource(path="/dev/vg0/" + "a" * 13),
             "b" * 13: RbdSource(
-                "rbd/" + "b" * 13, ("10.0.0.1:6789", "[fd00::1]:3300"), "ulei", "11111111-2222-3333-4444-666666666666"
+                name="rbd/" + "b" * 13,
+                monitors=("10.0.0.1:6789", "[fd00::1]:3300"),
+                user="ulei",
+                secret_uuid="11111111-2222-3333-4444-666666666666",
             ),
-            "c" * 13: FileSource("/pool/" + "c" * 13 + ".qcow2"),
+            "c" * 13: FileSource(path="/pool/" + "c" * 13 + ".qcow2"),
         },
     ),
     "hostile-title": (spec(title="</title><x a='\"'>&amp;;$(reboot) " + "я" * 200), "qemu", {}),
@@ -118,3 +130,33 @@ def test_memory_is_rounded_up_to_whole_kibibytes():
 def test_the_vm_id_stands_in_the_metadata():
     tree = etree.fromstring(build(spec(), "qemu", {}, LOGS))
     assert tree.find("metadata/{*}vm").get("id") == "v" * 13
+
+
+def test_a_domain_on_its_way_has_its_disks_where_they_are_over_there_and_all_else_as_it_was():
+    here = build(
+        spec(disks=(disk("a"), disk("b"), DomainDisk(id="c" * 13, device="cdrom", bus="ide"))), "qemu", SOURCES, LOGS
+    )
+    there = moved_xml(
+        here,
+        {
+            "vda": MovedDisk(id="a" * 13, source=BlockSource(path="/dev/vg0/a"), format="raw", copied=True),
+            "vdb": MovedDisk(id="b" * 13, source=FileSource(path="/other/b.qcow2", direct_io=False), format="qcow2"),
+            "hda": MovedDisk(id="c" * 13, source=FileSource(path="/isos/x.iso")),
+        },
+    )
+    disks = etree.fromstring(there).findall("devices/disk")
+    assert [(one.get("type"), dict(one.find("source").attrib)) for one in disks] == [
+        ("block", {"dev": "/dev/vg0/a"}),
+        ("file", {"file": "/other/b.qcow2"}),
+        ("file", {"file": "/isos/x.iso"}),
+    ]
+    drivers = [(one.find("driver").get("type"), one.find("driver").get("cache")) for one in disks]
+    assert drivers == [("raw", "none"), ("qcow2", "writeback"), ("raw", None)]
+    assert _without_disks(there) == _without_disks(here)
+
+
+def _without_disks(xml):
+    domain = etree.fromstring(xml, etree.XMLParser(remove_blank_text=True))
+    for each in domain.findall("devices/disk"):
+        each.getparent().remove(each)
+    return etree.tostring(domain)

@@ -15,18 +15,22 @@ from nodes.contract import messages as m
 from nodes.contract.errors import ErrorInfo
 from nodes.contract.specs import (
     BackupDisk,
+    BlockSource,
     Check,
     DiskSpec,
     DomainDisk,
     DomainFacts,
     DomainSpec,
     FileFacts,
+    FileSource,
     LeaseFacts,
+    MovedDisk,
     NicSpec,
     NodeFacts,
     PoolFacts,
     PoolOffer,
     PoolSpec,
+    RbdSource,
     VolumeSpec,
 )
 
@@ -63,6 +67,13 @@ DOMAIN = DomainSpec(
 )
 ONE_DOMAIN = {"vm": VM, "uuid": UUID}
 ONE_FILE = {"id": "f" * 13, "kind": "image", "name": "debian 12.qcow2"}
+
+MOVED = (
+    MovedDisk(id="d" * 13, source=FileSource(path="/pool/d.qcow2", direct_io=False), format="qcow2", copied=True),
+    MovedDisk(id="e" * 13, source=BlockSource(path="/dev/vg0/e"), cache="none"),
+    MovedDisk(id="f" * 13, source=RbdSource(name="rbd/f", monitors=("10.0.0.1:6789",), user="ulei", secret_uuid=UUID)),
+    MovedDisk(id="c" * 13),
+)
 
 BODIES: dict[str, m.Message] = {
     "disk.create": m.DiskCreate(disk=DISK),
@@ -108,6 +119,24 @@ BODIES: dict[str, m.Message] = {
         **ONE_DOMAIN,
         disks=(BackupDisk(disk="d" * 13, target=VolumeSpec(id="e" * 13, pool=POOL, format="qcow2")),),
     ),
+    "domain.expect": m.DomainExpect(domain=DOMAIN, source_address="10.99.0.11"),
+    "domain.dismiss": m.DomainDismiss(**ONE_DOMAIN),
+    "domain.move": m.DomainMove(
+        **ONE_DOMAIN,
+        target="n2",
+        target_address="10.99.0.12",
+        disks=MOVED,
+        bandwidth_bytes=1 << 20,
+        max_pause_ms=300,
+        auto_converge=True,
+        compressed=True,
+        post_copy=True,
+        time_limit_s=600,
+        on_time_limit="force",
+    ),
+    "domain.keep": m.DomainKeep(**ONE_DOMAIN, paused=True),
+    "domain.adopt": m.DomainAdopt(domain=DOMAIN, state="shutoff"),
+    "domain.leave": m.DomainLeave(**ONE_DOMAIN),
     "domain.look": m.DomainLook(**ONE_DOMAIN),
     "node.inspect": m.NodeInspect(),
     "demo.mark": m.DemoMark(id="m" * 13),
@@ -169,6 +198,9 @@ OFFER = PoolOffer(
     most_stripes=2,
 )
 
+LATER: dict[str, m.Message] = {"domain.start-for-now": m.DomainStart(**ONE_DOMAIN, paused=True, for_now=True)}
+"""Fields that a verb got after its first golden file was written."""
+
 OTHERS = {
     "envelope": m.Envelope(**PLACE, verb="demo.mark", phase="do", attempt=1, body={"id": "m" * 13}),
     "cancel": m.Cancel(**PLACE),
@@ -177,6 +209,7 @@ OTHERS = {
         **SEEN, **PLACE, verb="disk.create", phase="undo", attempt=2, outcome="failed", result={}, error=FAILURE
     ),
     "entry.progress": m.Progress(**SEEN, **PLACE, percent=40),
+    "entry.progress-of-a-move": m.Progress(**SEEN, **PLACE, percent=40, facts={"speed_bytes": 1 << 20}),
     "entry.hello": m.Hello(**SEEN, protocol=1, version="0.1.0", verbs={"demo.mark": ("id",)}, facts=NODE),
     "entry.heartbeat": m.Heartbeat(**SEEN, load_1m=0.5, memory_available_bytes=1, wall_clock=2.5, libvirt_ok=False),
     "entry.inventory": m.Inventory(
@@ -239,6 +272,11 @@ def test_every_verb_has_its_golden_file():
 @pytest.mark.parametrize("verb", BODIES)
 def test_a_verb_is_read_back(verb):
     assert m.VERBS[verb].model_validate_json(golden(verb, BODIES[verb])) == BODIES[verb]
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_a_later_field_of_a_verb_is_read_back(name):
+    assert type(LATER[name]).model_validate_json(golden(name, LATER[name])) == LATER[name]
 
 
 @pytest.mark.parametrize("name", OTHERS)

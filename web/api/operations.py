@@ -111,7 +111,8 @@ def _refuse(
 
 
 def _plan(plan: Plan) -> dict[str, Any]:
-    return {"refusals": [r.said() for r in plan.refusals], "quote": plan.quote, "placement": plan.placement}
+    said = {"refusals": [r.said() for r in plan.refusals], "quote": plan.quote, "placement": plan.placement}
+    return said if plan.targets is None else {**said, "targets": plan.targets}
 
 
 def describe(operation: type[Operation[Any]]) -> Described:

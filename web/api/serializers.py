@@ -26,8 +26,8 @@ def _nullable_id(help_text: str = "") -> s.CharField:
     return s.CharField(allow_null=True, help_text=help_text)
 
 
-def _bytes() -> s.IntegerField:
-    return s.IntegerField(min_value=0)
+def _bytes(**about: Any) -> s.IntegerField:
+    return s.IntegerField(min_value=0, **about)
 
 
 class VmDiskSerializer(s.Serializer[Any]):
@@ -264,6 +264,11 @@ class StepSerializer(s.Serializer[Any]):
     key = s.CharField(help_text="Which of several equal things the step is for.")
     state = s.ChoiceField(StepState.choices)
     progress = s.IntegerField(min_value=0, max_value=100)
+    facts = s.DictField(
+        child=s.IntegerField(),
+        help_text="Of a move under way: memory_left_bytes, disk_left_bytes, speed_bytes and dirty_bytes a second, "
+        "elapsed_ms, pass, and left_s where the speed is known.",
+    )
     node = StepNodeSerializer(allow_null=True)
     error = ReasonSerializer(allow_null=True)
     waits_for_click = s.BooleanField()
@@ -402,10 +407,21 @@ class PlacementSerializer(s.Serializer[Any]):
     reasons = ReasonSerializer(many=True)
 
 
+class MoveTargetSerializer(s.Serializer[Any]):
+    node = _id()
+    name = s.CharField()
+    possible = s.BooleanField()
+    chosen = s.BooleanField()
+    score = s.IntegerField(help_text="Share of memory that would stay free, in per mille.")
+    copied_bytes = _bytes(help_text="Of the disks that this node does not see.")
+    reasons = ReasonSerializer(many=True, help_text="All that is against it.")
+
+
 class DryRunSerializer(s.Serializer[Any]):
     refusals = ReasonSerializer(many=True)
     quote = QuoteSerializer()
     placement = PlacementSerializer(allow_null=True)
+    targets = MoveTargetSerializer(many=True, required=False, help_text="Of a move: every node.")
 
 
 class ReferenceSerializer(s.Serializer[Any]):

@@ -26,7 +26,7 @@ class Field:
     """The parameter that it fills; a size is typed as people say it."""
     label: str
     kind: str = "text"
-    """text, size, select or check."""
+    """text, number, size, select or check."""
     value: str = ""
     presumed: Any = None
     """What the dry run behind an untouched dialog takes as said; None: the parameter is left out of it."""
@@ -41,19 +41,34 @@ class Field:
     """An empty value is sent as null."""
     as_list: bool = False
     """The one that is chosen is sent as a list of one."""
+    key: str = ""
+    """The parameter is a table of which this is one line: ``pools`` with the line of a disk."""
+    more: bool = False
+    """Shown only to those who open the further settings."""
+
+    @property
+    def slot(self) -> str:
+        """Its name in the form."""
+        return f"{self.name}-{self.key}" if self.key else self.name
 
     def read(self, typed: Mapping[str, str]) -> dict[str, Any]:
         """The parameter as typed; empty where it is left out. Raises :class:`Refused`."""
-        text = typed.get(self.name, "").strip()[:LONGEST]
+        text = typed.get(self.slot, "").strip()[:LONGEST]
         if self.kind == "check":
             return {self.name: text == "1"}
+        if not text and self.more:
+            return {}
+        if self.kind == "number":
+            if not text.isdecimal():
+                raise Refused(Refusal("not_a_number", {"typed": text}, field=self.name))
+            return {self.name: int(text)}
         if self.kind == "size":
             try:
                 return {self.name: parse_size(text)}
             except ValueError:
                 raise Refused(Refusal("not_a_size", {"typed": text}, field=self.name)) from None
         if text or (self.kind == "text" and not self.required):
-            return {self.name: [text] if self.as_list else text}
+            return {self.name: {self.key: text} if self.key else [text] if self.as_list else text}
         return {self.name: None} if self.nothing else {}
 
 
@@ -164,6 +179,63 @@ def _distribute(actor: Actor, file: Any) -> list[Field]:
     return [Field("nodes", _("Nodes"), "select", choices=choices, as_list=True)]
 
 
+def _migrate(actor: Actor, vm: Vm) -> list[Field]:
+    nodes = selectors.nodes(actor).exclude(pk=vm.node_id).exclude(redis_password_sha256="").order_by("name")
+    choices = [("", _("the panel chooses")), *((node.pk, node.name) for node in nodes[:MOST_CHOICES])]
+    fields = [Field("target", _("Node"), "select", choices=choices)]
+    if vm.state == VmState.RUNNING:
+        fields.append(Field("live", _("The guest goes on running while it moves"), "check", value="1", presumed=True))
+    pools = selectors.pools(actor).filter(state="active").prefetch_related("places__node").order_by("name")
+    there = [pool for pool in pools if any(place.node_id != vm.node_id for place in pool.places.all())]
+    own = ("", _("one that both nodes see, else the other node's own"))
+    for disk in vm.disks.all():
+        if disk.device == "disk" and there:
+            label = _("Storage of the disk %(name)s") % {"name": disk.name}
+            fields.append(Field("pools", label, "select", key=disk.pk, more=True, choices=[own, *_placed(there)]))
+    if vm.state != VmState.RUNNING:
+        return fields
+    return [
+        *fields,
+        Field("auto_converge", _("Slow the guest down if it writes faster than the link takes"), "check", more=True),
+        Field("compressed", _("Compress its memory on the way"), "check", more=True),
+        Field(
+            "post_copy",
+            _("Post-copy: go on over there after the first pass"),
+            "check",
+            more=True,
+            hint=_("If the link or a node fails after that, the guest is lost as if it had lost power."),
+        ),
+        Field("bandwidth_bytes", _("At most, a second"), "size", more=True, placeholder=_("100 MB")),
+        Field("max_pause_ms", _("Longest pause, ms"), "number", more=True, placeholder="300"),
+        Field("time_limit_s", _("Time limit, s"), "number", more=True, placeholder="600"),
+        Field(
+            "on_time_limit",
+            _("After the time limit"),
+            "select",
+            value="abort",
+            more=True,
+            choices=[("abort", _("leave it where it was")), ("force", _("pause it until it has arrived"))],
+        ),
+    ]
+
+
+def _placed(pools: Iterable[Pool]) -> list[tuple[str, str]]:
+    """With the nodes on which they are."""
+    words = _("%(pool)s on %(nodes)s, %(free)s free")
+    return [
+        (
+            pool.pk,
+            words
+            % {
+                "pool": pool.name,
+                "nodes": ", ".join(sorted(place.node.name for place in pool.places.all())),
+                "free": size(pool.free_bytes),
+            },
+        )
+        for pool in pools
+    ]
+
+
 FIELDS: dict[str, Callable[[Actor, Any], list[Field]]] = {
     "disk.create": _disk,
     "disk.change": _change,
@@ -173,6 +245,7 @@ FIELDS: dict[str, Callable[[Actor, Any], list[Field]]] = {
     "vm.clone": _restore,
     "vm.backup": _backup,
     "vm.snapshot": _snapshot,
+    "vm.migrate": _migrate,
     "backup.restore": _restore,
     "snapshot.revert": _revert,
     "image.distribute": _distribute,
@@ -184,3 +257,12 @@ FIELDS: dict[str, Callable[[Actor, Any], list[Field]]] = {
 def fields_of(code: str, actor: Actor, target: Any) -> list[Field]:
     fields = FIELDS.get(code)
     return fields(actor, target) if fields else []
+
+
+def read(fields: Iterable[Field], typed: Mapping[str, str]) -> dict[str, Any]:
+    """All that was typed. Raises :class:`Refused`."""
+    params: dict[str, Any] = {}
+    for one in fields:
+        for name, value in one.read(typed).items():
+            params[name] = params.get(name, {}) | value if one.key else value
+    return params

@@ -14,7 +14,7 @@ from cluster.refusals import BadShape, Refused
 from cluster.saga.steps import Operation, Plan
 
 from .answers import reasons_of, told
-from .fields import Field, fields_of
+from .fields import Field, fields_of, read
 from .http import PageRequest, is_fragment, page
 from .sizes import said_of_all
 
@@ -65,10 +65,12 @@ def _dialog(
     context = {
         "operation": operation,
         "target": target,
-        "fields": fields,
+        "fields": [field for field in fields if not field.more],
         "refusals": [r.said() for r in plan.refusals],
         "said": said_of_all(request.actor, plan) if any(field.quote and field.value for field in fields) else [],
         "home": home,
+        "targets": plan.targets,
+        "more": [field for field in fields if field.more],
     }
     template = "parts/_confirm.html" if is_fragment(request) else "parts/confirm.html"
     return render(request, template, context)
@@ -88,8 +90,7 @@ def _start(
     about: str,
 ) -> HttpResponse:
     try:
-        for field in fields:
-            params = params | field.read(request.POST)
+        params = params | read(fields, request.POST)
         started = operations.start(request.actor, operation.code, params, pk)
     except (Refused, BadShape) as refused:
         words = reasons_of(refused)

@@ -321,3 +321,18 @@ def query(context: Any, **changes: Any) -> str:
         if value not in ("", None):
             parameters[name] = value
     return "?" + parameters.urlencode() if parameters else context["request"].path
+
+
+@register.simple_tag
+def move_facts(facts: dict[str, int]) -> str:
+    """How far a move is, in words: what is left, how fast it goes, how fast the guest changes its memory."""
+    left = [
+        (facts.get("memory_left_bytes"), gettext("%(size)s of memory left")),
+        (facts.get("disk_left_bytes"), gettext("%(size)s of disks left")),
+        (facts.get("speed_bytes"), gettext("%(size)s a second")),
+        (facts.get("dirty_bytes"), gettext("the guest changes %(size)s a second")),
+    ]
+    words = [text % {"size": size(value)} for value, text in left if value]
+    if "left_s" in facts:
+        words.append(gettext("about %(seconds)s s more") % {"seconds": facts["left_s"]})
+    return " · ".join(words)

@@ -58,7 +58,7 @@ class Scene:
             "world": dict(self.world.objects),
             "vms": list(Vm.objects.order_by("pk").values("pk", "name", "state", "node_id", "snapshot_id")),
             "disks": list(
-                Disk.objects.order_by("pk").values("pk", "vm_id", "state", "size_bytes", "pending", "iso_id")
+                Disk.objects.order_by("pk").values("pk", "vm_id", "pool_id", "state", "size_bytes", "pending", "iso_id")
             ),
             "nics": list(Nic.objects.order_by("pk").values("pk", "vm_id", "lease__address")),
             "memory": list(Node.objects.order_by("pk").values("pk", "memory_allocated_bytes")),
@@ -196,6 +196,33 @@ def _paused(scene: Scene) -> tuple[str, dict[str, Any]]:
     return scene.running.pk, {}
 
 
+def moving(scene: Scene) -> tuple[str, dict[str, Any]]:
+    """From a second node with a pool of its own to the first one; the VM's second disk is in a pool that both see."""
+    there = Node.objects.get(pk=scene.node.pk)
+    there.pk, there.name, there.address, there.redis_password_sha256 = "b" * 13, "n2", "10.99.0.12", "2" * 64
+    there.memory_allocated_bytes, there.default_pool = 128 * MIB, None
+    there.save(force_insert=True)
+    pools = {}
+    for name, nodes in (("p2", [there]), ("both", [there, scene.node])):
+        pools[name] = Pool.objects.get(pk=scene.pool.pk)
+        pools[name].pk, pools[name].name, pools[name].identity = name.ljust(13, "a"), name, f"identity-{name}"
+        pools[name].save(force_insert=True)
+        PoolOnNode.objects.bulk_create(PoolOnNode(pool=pools[name], node=node) for node in nodes)
+    vm = scene.running
+    vm.snapshots.all().delete()  # they would stay behind with the first disk
+    Vm.objects.filter(pk=vm.pk).update(node=there)
+    Node.objects.filter(pk=scene.node.pk).update(memory_allocated_bytes=128 * MIB)
+    for disk, pool in zip(vm.disks.filter(device="disk"), pools.values(), strict=False):
+        Disk.objects.filter(pk=disk.pk).update(pool=pool)
+    its = [name for _node, name in scene.world.objects if vm.pk in name]
+    its += [f"disk:{pk}" for pk in vm.disks.values_list("pk", flat=True)]
+    its += [f"nic:{pk}" for pk in vm.nics.values_list("pk", flat=True)]
+    for name in its:
+        if (scene.node.pk, name) in scene.world.objects:
+            scene.world.objects[there.pk, name] = scene.world.objects.pop((scene.node.pk, name))
+    return vm.pk, {}
+
+
 def _attached_pool(scene: Scene) -> tuple[str, dict[str, Any]]:
     pool = Pool.objects.create(pk="p" * 13, name="old", kind="lvm", identity="vg-uuid", path="vg1", attached=True)
     PoolOnNode.objects.create(pool=pool, node=scene.node)
@@ -255,6 +282,7 @@ SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "vm.resume": _paused,
     "vm.reboot": lambda s: (s.running.pk, {}),
     "vm.reset": lambda s: (s.running.pk, {}),
+    "vm.migrate": moving,
     "vm.delete": _deleted_with_snapshot,
     "vm.snapshot": lambda s: (s.running.pk, {"name": "before"}),
     "snapshot.delete": lambda s: (_snapshot(s, s.running), {}),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from cluster.models import FINAL, Job, Look, Step
+from cluster.models import FINAL, Job, Look, Node, Step
 from cluster.saga import dispatch, engine
 from nodes.contract.errors import ErrorInfo
 from nodes.contract.messages import VERBS, Envelope, Message, Reply
@@ -98,11 +98,46 @@ class World:
                 return {"exists": state is not None, "ours": state is not None, "used_by": used_by}
             case "pool.detach":
                 self.objects.pop(name, None)
+            case "domain.expect":
+                if state is not None:
+                    raise Refusal("domain_here")
+                self.objects[node, "arrival:" + message.domain.id] = "expected"  # type: ignore[attr-defined]
+                disks = [{"id": disk.id, "format": disk.format} for disk in message.domain.disks]  # type: ignore[attr-defined]
+                return {**self.whereabouts(name), "disks": disks}
+            case "domain.dismiss":
+                if self.objects.pop((node, "arrival:" + message.vm), None) and state is not None:  # type: ignore[attr-defined]
+                    raise Refusal("domain_here")
+            case "domain.move":
+                self.move(node, message)
+            case "domain.keep":
+                if state is None:
+                    raise Refusal("domain_absent")
+                self.objects[name] = "paused" if message.paused else "running"  # type: ignore[attr-defined]
+            case "domain.adopt":
+                if state is None:
+                    raise Refusal("domain_absent")
+                self.objects[name] = message.state  # type: ignore[attr-defined]
+                self.objects[node, "definition:" + message.domain.id] = definition(message.domain)  # type: ignore[attr-defined]
+                self.objects.pop((node, "arrival:" + message.domain.id), None)  # type: ignore[attr-defined]
+            case "domain.leave":
+                if state == "running":
+                    raise Refusal("domain_active")
+                self.objects.pop(name, None)
+                self.objects.pop((node, "definition:" + message.vm), None)  # type: ignore[attr-defined]
             case "node.inspect" | "domain.look":
                 pass
             case other:
                 raise AssertionError(f"the fake node does not know {other}")
         return self.whereabouts(name) if message.object.startswith("domain:") else {}
+
+    def move(self, node: str, message: Any) -> None:
+        """All that is of the guest: its domain, its definition, the disks that it has."""
+        target = Node.objects.get(name=message.target).pk
+        if self.objects.get((node, message.object)) not in ("running", "paused"):
+            raise Refusal("domain_state")
+        for at, name in list(self.objects):
+            if at == node and message.vm in name:
+                self.objects[target, name] = self.objects.pop((at, name))
 
     def whereabouts(self, name: tuple[str, str]) -> dict[str, Any]:
         state = self.objects.get(name)
@@ -212,7 +247,9 @@ class Executor:
 
     def doubt(self, node: str, envelope: Envelope, n: int, *, long: bool, effect: Message | None) -> None:
         """Uncertain once; asked again with the same number it is done. ``long``: uncertain for ever."""
-        if effect is not None or self.doubts[n] > 1:
+        if VERBS[envelope.verb].move and self.doubts[n] > 1:
+            effect, long = None, True  # run again it only looks
+        elif effect is not None or self.doubts[n] > 1:
             message = effect or VERBS[envelope.verb].model_validate(envelope.body)
             result = self.world.effect(node, message)
             if self.doubts[n] > 1 and not long:

@@ -1,0 +1,360 @@
+"""Move a VM to another node: a running one while it runs, with the disks that the other node does not see.
+
+One way for all: a VM that is off is started paused, so that none of its instructions is executed, moved, and ended over
+there. The move itself is the point of no return; any doubt about it is settled by asking both nodes
+(:mod:`cluster.whereabouts`), never by guessing.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from django.db.models import F
+from django.utils.translation import gettext_lazy as _
+from pydantic import Field
+
+from cluster import placement, states, whereabouts
+from cluster.domain_specs import domain_spec, nic_spec, pool_spec, volume_of
+from cluster.models import Disk, Nic, Node, Pool, Vm, VmState
+from cluster.permissions import Actor
+from cluster.refusals import Refusal
+from cluster.saga.steps import Call, Context, Id, LockName, NoUndo, Operation, Params, Plan, Settle, Step, Verdict, done
+from nodes.contract.messages import (
+    DiskCreate,
+    DiskDelete,
+    DiskResize,
+    DomainAdopt,
+    DomainDismiss,
+    DomainExpect,
+    DomainKeep,
+    DomainLeave,
+    DomainLook,
+    DomainMove,
+    DomainResume,
+    DomainStart,
+    DomainStop,
+    DomainSuspend,
+    DomainWhereabouts,
+    ExpectedDomain,
+    NicPlug,
+    NicUnplug,
+    VolumeFacts,
+)
+from nodes.contract.sizes import MAX_BYTES, MIB
+from nodes.contract.specs import DiskSpec, DomainSpec, MovedDisk
+
+from .vm_create import FOREIGN, nic_ids
+from .vm_move_plan import MovePlanning
+from .vm_power import GUEST_IS_OFF, mark, show, state_obstacles, unmark, vm_of
+from .vm_snapshot import disks_changed
+
+S = VmState
+NEEDS = (S.STOPPED, S.RUNNING, S.PAUSED)
+OPTIONS = {
+    "bandwidth_bytes",
+    "max_pause_ms",
+    "auto_converge",
+    "compressed",
+    "post_copy",
+    "time_limit_s",
+    "on_time_limit",
+}
+
+
+class MigrateParams(Params):
+    target: Id | None = None
+    """None: the panel chooses."""
+    live: bool = True
+    """False: a guest that runs is paused until it has arrived."""
+    pools: dict[Id, Id] = {}
+    """disk -> pool of the other node; without it, a pool that both see, else the default one over there."""
+    bandwidth_bytes: Annotated[int, Field(ge=MIB, le=MAX_BYTES)] | None = None
+    """A second."""
+    max_pause_ms: Annotated[int, Field(ge=1, le=2_000_000)] | None = None
+    auto_converge: bool = False
+    compressed: bool = False
+    post_copy: bool = False
+    time_limit_s: Annotated[int, Field(ge=1, le=7 * 86400)] | None = None
+    on_time_limit: Literal["abort", "force"] = "abort"
+
+
+class VmMigrate(Operation[MigrateParams]):
+    code = "vm.migrate"
+    noun = "vms"
+    label = _("Migrate")
+    hint = _("a guest that runs goes on running; its address, filter and console come along")
+    icon = "arrows-exchange"
+    Params = MigrateParams
+
+    @classmethod
+    def obstacles(cls, target: Vm) -> list[Refusal]:
+        reasons = state_obstacles(target, NEEDS)
+        if any(disk.pending for disk in target.disks.all()):
+            reasons.append(Refusal("disks_pending", {"vm": target.name}, status=409))
+        return reasons
+
+    @classmethod
+    def plan(cls, actor: Actor, target: Vm, params: MigrateParams) -> Plan:
+        return MovePlanning(target, params.target, params.pools).plan()
+
+    @classmethod
+    def begin(cls, actor: Actor, target: Vm, params: MigrateParams, plan: Plan) -> Vm:
+        placement.reserve_memory(plan.data["target"], target.memory_bytes)
+        for copied in plan.data["copied"].values():
+            placement.reserve_room(copied["pool"], copied["size_bytes"])
+        return target
+
+    @classmethod
+    def locks(cls, context: Context[MigrateParams]) -> Sequence[LockName]:
+        data = context.data
+        nodes = [LockName("node:" + pk, exclusive=False) for pk in (data["source"], data["target"]) if pk]
+        return [LockName("vm:" + context.subject_id), *(LockName("disk:" + pk) for pk in data["disks"]), *nodes]
+
+    @classmethod
+    def recheck(cls, context: Context[MigrateParams]) -> list[Refusal]:
+        vm = vm_of(context)
+        reasons = disks_changed(vm, context.data["disks"]) + cls.obstacles(vm)
+        if vm.node_id != context.data["source"]:
+            reasons.append(Refusal("moved_meanwhile", {"vm": vm.name, "node": vm.node.name}, status=409))
+        if context.data["copied"] and vm.snapshots.exists():
+            target = Node.objects.get(pk=context.data["target"])
+            reasons.append(Refusal("snapshots_stay", {"vm": vm.name, "node": target.name}, status=409))
+        return reasons
+
+    # The table of steps stands below the functions that it names.
+
+
+# --- what it is about ---------------------------------------------------------------------------------------
+
+
+def copied_disks(context: Context[Any]) -> list[str]:
+    return list(context.data["copied"])
+
+
+def grown_disks(context: Context[Any]) -> list[str]:
+    return list(context.data["grown"])
+
+
+def _volume(copied: dict[str, Any], disk_id: str) -> dict[str, Any]:
+    """``id``, ``pool`` and ``format`` of a disk's volume, as data has them."""
+    return {"id": disk_id, "pool": pool_spec(Pool.objects.get(pk=copied["pool"])), "format": copied["format"]}
+
+
+def _arriving(context: Context[Any]) -> DomainSpec:
+    """The domain as it will be over there."""
+    spec = domain_spec(vm_of(context))
+    there = {pk: _volume(copied, pk) for pk, copied in context.data["copied"].items()}
+    disks = (d.model_copy(update=there[d.id] | {"cache": None}) if d.id in there else d for d in spec.disks)
+    return spec.model_copy(update={"disks": tuple(disks)})
+
+
+# --- before the move ----------------------------------------------------------------------------------------
+
+
+def release(context: Context[MigrateParams], key: str) -> None:
+    vm = vm_of(context)
+    placement.release_memory(context.data["target"], vm.memory_bytes)
+    _release_room(context)
+
+
+def _release_room(context: Context[MigrateParams]) -> None:
+    """Of the volumes of which no node has said that they were made."""
+    for disk_id, copied in context.data["copied"].items():
+        if disk_id not in context.data.get("made", []):
+            placement.release_room(copied["pool"], copied["size_bytes"])
+
+
+def grow(context: Context[MigrateParams], disk_id: str) -> Call:
+    disk = Disk.objects.select_related("pool").get(pk=disk_id)
+    return Call(context.data["source"], DiskResize(**volume_of(disk), size_bytes=context.data["grown"][disk_id]))
+
+
+def grown(context: Context[MigrateParams], disk_id: str, result: VolumeFacts) -> None:
+    Disk.objects.filter(pk=disk_id).update(size_bytes=result.size_bytes, version=F("version") + 1)
+
+
+def create_disk(context: Context[MigrateParams], disk_id: str) -> Call:
+    copied = context.data["copied"][disk_id]
+    # Without the image behind it: the content of the whole chain goes along.
+    disk = DiskSpec(**_volume(copied, disk_id), size_bytes=copied["size_bytes"])
+    return Call(context.data["target"], DiskCreate(disk=disk))
+
+
+def disk_created(context: Context[MigrateParams], disk_id: str, result: VolumeFacts) -> None:
+    made = context.data.setdefault("made", [])
+    if disk_id not in made:
+        made.append(disk_id)
+        placement.release_room(context.data["copied"][disk_id]["pool"], context.data["copied"][disk_id]["size_bytes"])
+
+
+def delete_disk(context: Context[MigrateParams], disk_id: str) -> Call:
+    return Call(context.data["target"], DiskDelete(**_volume(context.data["copied"][disk_id], disk_id)))
+
+
+def plug_nic(context: Context[MigrateParams], nic_id: str) -> Call:
+    nic = Nic.objects.select_related("network", "lease").get(pk=nic_id)
+    return Call(context.data["target"], NicPlug(nic=nic_spec(nic)))
+
+
+def unplug_there(context: Context[MigrateParams], nic_id: str) -> Call:
+    return _unplug(context.data["target"], nic_id)
+
+
+def unplug_here(context: Context[MigrateParams], nic_id: str) -> Call:
+    return _unplug(context.data["source"], nic_id)
+
+
+def _unplug(node: str, nic_id: str) -> Call:
+    nic = Nic.objects.select_related("network").get(pk=nic_id)
+    return Call(node, NicUnplug(id=nic.pk, bridge=nic.network.bridge))
+
+
+def hold(context: Context[MigrateParams], key: str) -> Call | None:
+    """Only what has a QEMU can be moved, and what is paused writes nothing."""
+    vm = vm_of(context)
+    if context.data["was"] == S.STOPPED:
+        return Call(vm.node_id, DomainStart(vm=vm.pk, uuid=vm.uuid, paused=True, for_now=True))
+    if context.data["was"] == S.RUNNING and not context.params.live:
+        return Call(vm.node_id, DomainSuspend(vm=vm.pk, uuid=vm.uuid))
+    return None
+
+
+def let_go(context: Context[MigrateParams], key: str) -> Call | None:
+    vm = vm_of(context)
+    if context.data["was"] == S.STOPPED:
+        return Call(vm.node_id, DomainStop(vm=vm.pk, uuid=vm.uuid))
+    if context.data["was"] == S.RUNNING and not context.params.live:
+        return Call(vm.node_id, DomainResume(vm=vm.pk, uuid=vm.uuid))
+    return None
+
+
+def expect(context: Context[MigrateParams], key: str) -> Call:
+    source = Node.objects.get(pk=context.data["source"])
+    return Call(context.data["target"], DomainExpect(domain=_arriving(context), source_address=source.address))
+
+
+def expected(context: Context[MigrateParams], key: str, result: ExpectedDomain) -> None:
+    context.data["there"] = [disk.model_dump(mode="json") for disk in result.disks]
+
+
+def dismiss(context: Context[MigrateParams], key: str) -> Call:
+    vm = vm_of(context)
+    return Call(context.data["target"], DomainDismiss(vm=vm.pk, uuid=vm.uuid))
+
+
+# --- the move -----------------------------------------------------------------------------------------------
+
+
+def move(context: Context[MigrateParams], key: str) -> Call:
+    vm, target = vm_of(context), Node.objects.get(pk=context.data["target"])
+    disks = [MovedDisk(**{**disk, "copied": disk["id"] in context.data["copied"]}) for disk in context.data["there"]]
+    options = context.params.model_dump(include=OPTIONS, exclude_unset=True)
+    message = DomainMove(
+        vm=vm.pk, uuid=vm.uuid, target=target.name, target_address=target.address, disks=tuple(disks), **options
+    )
+    return Call(context.data["source"], message)
+
+
+def stay(context: Context[MigrateParams], key: str) -> Call:
+    vm = vm_of(context)
+    return Call(context.data["source"], DomainKeep(vm=vm.pk, uuid=vm.uuid, paused=context.data["was"] != S.RUNNING))
+
+
+def moved(context: Context[MigrateParams], key: str, result: DomainWhereabouts) -> None:
+    """From here on it belongs to the other node."""
+    # The counter is the old node's: what the new one has seen is compared with its own.
+    here = Vm.objects.filter(pk=context.subject_id, node=context.data["source"])
+    if not here.update(node=context.data["target"], observed_counter=0):
+        return
+    for disk_id, copied in context.data["copied"].items():
+        there = {"pool": copied["pool"], "format": copied["format"], "cache": "", "image": None}
+        Disk.objects.filter(pk=disk_id).update(**there, version=F("version") + 1)
+    states.touch(context.subject_id)
+
+
+def ask_both(context: Context[Any], key: str) -> Sequence[Call]:
+    vm = vm_of(context)
+    look = DomainLook(vm=vm.pk, uuid=vm.uuid)
+    return [Call(context.data["source"], look), Call(context.data["target"], look)]
+
+
+def where_it_is(context: Context[Any], results: Sequence[DomainWhereabouts | None]) -> Verdict:
+    source, target = results
+    return whereabouts.verdict(source, target)
+
+
+def bears_out(context: Context[Any], outcome: str, results: Sequence[DomainWhereabouts | None]) -> bool:
+    source, target = results
+    return whereabouts.proves(outcome, source, target)
+
+
+# --- after it -----------------------------------------------------------------------------------------------
+
+
+def adopt(context: Context[MigrateParams], key: str) -> Call:
+    power: dict[str, Literal["running", "paused", "shutoff"]] = {S.RUNNING: "running", S.PAUSED: "paused"}
+    state = power.get(context.data["was"], "shutoff")
+    return Call(context.data["target"], DomainAdopt(domain=domain_spec(vm_of(context)), state=state))
+
+
+def leave(context: Context[MigrateParams], key: str) -> Call:
+    vm = vm_of(context)
+    return Call(context.data["source"], DomainLeave(vm=vm.pk, uuid=vm.uuid))
+
+
+def drop_disk(context: Context[MigrateParams], disk_id: str) -> Call:
+    return Call(context.data["source"], DiskDelete(**_volume(context.data["copied"][disk_id]["old"], disk_id)))
+
+
+def finish(context: Context[MigrateParams], key: str) -> None:
+    vm = vm_of(context)
+    moved(context, key, DomainWhereabouts(state="absent"))  # where an administrator has said so
+    placement.release_memory(context.data["source"], vm.memory_bytes)
+    _release_room(context)
+    vm.refresh_from_db()
+    if vm.state == S.MIGRATING:
+        states.move(vm, VmState(context.data["was"]))
+
+
+GOES_FORWARD = NoUndo(_("the guest has moved"))
+
+VmMigrate.steps = (
+    Step("reserve", _("Reserve memory and room"), do=done, undo=release),
+    Step("mark", _("Mark the VM"), do=mark(S.MIGRATING), undo=unmark),
+    Step(
+        "grow",
+        _("Grow the disk to what both storages can have"),
+        do=grow,
+        undo=NoUndo(_("a disk never shrinks")),
+        each=grown_disks,
+        after=grown,
+    ),
+    Step(
+        "create_disk",
+        _("Make the disk on the other node"),
+        do=create_disk,
+        undo=delete_disk,
+        each=copied_disks,
+        beside=True,
+        after=disk_created,
+        undone_by=FOREIGN,
+    ),
+    Step(
+        "plug_nic", _("Lease and filter on the other node"), do=plug_nic, undo=unplug_there, each=nic_ids, beside=True
+    ),
+    Step("hold", _("Let the guest stand still"), do=hold, undo=let_go, undone_by=GUEST_IS_OFF),
+    Step("expect", _("Open the other node"), do=expect, undo=dismiss, after=expected),
+    Step(
+        "move",
+        _("Move the guest"),
+        do=move,
+        undo=stay,
+        after=moved,
+        pivot=True,
+        settle=Settle(ask_both, where_it_is, bears_out),
+    ),
+    Step("adopt", _("Take the guest over"), do=adopt, undo=GOES_FORWARD, after=show),
+    Step("leave", _("Clear the old node"), do=leave, undo=GOES_FORWARD),
+    Step("unplug_nic", _("Remove lease and filter from the old node"), do=unplug_here, undo=GOES_FORWARD, each=nic_ids),
+    Step("drop_disk", _("Remove the old disk"), do=drop_disk, undo=GOES_FORWARD, each=copied_disks),
+    Step("finish", _("Note the new place"), do=finish, undo=NoUndo(_("nothing can fail after it"))),
+)

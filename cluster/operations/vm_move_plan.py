@@ -1,0 +1,207 @@
+"""Where a VM could go, and what it would take: for every node, each reason against it.
+
+Not an operation: the planning half of :mod:`cluster.operations.vm_migrate`. Reads only.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import lcm
+from typing import Any
+
+from django.db.models import prefetch_related_objects
+
+from cluster import placement
+from cluster.models import POOL_AT_REST, Disk, Node, Pool, Vm
+from cluster.refusals import NotKnown, Refusal
+from cluster.saga.steps import Plan
+from nodes.contract.sizes import round_up
+
+
+@dataclass
+class Copied:
+    """A disk whose content goes along."""
+
+    disk: Disk
+    pool: Pool
+    format: str
+    size_bytes: int
+    """What it will have: a multiple of what both pools give out at a time."""
+    granule_bytes: int
+
+    @property
+    def grows_by_bytes(self) -> int:
+        return self.size_bytes - self.disk.size_bytes
+
+    def kept(self) -> dict[str, Any]:
+        """For the job's data."""
+        assert self.disk.pool
+        old = {"pool": self.disk.pool_id, "format": self.disk.format}
+        return {"pool": self.pool.pk, "format": self.format, "size_bytes": self.size_bytes, "old": old}
+
+
+@dataclass
+class Candidate(placement.Candidate):
+    copied: list[Copied] = field(default_factory=list)
+
+    def said(self, best: bool) -> dict[str, Any]:
+        return {
+            "node": self.node.pk,
+            "name": self.node.name,
+            "possible": not self.reasons,
+            "chosen": best and not self.reasons,
+            "score": self.score,
+            "copied_bytes": sum(copied.size_bytes for copied in self.copied),
+            "reasons": [reason.said() for reason in self.reasons],
+        }
+
+
+@dataclass
+class MovePlanning:
+    vm: Vm
+    target: str | None = None
+    pools: Mapping[str, str] = field(default_factory=dict)
+    """disk -> the pool that a person chose for it."""
+
+    def plan(self) -> Plan:
+        rows = self.candidates()
+        best = rows[0] if rows and not rows[0].reasons else None
+        refusals = self._unknown_disks()
+        if best is None:
+            refusals += self._no_node(rows)
+        copied = best.copied if best else []
+        return Plan(
+            refusals=refusals,
+            quote={"disks": [self._quoted(one) for one in copied], "price": None},
+            placement=placement.explain(rows),
+            targets=[row.said(best=row is best) for row in rows],
+            data={
+                "source": self.vm.node_id,
+                "target": best.node.pk if best else None,
+                "disks": [disk.pk for disk in self._disks()],
+                "copied": {one.disk.pk: one.kept() for one in copied},
+                "grown": {one.disk.pk: one.size_bytes for one in copied if one.grows_by_bytes},
+            },
+        )
+
+    def candidates(self) -> list[Candidate]:
+        """Every node that could be meant; the best of the possible ones first."""
+        nodes = Node.objects.exclude(redis_password_sha256="").select_related("default_pool")
+        nodes = nodes.prefetch_related("pool_places__pool", "iso_copies")
+        nodes = nodes.filter(pk=self.target) if self.target else nodes.exclude(pk=self.vm.node_id)
+        if self.target and not nodes:
+            raise NotKnown(f"node {self.target}")
+        prefetch_related_objects([self.vm], "nics__network", "disks__pool", "disks__iso")
+        rows = [self._candidate(node) for node in nodes]
+        rows.sort(key=lambda c: (bool(c.reasons), sum(d.size_bytes for d in c.copied), -c.score, c.node.name))
+        return rows
+
+    def _candidate(self, node: Node) -> Candidate:
+        if node.pk == self.vm.node_id:
+            return Candidate(node, 0, [Refusal("same_node", {"vm": self.vm.name, "node": node.name}, field="target")])
+        need = placement.Need(self.vm.vcpus, self.vm.memory_bytes, [nic.network for nic in self.vm.nics.all()])
+        plain = placement.candidates(need, [node])[0]
+        copied, reasons = self._layout(node)
+        # A default pool is needed only for a disk that is copied, and then it is missed there.
+        others = [reason for reason in plain.reasons if reason.code != "no_pool"]
+        return Candidate(node, plain.score, [*others, *self._against(node), *reasons], copied)
+
+    def _against(self, node: Node) -> list[Refusal]:
+        """What hinders a move that would not hinder a creation."""
+        source, facts = self.vm.node, {"node": node.name}
+        reasons = []
+        if node.facts.get("simulated") or source.facts.get("simulated"):
+            return [Refusal("simulated_cannot_move", facts, field="target")]
+        if source.facts.get("virt_type") != node.facts.get("virt_type"):
+            both = {"virt": node.facts.get("virt_type", "—"), "source_virt": source.facts.get("virt_type", "—")}
+            reasons.append(Refusal("virt_differs", {**facts, "source": source.name, **both}, field="target"))
+        if _version(node, "qemu_version") < _version(source, "qemu_version"):
+            versions = {"version": node.facts["qemu_version"], "source_version": source.facts["qemu_version"]}
+            reasons.append(Refusal("qemu_older", {**facts, "source": source.name, **versions}, field="target"))
+        if not _listens(node):
+            reasons.append(Refusal("no_migration_port", facts, field="target"))
+        held = {copy.iso_id for copy in node.iso_copies.all()}
+        for disk in self.vm.disks.all():
+            if disk.iso and disk.iso_id not in held:
+                reasons.append(Refusal("iso_absent_there", {**facts, "iso": disk.iso.name}, field="target"))
+        return reasons
+
+    @cached_property
+    def _has_snapshots(self) -> bool:
+        return self.vm.snapshots.exists()
+
+    # --- disks ------------------------------------------------------------------------------------------
+
+    def _disks(self) -> list[Disk]:
+        return [disk for disk in self.vm.disks.all() if disk.device == "disk"]
+
+    def _unknown_disks(self) -> list[Refusal]:
+        known = {disk.pk for disk in self._disks()}
+        return [Refusal("disk_unknown", {"disk": pk}, field="pools") for pk in self.pools if pk not in known]
+
+    def _layout(self, node: Node) -> tuple[list[Copied], list[Refusal]]:
+        there = {place.pool_id: place.pool for place in node.pool_places.all() if place.pool.state in POOL_AT_REST}
+        copied: list[Copied] = []
+        reasons: list[Refusal] = []
+        for disk in self._disks():
+            asked = self.pools.get(disk.pk)
+            if asked in (None, disk.pool_id) and disk.pool_id in there:
+                continue  # both nodes see it
+            pool = there.get(asked) if asked else node.default_pool
+            if pool is None:
+                name = Pool.objects.filter(pk=asked).values_list("name", flat=True).first() if asked else None
+                code, facts = ("pool_elsewhere", {"pool": name}) if name else ("no_pool", {})
+                reasons.append(Refusal(code, {**facts, "node": node.name}, field="pools"))
+                continue
+            one = self._copied(disk, pool)
+            if one is None:
+                lacks = {"pool": pool.name, "format": disk.format, "formats": sorted(pool.granules)}
+                reasons.append(Refusal("format_unsupported", lacks, field="pools"))
+                continue
+            copied.append(one)
+        return copied, reasons + self._hindered(node, copied)
+
+    def _copied(self, disk: Disk, pool: Pool) -> Copied | None:
+        chosen = next((one for one in (disk.format, "qcow2", "raw") if one in pool.granules), None)
+        if chosen is None or disk.pool is None:
+            return None
+        # QEMU's copy ends with an error where the two differ in size, so both must be able to have it.
+        granule = lcm(pool.granules[chosen], disk.pool.granules.get(disk.format, 1))
+        return Copied(disk, pool, chosen, round_up(disk.size_bytes, granule), pool.granules[chosen])
+
+    def _hindered(self, node: Node, copied: Sequence[Copied]) -> list[Refusal]:
+        reasons = []
+        if copied and self._has_snapshots:
+            names = {"vm": self.vm.name, "node": node.name}
+            reasons.append(Refusal("snapshots_stay", names, field="target"))
+        needed: dict[str, int] = {}
+        for one in copied:
+            needed[one.pool.pk] = needed.get(one.pool.pk, 0) + one.size_bytes
+        for pool in {one.pool.pk: one.pool for one in copied}.values():
+            reasons += placement.closed(pool, "pools")
+            if not pool.facts.get("takes_backups"):
+                reasons.append(Refusal("pool_takes_no_copy", {"pool": pool.name, "node": node.name}, field="pools"))
+            if needed[pool.pk] > placement.free_room_bytes(pool):
+                reasons.append(placement.no_room(pool, node, needed[pool.pk], "pools"))
+        return reasons
+
+    def _quoted(self, one: Copied) -> dict[str, Any]:
+        sizes = {"asked_bytes": one.disk.size_bytes, "size_bytes": one.size_bytes, "granule_bytes": one.granule_bytes}
+        return {"pool": one.pool.pk, **sizes}
+
+    def _no_node(self, rows: Sequence[Candidate]) -> list[Refusal]:
+        reasons = [reason for row in rows for reason in row.reasons]
+        if len(rows) == 1:
+            return reasons
+        full = bool(rows) and all(any(reason.status == 507 for reason in row.reasons) for row in rows)
+        return [Refusal("no_target", {"vm": self.vm.name}, field="target", status=507 if full else 422), *reasons]
+
+
+def _version(node: Node, name: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in str(node.facts.get(name, "")).split(".") if part.isdigit())
+
+
+def _listens(node: Node) -> bool:
+    """Its libvirtd takes connections of other nodes, as its preflight saw; one that did not say is given the chance."""
+    checks = [check for check in node.checks if check["code"] == "migration_ports"]
+    return all(check.get("facts", {}).get("libvirt_tls", True) for check in checks)

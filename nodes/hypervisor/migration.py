@@ -1,0 +1,240 @@
+"""Moving a guest to another node: one blocking call of libvirt, watched from beside.
+
+Peer to peer: the source's libvirtd drives it, so the move goes on when this process dies.
+Source: libvirt.org/migration.html
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import libvirt
+
+from nodes import domain_xml
+from nodes.contract.errors import NodeError
+from nodes.contract.specs import MovedDisk
+from nodes.drain import CallLost
+from nodes.hypervisor.connections import Connections
+from nodes.shell import Cancellation
+
+LOOK_S = 0.5
+MIB = 1 << 20
+FLAGS = (
+    libvirt.VIR_MIGRATE_PEER2PEER
+    | libvirt.VIR_MIGRATE_LIVE
+    | libvirt.VIR_MIGRATE_TLS
+    | libvirt.VIR_MIGRATE_PERSIST_DEST
+    | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
+)
+SAFE_CACHES = ("none", "directsync")
+"""The host keeps nothing of such a volume in its memory, so two nodes see the same. Source: qemu_migration.c"""
+
+
+@dataclass(frozen=True)
+class Options:
+    bandwidth_bytes: int | None = None
+    max_pause_ms: int | None = None
+    auto_converge: bool = False
+    compressed: bool = False
+    post_copy: bool = False
+    time_limit_s: float | None = None
+    on_time_limit: Literal["abort", "force"] = "abort"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The other node."""
+
+    name: str
+    address: str
+
+    @property
+    def libvirtd(self) -> str:
+        return f"qemu+tls://{self.name}/system"
+
+    @property
+    def qemu(self) -> str:
+        return f"tcp://[{self.address}]" if ":" in self.address else f"tcp://{self.address}"
+
+
+@dataclass
+class Watch:
+    """What becomes of a move while it is under way."""
+
+    options: Options
+    began: float = field(default_factory=time.monotonic)
+    aborted: str = ""
+    """Why we ended it: ``cancel`` or ``time_limit``."""
+    forced: bool = False
+    tuned: bool = False
+    switched_to_post_copy: bool = False
+
+
+class Migrating(Connections):
+    def move(
+        self,
+        uuid: str,
+        target: Target,
+        disks: Mapping[str, MovedDisk],
+        options: Options,
+        progress: Callable[[int, dict[str, int]], None],
+        cancellation: Cancellation,
+    ) -> str:
+        """Returns when libvirt has ended it.
+
+        :param disks: by their names in the guest: ``vda``.
+        :param progress: gets per cent, and what is left and how fast it goes.
+        :returns: why it was ended from here, ``cancel`` or ``time_limit``; empty: it has moved.
+        :raises NodeError: what libvirt said; where the guest is now is not known by that.
+        """
+        watch = Watch(options)
+        cancellation.wake(self.changed)
+        with ThreadPoolExecutor(1, thread_name_prefix=f"move {uuid}") as beside:
+            call = beside.submit(self._migrate, uuid, target, disks, options)
+            call.add_done_callback(lambda _: self._notify())
+            while not call.done():
+                self._watch(uuid, watch, progress, cancellation)
+                with self.changed:
+                    if not call.done():
+                        self.changed.wait(LOOK_S)
+        try:
+            call.result()
+        except CallLost:
+            raise
+        except NodeError:
+            if not watch.aborted:
+                raise
+            return watch.aborted
+        return ""
+
+    def _notify(self) -> None:
+        with self.changed:
+            self.changed.notify_all()
+
+    def _migrate(self, uuid: str, target: Target, disks: Mapping[str, MovedDisk], options: Options) -> None:
+        with self._call() as connection:
+            domain = connection.lookupByUUIDString(uuid)
+            domain.migrateToURI3(target.libvirtd, *_asked(domain, target, disks, options))
+
+    def _watch(
+        self, uuid: str, watch: Watch, progress: Callable[[int, dict[str, int]], None], cancellation: Cancellation
+    ) -> None:
+        try:
+            with self._call() as connection:
+                domain = connection.lookupByUUIDString(uuid)
+                stats = domain.jobStats()
+                if stats.get("operation") != libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT:
+                    return  # it has not begun, or it is over
+                progress(*progress_of(stats))
+                _tune(domain, watch)
+                _steer(domain, watch, stats, cancellation.asked)
+        except NodeError:
+            # The guest may have gone in this moment, or libvirtd be away: the call itself says what came of it.
+            return
+
+    def await_end_of_move(self, uuid: str) -> None:
+        """Wait until no migration of this domain is under way here."""
+        while True:
+            with self._call() as connection:
+                try:
+                    stats = connection.lookupByUUIDString(uuid).jobStats()
+                except libvirt.libvirtError as error:
+                    if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
+                        return
+                    raise
+            if stats.get("type", libvirt.VIR_DOMAIN_JOB_NONE) == libvirt.VIR_DOMAIN_JOB_NONE:
+                return
+            with self.changed:
+                self.changed.wait(LOOK_S)
+
+
+def _asked(domain: Any, target: Target, disks: Mapping[str, MovedDisk], options: Options) -> tuple[dict[str, Any], int]:
+    """The call's parameters and flags."""
+    copied = sorted(name for name, disk in disks.items() if disk.copied)
+    parameters: dict[str, Any] = {
+        libvirt.VIR_MIGRATE_PARAM_URI: target.qemu,
+        libvirt.VIR_MIGRATE_PARAM_DEST_XML: domain_xml.moved_xml(
+            domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE), disks
+        ),
+        libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: domain_xml.moved_xml(
+            domain.XMLDesc(
+                libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE
+            ),
+            disks,
+        ),
+    }
+    flags = FLAGS
+    if copied:
+        flags |= libvirt.VIR_MIGRATE_NON_SHARED_DISK
+        parameters[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = copied
+        parameters[libvirt.VIR_MIGRATE_PARAM_DISKS_URI] = target.qemu
+    if options.bandwidth_bytes:
+        parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = max(1, options.bandwidth_bytes // MIB)
+    if options.auto_converge:
+        flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
+    if options.compressed:
+        flags |= libvirt.VIR_MIGRATE_COMPRESSED
+    if options.post_copy:
+        flags |= libvirt.VIR_MIGRATE_POSTCOPY
+    if _is_one_folder(disks):
+        flags |= libvirt.VIR_MIGRATE_UNSAFE
+    return parameters, flags
+
+
+def _is_one_folder(disks: Mapping[str, MovedDisk]) -> bool:
+    """Files that both nodes see, in a folder of which libvirt would not know that it is shared: the panel does, by the
+    pool's identity. Only where no node keeps anything of them in its memory; else libvirt decides.
+    """
+    files = [d for d in disks.values() if not d.copied and d.source is not None and d.source.kind in ("file", "block")]
+    volumes = [d for d in files if d.cache is not None]
+    return bool(volumes) and all(d.cache in SAFE_CACHES for d in volumes)
+
+
+def progress_of(stats: Mapping[str, Any]) -> tuple[int, dict[str, int]]:
+    """(per cent, facts) of libvirt's job statistics.
+
+    The facts: ``memory_left_bytes``, ``disk_left_bytes``, ``speed_bytes`` and ``dirty_bytes`` a second, ``elapsed_ms``,
+    ``left_s`` where the speed is known, ``pass``.
+    """
+    total, left = int(stats.get("data_total", 0)), int(stats.get("data_remaining", 0))
+    memory_left, disk_left = int(stats.get("memory_remaining", 0)), int(stats.get("disk_remaining", 0))
+    speed = int(stats.get("memory_bps", 0)) + int(stats.get("disk_bps", 0))
+    facts = {
+        "memory_left_bytes": memory_left,
+        "disk_left_bytes": disk_left,
+        "speed_bytes": speed,
+        "dirty_bytes": int(stats.get("memory_dirty_rate", 0)) * int(stats.get("memory_page_size", 4096)),
+        "elapsed_ms": int(stats.get("time_elapsed", 0)),
+        "pass": int(stats.get("memory_iteration", 0)),
+    }
+    if speed:
+        facts["left_s"] = -(-(memory_left + disk_left) // speed)
+    return (min(99, (total - left) * 100 // total) if total else 0), facts
+
+
+def _tune(domain: Any, watch: Watch) -> None:
+    """What libvirt takes only while the move is under way."""
+    if watch.options.max_pause_ms and not watch.tuned:
+        domain.migrateSetMaxDowntime(watch.options.max_pause_ms)
+    watch.tuned = True
+
+
+def _steer(domain: Any, watch: Watch, stats: Mapping[str, Any], cancelled: bool) -> None:
+    if cancelled and not watch.aborted:
+        domain.abortJob()
+        watch.aborted = "cancel"
+        return
+    options = watch.options
+    is_late = options.time_limit_s is not None and time.monotonic() - watch.began >= options.time_limit_s
+    if is_late and options.on_time_limit == "abort" and not watch.aborted:
+        domain.abortJob()
+        watch.aborted = "time_limit"
+    elif is_late and options.on_time_limit == "force" and not watch.forced:
+        domain.suspend()
+        watch.forced = True
+    # The first pass has taken most of the memory along: the rest is what keeps changing.
+    if options.post_copy and not watch.switched_to_post_copy and int(stats.get("memory_iteration", 0)) >= 2:
+        domain.migrateStartPostCopy()
+        watch.switched_to_post_copy = True

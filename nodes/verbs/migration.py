@@ -1,0 +1,214 @@
+"""A guest on its way to another node: what its two nodes do, each for itself. The panel decides in between.
+
+Laws 1 and 2: nothing here ends a guest that may be the only one. What runs, or is defined, is never removed from the
+target; what runs is never removed from the source; and after a doubt a move only looks.
+"""
+
+from nodes.contract.errors import NodeError
+from nodes.contract.faults import point
+from nodes.contract.messages import (
+    DomainAdopt,
+    DomainDismiss,
+    DomainExpect,
+    DomainKeep,
+    DomainLeave,
+    DomainMove,
+    DomainWhereabouts,
+    ExpectedDomain,
+)
+from nodes.contract.specs import DomainDisk, MovedDisk
+from nodes.drain import CallLost
+from nodes.hypervisor.migration import Options, Target
+from nodes.ledger import WantedChange
+from nodes.node import Node
+from nodes.shell import Cancelled
+from nodes.verbs import handles
+from nodes.verbs.domains import (
+    call_libvirt,
+    definition_of,
+    drop_console,
+    moving,
+    power_on,
+    required,
+    source_of,
+    wanted_of,
+)
+from nodes.verbs.run import Run
+
+ON = ("running", "paused")
+
+
+@handles(DomainExpect)
+def expect(node: Node, message: DomainExpect, run: Run) -> ExpectedDomain:
+    spec = message.domain
+    domain = node.own_domain(spec.id, spec.uuid)
+    namesake = node.hypervisor.find(name=spec.domain_name)
+    if domain is not None or namesake is not None:
+        raise NodeError(
+            "domain_here",
+            f"this node has a domain named {(domain or namesake or spec).name} already: it was left untouched",
+            "Look at it on the node: it may be what an earlier move has left behind.",
+        )
+    disks = tuple(_moved(node, disk) for disk in spec.disks)
+    node.network.arrivals.expect(spec.id, message.source_address)
+    return ExpectedDomain(**node.hypervisor.whereabouts(spec.uuid).model_dump(), disks=disks)
+
+
+def _moved(node: Node, disk: DomainDisk) -> MovedDisk:
+    return MovedDisk(id=disk.id, source=source_of(node, disk), format=disk.format, cache=disk.cache)
+
+
+@handles(DomainDismiss)
+def dismiss(node: Node, message: DomainDismiss, run: Run) -> DomainWhereabouts:
+    # Nothing is expected where ``expect`` refused, or where this was done before: then nothing here is ours to remove.
+    if node.network.arrivals.expected(message.vm):
+        domain = node.own_domain(message.vm, message.uuid)
+        where = node.hypervisor.whereabouts(message.uuid)
+        if domain is not None and where.state != "incoming":
+            raise NodeError(
+                "domain_here",
+                f"the domain {domain.name} is {where.state} on this node: it was left untouched",
+                "Compare both nodes, then resolve the job.",
+            )
+        if domain is not None:
+            call_libvirt(message.verb, lambda: node.hypervisor.destroy(message.uuid))
+        node.network.arrivals.forget(message.vm)
+    return node.hypervisor.whereabouts(message.uuid)
+
+
+@handles(DomainMove)
+def move(node: Node, message: DomainMove, run: Run) -> DomainWhereabouts:
+    if run.repeats:
+        return _looked_at(node, message)
+    required(node, message)
+    before = node.hypervisor.whereabouts(message.uuid)
+    if before.job_active or before.paused_by_migration or before.state not in ON:
+        raise NodeError("domain_state", f"the domain is {before.state}, or something is under way with it")
+    run.cancellation.check()
+    names = _names(node, message)
+    options = Options(**message.model_dump(include=set(Options.__dataclass_fields__)))
+    target = Target(message.target, message.target_address)
+    point("domain.before-call", message.verb)
+    try:
+        ended = node.hypervisor.move(message.uuid, target, names, options, run.progress, run.cancellation)
+    except CallLost:
+        raise
+    except NodeError as error:
+        _stayed(node, message, error)
+        raise NodeError("move_failed", error.info.cause, "Look at the domain's log on both nodes.") from None
+    finally:
+        point("domain.after-call", message.verb)
+    if ended:
+        _stayed(node, message, None)
+        if ended == "cancel":
+            raise Cancelled
+        raise NodeError(
+            "move_time_limit",
+            f"the guest was not over there after {message.time_limit_s} s",
+            "Allow more time or a longer pause, or choose auto-converge or post-copy.",
+            limit_s=message.time_limit_s or 0,
+        )
+    run.wanted = WantedChange(message.vm, running=False)
+    return node.hypervisor.whereabouts(message.uuid)
+
+
+def _names(node: Node, message: DomainMove) -> dict[str, MovedDisk]:
+    """The message's disks by their names in the guest that runs. Raises ``disks_differ``."""
+    devices = node.hypervisor.devices(message.uuid)
+    named = {devices.disk_names[disk.id]: disk for disk in message.disks if disk.id in devices.disk_names}
+    others = [disk for disk in message.disks if disk.id not in devices.disk_names]
+    if devices.drive is not None and len(others) == 1:
+        named[devices.drive] = others.pop()
+    if others or set(named) != devices.names:
+        raise NodeError(
+            "disks_differ",
+            f"the guest has the disks {', '.join(sorted(devices.names))}, and {len(message.disks)} were expected",
+            "Restart the VM, so that it has the disks of its definition.",
+        )
+    return named
+
+
+def _stayed(node: Node, message: DomainMove, error: NodeError | None) -> None:
+    """Returns if the guest is here and goes on; else raises an uncertain ``move_unknown``."""
+    where = node.hypervisor.whereabouts(message.uuid)
+    if where.state in ON and not (where.job_active or where.paused_by_migration or where.post_copy):
+        return
+    cause = error.info.cause if error else "it was ended"
+    raise _unknown(f"the move did not end well ({cause}); here the domain is {where.state}")
+
+
+def _looked_at(node: Node, message: DomainMove) -> DomainWhereabouts:
+    node.own_domain(message.vm, message.uuid)
+    node.hypervisor.await_end_of_move(message.uuid)
+    raise _unknown(f"here the domain is {node.hypervisor.whereabouts(message.uuid).state}")
+
+
+def _unknown(cause: str) -> NodeError:
+    return NodeError("move_unknown", cause, "Both nodes are asked where the guest is.", certain=False)
+
+
+@handles(DomainKeep)
+def keep(node: Node, message: DomainKeep, run: Run) -> DomainWhereabouts:
+    domain = node.own_domain(message.vm, message.uuid)
+    where = node.hypervisor.whereabouts(message.uuid)
+    if domain is None:
+        raise NodeError("domain_absent", f"this node has no domain with the uuid {message.uuid}")
+    if where.job_active or where.state == "incoming" or where.post_copy:
+        raise moving()
+    if domain.shut_itself_down:
+        run.wanted = WantedChange(message.vm, running=False)
+        return where
+    if where.state not in ON:
+        call_libvirt(message.verb, lambda: power_on(node.hypervisor, message.uuid, paused=message.paused))
+    elif where.state == "paused" and not message.paused:
+        call_libvirt(message.verb, lambda: node.hypervisor.resume(message.uuid))
+    run.wanted = WantedChange(message.vm, running=True)
+    return node.hypervisor.whereabouts(message.uuid)
+
+
+@handles(DomainAdopt)
+def adopt(node: Node, message: DomainAdopt, run: Run) -> DomainWhereabouts:
+    spec = message.domain
+    domain = node.own_domain(spec.id, spec.uuid)
+    where = node.hypervisor.whereabouts(spec.uuid)
+    if domain is None:
+        raise NodeError("domain_absent", f"this node has no domain with the uuid {spec.uuid}")
+    if where.job_active or where.state == "incoming":
+        raise moving()
+    if message.state == "shutoff":
+        if domain.active:
+            call_libvirt(message.verb, lambda: node.hypervisor.destroy(spec.uuid))
+    elif domain.shut_itself_down:
+        pass  # as it would have been where it came from
+    elif not domain.active:
+        # It was to run here when the node lost power.
+        call_libvirt(message.verb, lambda: power_on(node.hypervisor, spec.uuid, paused=message.state == "paused"))
+    elif where.state == "paused" and message.state == "running":
+        call_libvirt(message.verb, lambda: node.hypervisor.resume(spec.uuid))
+    node.hypervisor.define(definition_of(node, spec))
+    node.network.arrivals.forget(spec.id)
+    runs = message.state != "shutoff" and not domain.shut_itself_down
+    run.wanted = WantedChange(spec.id, defined=wanted_of(spec), running=runs)
+    return node.hypervisor.whereabouts(spec.uuid)
+
+
+@handles(DomainLeave)
+def leave(node: Node, message: DomainLeave, run: Run) -> DomainWhereabouts:
+    domain = node.own_domain(message.vm, message.uuid)
+    if domain is not None and domain.active:
+        where = node.hypervisor.whereabouts(message.uuid)
+        if where.job_active:
+            raise moving()
+        if not (where.paused_by_migration or where.post_copy):
+            raise NodeError(
+                "domain_active",
+                f"the domain {domain.name} is {where.state} on this node, although it has moved: it was left untouched",
+                "Compare both nodes, then resolve the job.",
+            )
+        call_libvirt(message.verb, lambda: node.hypervisor.destroy(message.uuid))
+        domain = node.own_domain(message.vm, message.uuid)
+    if domain is not None:
+        call_libvirt(message.verb, lambda: node.hypervisor.undefine(message.uuid))
+    drop_console(node, message.vm)
+    run.wanted = WantedChange(message.vm, forget=True)
+    return node.hypervisor.whereabouts(message.uuid)
