@@ -133,6 +133,15 @@ class Faults:
         self._mend.pop(f"cable {node}", None)
         network.cable(self.demo.state, node, plugged=True)
 
+    def slow_link(self, node: str, megabits: int) -> None:
+        """A move from there takes its time."""
+        network.slow(self.demo.state, node, megabits)
+        self._mend[f"slow {node}"] = lambda: self.fast_link(node)
+
+    def fast_link(self, node: str) -> None:
+        self._mend.pop(f"slow {node}", None)
+        network.slow(self.demo.state, node, None)
+
     def refuse(self, node: str) -> None:
         """The broker's machine answers this node with a reset."""
         self._filter(node, "reject")

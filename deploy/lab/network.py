@@ -87,6 +87,15 @@ def cable(state: State, name: str, plugged: bool) -> None:
         _ip(namespace(state), f"link set {name} {f'master {BRIDGE}' if plugged else 'nomaster'}")
 
 
+def slow(state: State, name: str, megabits: int | None) -> None:
+    """What this node sends leaves it at this rate; None: as fast as it can."""
+    node = namespace(state, name)
+    run("ip", "netns", "exec", node, "tc", "qdisc", "del", "dev", "eth0", "root", check=False)
+    if megabits is not None:
+        limit = f"tc qdisc add dev eth0 root tbf rate {megabits}mbit burst 64k latency 100ms"
+        run("ip", "netns", "exec", node, *limit.split())
+
+
 def refuse_broker(state: State, name: str, verdict: str) -> None:
     """From now on Redis ``reject``s or ``drop``s what this node sends, open connections included."""
     lab = namespace(state)
