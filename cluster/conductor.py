@@ -133,7 +133,7 @@ class Conductor:
         known, self.nodes = self.nodes, nodes
         if known and new:
             for node in nodes.values():
-                if node.state == NodeState.ONLINE:
+                if node.state != NodeState.OFFLINE:
                     self._inspect(node)  # the names of the new ones must resolve there
 
     def _cursor(self, node_id: str, run_id: str) -> str:
@@ -360,7 +360,7 @@ class Conductor:
         now = time.monotonic()
         self._tick_at = now + TICK_S
         for node in self.nodes.values():
-            if node.state == NodeState.ONLINE and now - self.heard[node.pk] > OFFLINE_AFTER_S:
+            if node.state != NodeState.OFFLINE and now - self.heard[node.pk] > OFFLINE_AFTER_S:
                 with transaction.atomic():
                     reconcile.node_offline(node)
         self._resend()

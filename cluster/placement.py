@@ -59,7 +59,7 @@ def _against(need: Need, node: Node) -> Sequence[Refusal]:
         return [Refusal("node_gone", {"node": node.name}, field="node")]
     if node.state == NodeState.OFFLINE:
         reasons.append(Refusal("node_offline", {"node": node.name}, field="node"))
-    if node.state == NodeState.MAINTENANCE:
+    if node.in_maintenance:
         reasons.append(Refusal("maintenance", {"node": node.name}, field="node"))
     if need.vcpus > node.cpus:
         facts = {"node": node.name, "cpus": node.cpus, "needed": need.vcpus}

@@ -39,19 +39,24 @@ MOST_NAMES = 20
 
 def node_online(node: Node) -> bool:
     """First word after silence; True when the state changed."""
-    return _node_state(node, NodeState.OFFLINE, NodeState.ONLINE)
+    return _node_state(node, [NodeState.OFFLINE], shown_state(node))
 
 
 def node_offline(node: Node) -> bool:
     """Silence: nobody knows the state of its VMs. Nothing is deleted, nothing is started elsewhere."""
-    changed = _node_state(node, NodeState.ONLINE, NodeState.OFFLINE)
+    changed = _node_state(node, [NodeState.ONLINE, NodeState.MAINTENANCE], NodeState.OFFLINE)
     if changed:
         _set_states(Vm.objects.filter(node=node).exclude(state__in=[*IN_WORK, VmState.UNKNOWN]), VmState.UNKNOWN)
     return changed
 
 
-def _node_state(node: Node, old: NodeState, new: NodeState) -> bool:
-    if not Node.objects.filter(pk=node.pk, state=old).update(state=new, version=F("version") + 1):
+def shown_state(node: Node) -> NodeState:
+    """Of one that answers."""
+    return NodeState.MAINTENANCE if node.in_maintenance else NodeState.ONLINE
+
+
+def _node_state(node: Node, old: Sequence[NodeState], new: NodeState) -> bool:
+    if not Node.objects.filter(pk=node.pk, state__in=old).update(state=new, version=F("version") + 1):
         return False
     node.refresh_from_db()
     log.info("node %s is %s", node.name, new)

@@ -33,6 +33,7 @@ class Installation(BaseSettings):
     node_redis_port: int = 6380
     ca_dir: str = str(STATE_DIR / "ca")
     snapshots_of_a_vm: int = 16
+    moves_of_a_node: int = 2
     """At most."""
     library_dir: str = str(STATE_DIR / "library")
     """Where the panel keeps images and ISOs that people uploaded."""

@@ -145,6 +145,18 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("choose a pool of files or of LVM volumes there"),
     ),
     "disk_unknown": (_("the VM has no disk %(disk)s"), _("name its disks by their ids")),
+    "cannot_be_emptied": (
+        _("%(count)s VMs of node %(node)s can go nowhere: %(names)s"),
+        _("make room elsewhere, or say what becomes of them: leave or stop"),
+    ),
+    "moves_hindered": (
+        _("%(count)s VMs could not be moved: %(why)s"),
+        _("mend that and ask again; what has moved can be put back"),
+    ),
+    "nothing_to_put_back": (
+        _("no VM was moved away from node %(node)s, and it is not in maintenance"),
+        "",
+    ),
     "moved_meanwhile": (_("%(vm)s was moved to node %(node)s meanwhile"), _("ask for it again")),
     "domain_here": (
         _("the other node has a domain of this VM already; it was left untouched"),

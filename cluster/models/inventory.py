@@ -21,6 +21,8 @@ class Node(models.Model):
     name = models.CharField(max_length=63, unique=True)
     address = models.GenericIPAddressField(unique=True)
     state = models.CharField(max_length=16, choices=NodeState.choices, default=NodeState.OFFLINE)
+    in_maintenance = models.BooleanField(default=False)
+    """It gets no VM; also while it is offline, when ``state`` says only that."""
     version = models.PositiveBigIntegerField(default=1)
     created = models.DateTimeField(auto_now_add=True)
     joined = models.DateTimeField(null=True)

@@ -43,6 +43,10 @@ class Vm(models.Model):
     """Counter of the agent at the last applied reply about this VM: an older observation changes nothing."""
     snapshot = models.ForeignKey("Snapshot", on_delete=models.SET_NULL, null=True, related_name="+")
     """On which its disks rest now: the parent of the next one."""
+    home = models.ForeignKey("Node", on_delete=models.SET_NULL, null=True, related_name="away")
+    """The node in maintenance to which it is put back afterwards."""
+    starts_at_home = models.BooleanField(default=False)
+    """It was shut down for the maintenance of its node."""
     created = models.DateTimeField(auto_now_add=True)
 
     class Meta:

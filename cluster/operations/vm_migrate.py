@@ -8,13 +8,14 @@ there. The move itself is the point of no return; any doubt about it is settled 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
+from django.conf import settings
 from django.db.models import F
 from django.utils.translation import gettext_lazy as _
 from pydantic import Field
 
 from cluster import placement, states, whereabouts
 from cluster.domain_specs import domain_spec, nic_spec, pool_spec, volume_of
-from cluster.models import Disk, Nic, Node, Pool, Vm, VmState
+from cluster.models import Disk, Lock, Nic, Node, Pool, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
 from cluster.saga.steps import Call, Context, Id, LockName, NoUndo, Operation, Params, Plan, Settle, Step, Verdict, done
@@ -83,6 +84,7 @@ class VmMigrate(Operation[MigrateParams]):
     label = _("Migrate")
     hint = _("a guest that runs goes on running; its address, filter and console come along")
     icon = "arrows-exchange"
+    dialog = True
     Params = MigrateParams
 
     @classmethod
@@ -101,12 +103,14 @@ class VmMigrate(Operation[MigrateParams]):
         placement.reserve_memory(plan.data["target"], target.memory_bytes)
         for copied in plan.data["copied"].values():
             placement.reserve_room(copied["pool"], copied["size_bytes"])
+        plan.data["lane"] = _freest_lane(plan.data["source"])
         return target
 
     @classmethod
     def locks(cls, context: Context[MigrateParams]) -> Sequence[LockName]:
         data = context.data
         nodes = [LockName("node:" + pk, exclusive=False) for pk in (data["source"], data["target"]) if pk]
+        nodes += [LockName("lane:" + data["lane"])] if "lane" in data else []
         return [LockName("vm:" + context.subject_id), *(LockName("disk:" + pk) for pk in data["disks"]), *nodes]
 
     @classmethod
@@ -115,12 +119,23 @@ class VmMigrate(Operation[MigrateParams]):
         reasons = disks_changed(vm, context.data["disks"]) + cls.obstacles(vm)
         if vm.node_id != context.data["source"]:
             reasons.append(Refusal("moved_meanwhile", {"vm": vm.name, "node": vm.node.name}, status=409))
+        target = Node.objects.get(pk=context.data["target"])
+        if target.in_maintenance:
+            reasons.append(Refusal("maintenance", {"node": target.name}, field="target", status=409))
         if context.data["copied"] and vm.snapshots.exists():
-            target = Node.objects.get(pk=context.data["target"])
             reasons.append(Refusal("snapshots_stay", {"vm": vm.name, "node": target.name}, status=409))
         return reasons
 
     # The table of steps stands below the functions that it names.
+
+
+def _freest_lane(source: str) -> str:
+    """Only so many moves leave a node at the same time; asked in the transaction that sees all locks."""
+    lanes = {f"{source}.{number}": 0 for number in range(settings.INSTALLATION.moves_of_a_node)}
+    for name in Lock.objects.filter(name__startswith=f"lane:{source}.").values_list("name", flat=True):
+        lane = name.removeprefix("lane:")
+        lanes[lane] = lanes.get(lane, 0) + 1
+    return min(lanes, key=lambda lane: lanes[lane])
 
 
 # --- what it is about ---------------------------------------------------------------------------------------
@@ -313,6 +328,15 @@ def finish(context: Context[MigrateParams], key: str) -> None:
     vm.refresh_from_db()
     if vm.state == S.MIGRATING:
         states.move(vm, VmState(context.data["was"]))
+    _note_home(context, vm)
+
+
+def _note_home(context: Context[MigrateParams], vm: Vm) -> None:
+    """One that was moved for the maintenance of its node belongs there still; one that a person moved, where it is."""
+    parent = context.job.parent
+    evacuated = parent is not None and parent.operation == "node.evacuate"
+    home = (vm.home_id or context.data["source"]) if evacuated else None
+    states.touch(vm.pk, home=None if home == vm.node_id else home, starts_at_home=False)
 
 
 GOES_FORWARD = NoUndo(_("the guest has moved"))

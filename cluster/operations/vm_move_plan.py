@@ -9,7 +9,7 @@ from functools import cached_property
 from math import lcm
 from typing import Any
 
-from django.db.models import prefetch_related_objects
+from django.db.models import QuerySet, prefetch_related_objects
 
 from cluster import placement
 from cluster.models import POOL_AT_REST, Disk, Node, Pool, Vm
@@ -56,12 +56,19 @@ class Candidate(placement.Candidate):
         }
 
 
+def nodes_for_moves() -> "QuerySet[Node]":
+    """Every node that has joined, with all that a plan asks of it; a pool is one object on all of its nodes."""
+    return Node.objects.exclude(redis_password_sha256="").prefetch_related("pool_places__pool", "iso_copies")
+
+
 @dataclass
 class MovePlanning:
     vm: Vm
     target: str | None = None
     pools: Mapping[str, str] = field(default_factory=dict)
     """disk -> the pool that a person chose for it."""
+    nodes: Sequence[Node] | None = None
+    """Of :func:`nodes_for_moves`, with what was promised of them; None: read for this one VM."""
 
     def plan(self) -> Plan:
         rows = self.candidates()
@@ -86,11 +93,12 @@ class MovePlanning:
 
     def candidates(self) -> list[Candidate]:
         """Every node that could be meant; the best of the possible ones first."""
-        nodes = Node.objects.exclude(redis_password_sha256="").select_related("default_pool")
-        nodes = nodes.prefetch_related("pool_places__pool", "iso_copies")
-        nodes = nodes.filter(pk=self.target) if self.target else nodes.exclude(pk=self.vm.node_id)
-        if self.target and not nodes:
-            raise NotKnown(f"node {self.target}")
+        nodes = self.nodes
+        if nodes is None:
+            known = nodes_for_moves()
+            nodes = list(known.filter(pk=self.target) if self.target else known.exclude(pk=self.vm.node_id))
+            if self.target and not nodes:
+                raise NotKnown(f"node {self.target}")
         prefetch_related_objects([self.vm], "nics__network", "disks__pool", "disks__iso")
         rows = [self._candidate(node) for node in nodes]
         rows.sort(key=lambda c: (bool(c.reasons), sum(d.size_bytes for d in c.copied), -c.score, c.node.name))
@@ -147,7 +155,7 @@ class MovePlanning:
             asked = self.pools.get(disk.pk)
             if asked in (None, disk.pool_id) and disk.pool_id in there:
                 continue  # both nodes see it
-            pool = there.get(asked) if asked else node.default_pool
+            pool = there.get(asked or node.default_pool_id or "")
             if pool is None:
                 name = Pool.objects.filter(pk=asked).values_list("name", flat=True).first() if asked else None
                 code, facts = ("pool_elsewhere", {"pool": name}) if name else ("no_pool", {})

@@ -275,10 +275,11 @@ class Run:
             self.job.waiting_reason = {"code": "waits_for_children", "facts": {"count": len(pending)}}
             return False
         failed = [child for child in children if child.state == JobState.FAILED]
-        if failed:
+        if failed and not self.spec(step).tolerant:
             facts = {"failed": len(failed), "count": len(children), "job": failed[0].pk}
             return self._failed(step, Refusal("children_failed", facts), retryable=False)
-        if any(child.state == JobState.CANCELLED for child in children):
+        gave_up = not self.spec(step).tolerant or self.job.cancel_requested
+        if gave_up and any(child.state == JobState.CANCELLED for child in children):
             return self._failed(step, None, retryable=False)
         self._done(step)
         return True

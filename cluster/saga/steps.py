@@ -111,6 +111,8 @@ class Step:
     settle: Settle | None = None
     beside: bool = False
     """May be under way together with the step before it, of whose outcome it needs nothing."""
+    tolerant: bool = False
+    """Of a step with children: it is done when they have ended, however they did."""
     undone_by: tuple[str, ...] = ()
     """Codes of a node's refusals of the undo that say: what stands there is not ours, so nothing is to be undone."""
 
@@ -141,6 +143,8 @@ class Plan:
     refusals: list[Refusal] = field(default_factory=list)
     quote: dict[str, Any] = field(default_factory=lambda: {"disks": [], "price": None})
     placement: dict[str, Any] | None = None
+    moves: list[dict[str, Any]] | None = None
+    """Of an operation on many VMs: what would be done with each."""
     targets: list[dict[str, Any]] | None = None
     """Of a move: every node, and what is against it."""
     data: dict[str, Any] = field(default_factory=dict)

@@ -12,6 +12,7 @@ def node(name: str, **fields: Any) -> Any:
         "pk": name,
         "name": name,
         "state": "online",
+        "in_maintenance": False,
         "redis_password_sha256": "x",
         "cpus": 8,
         "memory_bytes": 16 * GIB,
@@ -37,7 +38,7 @@ def test_the_node_with_the_largest_share_of_free_memory_is_taken() -> None:
 
 def test_every_reason_of_a_node_is_said_not_only_the_first() -> None:
     bridge = SimpleNamespace(bridge="br9")
-    rows = candidates(Need(9, 20 * GIB, [bridge]), [node("a", state="maintenance", default_pool_id=None)])
+    rows = candidates(Need(9, 20 * GIB, [bridge]), [node("a", in_maintenance=True, default_pool_id=None)])
     assert codes(rows) == {"a": ["maintenance", "no_cpus", "no_memory", "no_bridge", "no_pool"]}
     assert explain(rows) is None
 

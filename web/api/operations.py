@@ -112,7 +112,8 @@ def _refuse(
 
 def _plan(plan: Plan) -> dict[str, Any]:
     said = {"refusals": [r.said() for r in plan.refusals], "quote": plan.quote, "placement": plan.placement}
-    return said if plan.targets is None else {**said, "targets": plan.targets}
+    more = {"targets": plan.targets, "moves": plan.moves}
+    return said | {name: value for name, value in more.items() if value is not None}
 
 
 def describe(operation: type[Operation[Any]]) -> Described:

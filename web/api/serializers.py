@@ -58,6 +58,7 @@ class VmSerializer(s.Serializer[Any]):
     title = s.CharField()
     state = s.ChoiceField(VmState.choices)
     node = _nullable_id("Null for tenants.")
+    home = _nullable_id("The node in maintenance to which it is put back; null for tenants.")
     tenant = _id()
     owner = _id()
     vcpus = s.IntegerField()
@@ -95,6 +96,7 @@ class NodeSerializer(s.Serializer[Any]):
     name = s.CharField()
     address = s.IPAddressField()
     state = s.ChoiceField(NodeState.choices)
+    maintenance = s.BooleanField(help_text="It gets no VM; true also while it is offline.")
     cpus = s.IntegerField()
     memory_bytes = _bytes()
     memory_allocated_bytes = _bytes()
@@ -417,10 +419,22 @@ class MoveTargetSerializer(s.Serializer[Any]):
     reasons = ReasonSerializer(many=True, help_text="All that is against it.")
 
 
+class IntendedSerializer(s.Serializer[Any]):
+    vm = _id()
+    name = s.CharField()
+    state = s.ChoiceField(VmState.choices)
+    then = s.ChoiceField(["move", "stop", "start", "leave"])
+    node = _nullable_id("To which it would move.")
+    node_name = s.CharField(allow_null=True)
+    copied_bytes = _bytes(help_text="Of its disks that this node does not see.")
+    reasons = ReasonSerializer(many=True, help_text="Why it cannot move.")
+
+
 class DryRunSerializer(s.Serializer[Any]):
     refusals = ReasonSerializer(many=True)
     quote = QuoteSerializer()
     placement = PlacementSerializer(allow_null=True)
+    moves = IntendedSerializer(many=True, required=False, help_text="Of an operation on many VMs: each of them.")
     targets = MoveTargetSerializer(many=True, required=False, help_text="Of a move: every node.")
 
 

@@ -8,7 +8,7 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from cluster import selectors
-from cluster.models import Backup, Disk, IsoCopy, NodeState, Pool, Vm, VmState
+from cluster.models import Backup, Disk, IsoCopy, Node, NodeState, Pool, Vm, VmState
 from cluster.operations.image_distribute import nodes_without
 from cluster.permissions import Actor
 from cluster.refusals import Refusal, Refused
@@ -219,6 +219,29 @@ def _migrate(actor: Actor, vm: Vm) -> list[Field]:
     ]
 
 
+def _maintenance(actor: Actor, node: Node) -> list[Field]:
+    label = _("Put no VMs on %(name)s") % {"name": node.name}
+    return [Field("on", label, "check", value="" if node.in_maintenance else "1", presumed=not node.in_maintenance)]
+
+
+def _moves(actor: Actor, node: Node) -> list[Field]:
+    late = [("abort", _("leave the VM where it was")), ("force", _("pause it until it has arrived"))]
+    return [
+        Field("time_limit_s", _("Time limit of a move, s"), "number", more=True, placeholder="600"),
+        Field("on_time_limit", _("After the time limit"), "select", value="abort", more=True, choices=late),
+    ]
+
+
+def _evacuate(actor: Actor, node: Node) -> list[Field]:
+    off = [("move", _("move them too")), ("leave", _("leave them there"))]
+    nowhere = [("leave", _("leave it as it is")), ("stop", _("shut it down until it is put back"))]
+    return [
+        Field("cannot", _("A VM that can go nowhere"), "select", value="leave", presumed="leave", choices=nowhere),
+        Field("stopped", _("VMs that are off"), "select", value="move", choices=off),
+        *_moves(actor, node),
+    ]
+
+
 def _placed(pools: Iterable[Pool]) -> list[tuple[str, str]]:
     """With the nodes on which they are."""
     words = _("%(pool)s on %(nodes)s, %(free)s free")
@@ -246,6 +269,9 @@ FIELDS: dict[str, Callable[[Actor, Any], list[Field]]] = {
     "vm.backup": _backup,
     "vm.snapshot": _snapshot,
     "vm.migrate": _migrate,
+    "node.maintenance": _maintenance,
+    "node.evacuate": _evacuate,
+    "node.put_back": _moves,
     "backup.restore": _restore,
     "snapshot.revert": _revert,
     "image.distribute": _distribute,

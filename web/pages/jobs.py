@@ -63,6 +63,7 @@ def job_context(request: PageRequest, job: Job) -> dict[str, object]:
         "job": view,
         "can": {action["code"]: action for action in view["actions"]},
         "subject_url": _subject_url(request, job),
+        "children": job_lines(selectors.jobs(request.actor).filter(parent=job).order_by("created", "pk")),
         "silent": services.must_be_named(job),
         "working": not job.is_final,
     }

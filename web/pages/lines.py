@@ -18,6 +18,7 @@ ORDER = (
     "resume",
     "stop",
     "reset",
+    "migrate",
     "clone",
     "snapshot",
     "backup",

@@ -49,7 +49,7 @@ def _card(request: PageRequest, node: Node) -> dict[str, Any]:
     pools = selectors.pools(actor).prefetch_related(None).filter(nodes=node)
     return _state(node) | {
         "facts": node.facts,
-        "actions": actions_of(actor, node, "nodes", {"inspect", "remove"}),
+        "actions": actions_of(actor, node, "nodes", {"inspect", "remove", "maintenance", "evacuate", "put_back"}),
         "job": running_jobs(actor, [f"node:{node.pk}"]).get(f"node:{node.pk}"),
         "vms": vms[:MOST_VMS],
         "more_vms": len(vms) > MOST_VMS,

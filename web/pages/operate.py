@@ -70,6 +70,7 @@ def _dialog(
         "said": said_of_all(request.actor, plan) if any(field.quote and field.value for field in fields) else [],
         "home": home,
         "targets": plan.targets,
+        "moves": plan.moves,
         "more": [field for field in fields if field.more],
     }
     template = "parts/_confirm.html" if is_fragment(request) else "parts/confirm.html"

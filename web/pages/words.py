@@ -54,6 +54,9 @@ def lock_name(lock: str, job_subject: str, name: str) -> str:
         "iso": _("ISO %(name)s"),
         "pool": _("pool %(name)s"),
         "demo": _("the demo on %(name)s"),
+        "lane": _("the moves from a node, of which only some run at once"),
+        "maintenance": _("the maintenance of node %(name)s"),
     }
+    pk = pk.partition(".")[0]
     known = name if lock == job_subject or pk == job_subject.partition(":")[2] else pk
     return kinds[kind] % {"name": known} if kind in kinds else lock

@@ -196,23 +196,32 @@ def _paused(scene: Scene) -> tuple[str, dict[str, Any]]:
     return scene.running.pk, {}
 
 
-def moving(scene: Scene) -> tuple[str, dict[str, Any]]:
-    """From a second node with a pool of its own to the first one; the VM's second disk is in a pool that both see."""
+def second_node(scene: Scene) -> tuple[Node, list[Pool]]:
+    """With a pool of its own, and one that both nodes see."""
     there = Node.objects.get(pk=scene.node.pk)
     there.pk, there.name, there.address, there.redis_password_sha256 = "b" * 13, "n2", "10.99.0.12", "2" * 64
-    there.memory_allocated_bytes, there.default_pool = 128 * MIB, None
+    there.memory_allocated_bytes, there.default_pool = 0, None
     there.save(force_insert=True)
-    pools = {}
+    pools = []
     for name, nodes in (("p2", [there]), ("both", [there, scene.node])):
-        pools[name] = Pool.objects.get(pk=scene.pool.pk)
-        pools[name].pk, pools[name].name, pools[name].identity = name.ljust(13, "a"), name, f"identity-{name}"
-        pools[name].save(force_insert=True)
-        PoolOnNode.objects.bulk_create(PoolOnNode(pool=pools[name], node=node) for node in nodes)
+        pool = Pool.objects.get(pk=scene.pool.pk)
+        pool.pk, pool.name, pool.identity = name.ljust(13, "a"), name, f"identity-{name}"
+        pool.save(force_insert=True)
+        pools.append(pool)
+        PoolOnNode.objects.bulk_create(PoolOnNode(pool=pool, node=node) for node in nodes)
+    Node.objects.filter(pk=there.pk).update(default_pool=pools[0])
+    return there, pools
+
+
+def moving(scene: Scene) -> tuple[str, dict[str, Any]]:
+    """From a second node with a pool of its own to the first one; the VM's second disk is in a pool that both see."""
+    there, pools = second_node(scene)
     vm = scene.running
     vm.snapshots.all().delete()  # they would stay behind with the first disk
     Vm.objects.filter(pk=vm.pk).update(node=there)
+    Node.objects.filter(pk=there.pk).update(memory_allocated_bytes=128 * MIB)
     Node.objects.filter(pk=scene.node.pk).update(memory_allocated_bytes=128 * MIB)
-    for disk, pool in zip(vm.disks.filter(device="disk"), pools.values(), strict=False):
+    for disk, pool in zip(vm.disks.filter(device="disk"), pools, strict=False):
         Disk.objects.filter(pk=disk.pk).update(pool=pool)
     its = [name for _node, name in scene.world.objects if vm.pk in name]
     its += [f"disk:{pk}" for pk in vm.disks.values_list("pk", flat=True)]
@@ -221,6 +230,11 @@ def moving(scene: Scene) -> tuple[str, dict[str, Any]]:
         if (scene.node.pk, name) in scene.world.objects:
             scene.world.objects[there.pk, name] = scene.world.objects.pop((scene.node.pk, name))
     return vm.pk, {}
+
+
+def _closed(scene: Scene) -> tuple[str, dict[str, Any]]:
+    Node.objects.filter(pk=scene.node.pk).update(in_maintenance=True, state="maintenance")
+    return scene.node.pk, {}
 
 
 def _attached_pool(scene: Scene) -> tuple[str, dict[str, Any]]:
@@ -307,6 +321,9 @@ SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "image.delete": _copied_image,
     "iso.distribute": _stored_iso,
     "iso.delete": _copied_iso,
+    "node.maintenance": lambda s: (s.node.pk, {}),
+    "node.evacuate": lambda s: (second_node(s)[0].pk, {}),
+    "node.put_back": _closed,
     "node.inspect": lambda s: (s.node.pk, {}),
     "node.remove": _empty_node,
     "demo.wait": lambda s: (s.node.pk, {}),

@@ -1,0 +1,148 @@
+"""A node is emptied and filled again: what is planned, what goes on when a part fails, and what can be taken back."""
+
+from typing import Any
+
+import pytest
+
+from cluster import services
+from cluster.models import Job, Node, Vm
+from cluster.operations import dry_run, start
+from cluster.refusals import Refused
+from nodes.contract.sizes import GIB
+from tests.panel.engine.scenarios import Scene, second_node
+from tests.panel.engine.world import Executor
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def there(scene: Scene) -> Node:
+    return second_node(scene)[0]
+
+
+def run(scene: Scene, code: str, target: str, params: dict[str, Any] | None = None, **executor: Any) -> Job:
+    job = start(scene.actor, code, params or {}, target).job
+    return Executor(world=scene.world, **executor).run(job)
+
+
+def places() -> dict[str, tuple[str, str]]:
+    rows = Vm.objects.select_related("node")
+    return {vm.name: (vm.node.name, vm.state) for vm in rows}
+
+
+def test_its_vms_leave_and_are_put_back_as_they_were(scene: Scene, there: Node) -> None:
+    before = places()
+    assert run(scene, "node.evacuate", scene.node.pk).state == "succeeded"
+    assert places() == {"vm-running": ("n2", "running"), "vm-stopped": ("n2", "stopped")}
+    scene.node.refresh_from_db()
+    assert (scene.node.state, scene.node.in_maintenance, scene.node.memory_allocated_bytes) == ("maintenance", True, 0)
+    assert set(Vm.objects.values_list("home__name", flat=True)) == {"n1"}
+    assert run(scene, "node.put_back", scene.node.pk).state == "succeeded"
+    assert places() == before
+    scene.node.refresh_from_db()
+    assert (scene.node.state, scene.node.in_maintenance) == ("online", False)
+    assert set(Vm.objects.values_list("home", flat=True)) == {None}
+
+
+def test_the_plan_says_where_each_would_go_and_counts_the_room_that_others_were_promised(
+    scene: Scene, there: Node
+) -> None:
+    Node.objects.filter(pk=there.pk).update(memory_bytes=GIB)
+    Vm.objects.update(memory_bytes=400 << 20)
+    plan = dry_run(scene.actor, "node.evacuate", {}, scene.node.pk)
+    assert plan.moves is not None
+    said = [(row["name"], row["then"], row["node_name"], [r["code"] for r in row["reasons"]]) for row in plan.moves]
+    assert said == [("vm-running", "move", "n2", []), ("vm-stopped", "leave", None, ["no_memory"])]
+    assert [refusal.code for refusal in plan.refusals] == ["cannot_be_emptied", "no_memory"]
+    with pytest.raises(Refused):
+        start(scene.actor, "node.evacuate", {}, scene.node.pk)
+    left = dry_run(scene.actor, "node.evacuate", {"cannot": "leave"}, scene.node.pk)
+    assert left.refusals == []
+    assert run(scene, "node.evacuate", scene.node.pk, {"cannot": "leave"}).state == "succeeded"
+    assert places() == {"vm-running": ("n2", "running"), "vm-stopped": ("n1", "stopped")}
+
+
+def test_one_that_can_go_nowhere_is_shut_down_and_started_again(scene: Scene, there: Node) -> None:
+    Node.objects.filter(pk=there.pk).update(memory_bytes=GIB)
+    Vm.objects.filter(state="running").update(memory_bytes=2 * GIB)
+    assert run(scene, "node.evacuate", scene.node.pk, {"cannot": "stop"}).state == "succeeded"
+    assert places() == {"vm-running": ("n1", "stopped"), "vm-stopped": ("n2", "stopped")}
+    assert run(scene, "node.put_back", scene.node.pk).state == "succeeded"
+    assert places() == {"vm-running": ("n1", "running"), "vm-stopped": ("n1", "stopped")}
+    assert not Vm.objects.filter(starts_at_home=True).exists()
+
+
+def test_one_failure_does_not_stop_the_rest_and_the_node_stays_closed(scene: Scene, there: Node) -> None:
+    doomed = f"domain:{scene.running.pk}"
+
+    def fault(n: int, envelope: Any) -> Any:
+        return "refused" if envelope.verb == "domain.move" and envelope.object == doomed else None
+
+    job = run(scene, "node.evacuate", scene.node.pk, fault=fault)
+    assert (job.state, job.error["code"]) == ("failed", "children_failed")
+    assert places() == {"vm-running": ("n1", "running"), "vm-stopped": ("n2", "stopped")}
+    assert Node.objects.get(pk=scene.node.pk).in_maintenance
+    again = run(scene, "node.evacuate", scene.node.pk)
+    assert again.state == "succeeded"
+    assert places()["vm-running"] == ("n2", "running")
+
+
+def test_a_cancel_opens_the_node_again_and_what_has_moved_can_be_put_back(scene: Scene, there: Node) -> None:
+    def cancel(n: int, envelope: Any) -> None:
+        parent = Job.objects.get(operation="node.evacuate")
+        if envelope.verb == "domain.leave" and not parent.cancel_requested:
+            services.cancel(scene.actor, parent)
+
+    job = run(scene, "node.evacuate", scene.node.pk, before_answer=cancel)
+    assert job.state == "cancelled"
+    assert not Node.objects.get(pk=scene.node.pk).in_maintenance
+    moved = [name for name, (node, _state) in places().items() if node == "n2"]
+    assert moved
+    assert run(scene, "node.put_back", scene.node.pk).state == "succeeded"
+    assert {node for node, _state in places().values()} == {"n1"}
+
+
+def test_a_closed_node_gets_no_vm_and_says_so(scene: Scene, there: Node) -> None:
+    assert run(scene, "node.maintenance", there.pk).state == "succeeded"
+    plan = dry_run(scene.actor, "vm.migrate", {"target": there.pk}, scene.running.pk)
+    assert [refusal.code for refusal in plan.refusals] == ["maintenance"]
+    assert plan.targets is not None
+    assert [(row["name"], row["possible"]) for row in plan.targets] == [("n2", False)]
+    assert run(scene, "node.maintenance", there.pk, {"on": False}).state == "succeeded"
+    assert dry_run(scene.actor, "vm.migrate", {"target": there.pk}, scene.running.pk).refusals == []
+
+
+def test_two_nodes_that_are_emptied_towards_each_other_do_not_wait_for_each_other(scene: Scene, there: Node) -> None:
+    Vm.objects.filter(pk=scene.stopped.pk).update(node=there)
+    for name in [n for node, n in scene.world.objects if scene.stopped.pk in n]:
+        scene.world.objects[there.pk, name] = scene.world.objects.pop((scene.node.pk, name))
+    jobs = [start(scene.actor, "node.evacuate", {"cannot": "leave"}, node.pk).job for node in (scene.node, there)]
+    executor = Executor(world=scene.world)
+    ended = [executor.run(job).state for job in jobs]
+    assert set(ended) <= {"succeeded", "failed"}
+    assert not Job.objects.exclude(state__in=["succeeded", "failed", "cancelled"]).exists()
+
+
+def test_only_so_many_moves_leave_a_node_at_once(scene: Scene, there: Node) -> None:
+    most = 2
+    running = scene.running
+    for number in range(4):
+        Vm.objects.create(
+            name=f"more-{number}",
+            tenant=running.tenant,
+            owner=running.owner,
+            node=scene.node,
+            state="stopped",
+            vcpus=1,
+            memory_bytes=64 << 20,
+        )
+    at_once = set()
+
+    def watch(n: int, envelope: Any) -> None:
+        moving = Job.objects.filter(operation="vm.migrate").exclude(state__in=["waiting", "succeeded", "failed"])
+        at_once.add(moving.count())
+
+    for vm in Vm.objects.filter(name__startswith="more"):
+        scene.world.objects[scene.node.pk, "domain:" + vm.pk] = "shutoff"
+    assert run(scene, "node.evacuate", scene.node.pk, before_answer=watch).state == "succeeded"
+    assert max(at_once) == most
