@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from django.db.models import QuerySet
 from pydantic import Field
 
-from cluster.models import Node, Vm, VmState
+from cluster.models import Vm, VmState
 from cluster.operations import start_child
 from cluster.refusals import Forbidden, NotKnown, Refusal, Refused
 from cluster.saga.steps import Children, Context, Params

@@ -139,7 +139,7 @@ def test_nobody_has_spoken_yet_and_nobody_is_signed_in(scene: Scene) -> None:
     away = Node.objects.create(name="n2", address="10.99.0.12", state="maintenance")
     Vm.objects.filter(pk=scene.stopped.pk).update(state="deleting")
     assert aftermath.settle(THEN, "0.1.0") == 0
-    assert dict(Node.objects.values_list("name", "state")) == {"n1": "offline", away.name: "maintenance"}
+    assert dict(Node.objects.values_list("name", "state")) == {"n1": "offline", away.name: "offline"}
     assert dict(Vm.objects.values_list("name", "state")) == {"vm-running": "unknown", "vm-stopped": "deleting"}
     assert StreamCursor.objects.values_list("run_id", "last").get() == ("", "0-0")
     assert not Session.objects.exists()
