@@ -101,6 +101,16 @@ class DiskDelete(_Volume):
     verb = "disk.delete"
 
 
+class DiskRename(_Volume):
+    """Make it the volume of another disk, which has none: so the source of a move is kept until it is deleted.
+
+    Under the new name already: done. Refused (``disk_in_use``) while the node sees any user of it.
+    """
+
+    verb = "disk.rename"
+    new: Id
+
+
 class DiskState(Result):
     exists: bool
     ours: bool = False
@@ -550,6 +560,7 @@ VERBS: dict[str, type[Message]] = {
     for m in (
         DiskCreate,
         DiskDelete,
+        DiskRename,
         DiskLook,
         DiskUnused,
         DiskResize,

@@ -78,6 +78,7 @@ MOVED = (
 BODIES: dict[str, m.Message] = {
     "disk.create": m.DiskCreate(disk=DISK),
     "disk.delete": m.DiskDelete(id="d" * 13, pool=POOL, format="qcow2"),
+    "disk.rename": m.DiskRename(id="d" * 13, pool=POOL, format="qcow2", new="e" * 13),
     "disk.look": m.DiskLook(id="d" * 13, pool=POOL, format="qcow2"),
     "disk.unused": m.DiskUnused(id="d" * 13, pool=CEPH, format="raw"),
     "disk.resize": m.DiskResize(id="d" * 13, pool=THIN, format="raw", size_bytes=2 << 30),
