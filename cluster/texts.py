@@ -400,6 +400,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "disk_unattached": (_("disk %(disk)s belongs to no VM"), _("attach it to a VM first")),
     "disk_not_ready": (_("disk %(disk)s is still being made, or goes"), _("wait for its job")),
     "not_a_number": (_("“%(typed)s” is not a whole number"), _("write digits only")),
+    "disk_in_trash": (_("disk %(disk)s lies in the trash"), _("attach it to a VM, and it is a disk like any other")),
     "not_a_size": (_("“%(typed)s” is not a size"), _("type for example 20 GB or 512 MB")),
     "node_unknown": (_("there is no such node"), _("choose one of the list")),
     "pool_name_taken": (_("a pool named %(name)s exists"), _("choose another name")),

@@ -184,6 +184,10 @@ class DiskSerializer(s.Serializer[Any]):
     format = s.CharField()
     boot_order = s.IntegerField(allow_null=True)
     state = s.CharField()
+    delete_after = s.DateTimeField(
+        allow_null=True,
+        help_text="When one in the trash (what a disk left behind when it went elsewhere) is deleted; null: never.",
+    )
     pending = s.ChoiceField(
         Pending.choices,
         allow_null=True,

@@ -42,6 +42,9 @@ class World:
                 self.objects[name] = "there"
             case "disk.delete" | "nic.unplug" | "demo.unmark":
                 self.objects.pop(name, None)
+            case "disk.rename":
+                if state is not None:
+                    self.objects[node, f"disk:{message.new}"] = self.objects.pop(name)  # type: ignore[attr-defined]
             case "disk.unused":
                 pass
             case "domain.define":
