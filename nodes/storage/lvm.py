@@ -169,6 +169,7 @@ class LvmDriver(Driver):
         return PoolFacts(
             kind=self.KIND,
             identity=self._identity_in(group),
+            names=group.uuid,
             path=self.pool.path,
             capacity_bytes=group.size_bytes,
             free_bytes=group.free_bytes,

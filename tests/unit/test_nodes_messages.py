@@ -120,6 +120,12 @@ BODIES: dict[str, m.Message] = {
         **ONE_DOMAIN,
         disks=(BackupDisk(disk="d" * 13, target=VolumeSpec(id="e" * 13, pool=POOL, format="qcow2")),),
     ),
+    "domain.mirror": m.DomainMirror(
+        **ONE_DOMAIN, disk="d" * 13, target=VolumeSpec(id="d" * 13, pool=CEPH, format="raw")
+    ),
+    "domain.pivot": m.DomainPivot(
+        **ONE_DOMAIN, disk="d" * 13, target=VolumeSpec(id="d" * 13, pool=STRIPED, format="raw")
+    ),
     "domain.expect": m.DomainExpect(domain=DOMAIN, source_address="10.99.0.11"),
     "domain.dismiss": m.DomainDismiss(**ONE_DOMAIN),
     "domain.move": m.DomainMove(

@@ -394,6 +394,9 @@ class QuotedDiskSerializer(s.Serializer[Any]):
     asked_bytes = _bytes()
     size_bytes = _bytes()
     granule_bytes = _bytes()
+    grows_first = s.BooleanField(
+        required=False, help_text="Of a move: the disk grows to this size where it is, and keeps it."
+    )
 
 
 class PriceSerializer(s.Serializer[Any]):
