@@ -62,12 +62,14 @@ def domain_disk(disk: Disk) -> DomainDisk:
     )
 
 
-def domain_spec(vm: Vm, without: str = "") -> DomainSpec:
+def domain_spec(vm: Vm, without: str = "", moved: Disk | None = None) -> DomainSpec:
     """
     :param without: id of a disk that is left out.
+    :param moved: a disk of it as it will be.
     """
     # One that the guest still has, but shall not have again.
-    disks = vm.disks.select_related("pool", "iso").exclude(pending=Pending.DETACH).exclude(pk=without)
+    rows = vm.disks.select_related("pool", "iso").exclude(pending=Pending.DETACH).exclude(pk=without)
+    disks = (moved if moved and row.pk == moved.pk else row for row in rows)
     nics = vm.nics.select_related("network", "lease").prefetch_related("network__ranges")
     return DomainSpec(
         id=vm.pk,

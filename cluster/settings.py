@@ -164,6 +164,9 @@ STORAGES = {
 # An online node that says nothing of a message for so long holds it: the job says so, and can be resolved.
 UNANSWERED_AFTER_S = float(os.environ.get("ULEI_UNANSWERED_AFTER_S", 60))
 
+# What a disk leaves behind when it goes elsewhere can be attached again for so long; then it is deleted.
+TRASH_HOURS = float(os.environ.get("ULEI_TRASH_HOURS", 24))
+
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_SECURE = INSTALLATION.behind_tls

@@ -412,6 +412,25 @@ TEXTS: dict[str, tuple[str, str]] = {
     "disk_unattached": (_("disk %(disk)s belongs to no VM"), _("attach it to a VM first")),
     "disk_not_ready": (_("disk %(disk)s is still being made, or goes"), _("wait for its job")),
     "not_a_number": (_("“%(typed)s” is not a whole number"), _("write digits only")),
+    "disk_is_there": (
+        _("disk %(disk)s is in pool %(pool)s already, as %(format)s"),
+        _("choose another pool or another format"),
+    ),
+    "disk_changed": (_("disk %(disk)s is not as it was when this was asked"), _("ask for it again")),
+    "pools_share_names": (
+        _("%(pool)s and %(source)s lie in one volume group, where a volume of the disk's name is there already"),
+        _("move it by way of another pool"),
+    ),
+    "pools_apart": (
+        _("no node sees both %(pool)s and %(source)s, where the disk is"),
+        _("choose another pool, or attach the disk to a VM there"),
+    ),
+    "mirror_failed": (
+        _("the copying of the disk of a guest that runs did not reach its end"),
+        _("is the guest on, and is there room? look at the VM's log on the node"),
+    ),
+    "mirror_lost": (_("the guest's QEMU does not copy the disk any more"), _("ask for the move again")),
+    "disk_in_trash": (_("disk %(disk)s lies in the trash"), _("attach it to a VM, and it is a disk like any other")),
     "not_a_size": (_("“%(typed)s” is not a size"), _("type for example 20 GB or 512 MB")),
     "node_unknown": (_("there is no such node"), _("choose one of the list")),
     "pool_name_taken": (_("a pool named %(name)s exists"), _("choose another name")),

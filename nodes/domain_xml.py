@@ -190,6 +190,27 @@ def backup_xml(names: Iterable[str], targets: Mapping[str, tuple[DiskSource, Dis
     return etree.tostring(E.domainbackup(disks, mode="push"), encoding="unicode")
 
 
+def copy_xml(source: DiskSource, disk_format: DiskFormat) -> str:
+    """Where a running guest's disk is to be copied. Source: libvirt.org/html/libvirt-libvirt-domain.html, BlockCopy."""
+    kind, where = _source(source)
+    return etree.tostring(E.disk(where, E.driver(type=disk_format), type=kind, device="disk"), encoding="unicode")
+
+
+def place_of(source: DiskSource) -> str:
+    """In one word, to be compared with those of :func:`place_in`."""
+    _kind, where = _source(source)
+    assert not isinstance(where, str)
+    return place_in(where)
+
+
+def place_in(source: etree._Element | None) -> str:
+    """To what a ``source`` element leads; empty: nowhere."""
+    if source is None:
+        return ""
+    hosts = (f"{host.get('name')}:{host.get('port')}" for host in source.iterfind("host"))
+    return " ".join([source.get("file") or source.get("dev") or source.get("name") or "", *sorted(hosts)])
+
+
 def _source(source: DiskSource | None) -> tuple[str, etree._Element | str]:
     """(the disk's type, its source element). Source: libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms"""
     match source:

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from xml.sax.saxutils import escape
 
+from nodes import usage
 from nodes.config import Paths
 from nodes.contract.errors import NodeError
 from nodes.contract.specs import PoolPlace
@@ -37,9 +37,7 @@ class Node:
 
     def users(self, volume_path: str) -> list[str]:
         """Domains of this node, ours or not, whose definition or live chain of files names the volume."""
-        # As text, and by the file's name: a deletion errs on the side of keeping.
-        needle = escape(Path(volume_path).name)
-        return sorted({name for name, xml in self.hypervisor.definitions() if needle in xml})
+        return sorted({name for name, xml in self.hypervisor.definitions() if usage.names(xml, volume_path)})
 
     def own_domain(self, vm: str, uuid: str) -> Domain | None:
         """Our domain with this uuid; None: it is absent. Raises a certain ``exists_not_ours``."""

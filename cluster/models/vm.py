@@ -97,6 +97,11 @@ class Disk(models.Model):
     boot_order = models.PositiveSmallIntegerField(null=True)
     position = models.PositiveSmallIntegerField(default=0)
     state = models.CharField(max_length=16, default="creating")
+    """creating, ready, deleted; trash: what a disk left behind when it went elsewhere."""
+    delete_after = models.DateTimeField(null=True)
+    """Of one in the trash: when it is deleted."""
+    trashed_by = models.ForeignKey("Grant", on_delete=models.SET_NULL, null=True, related_name="+")
+    """Of one in the trash: in whose name it is deleted."""
     version = models.PositiveBigIntegerField(default=1)
 
     class Meta:
@@ -105,6 +110,7 @@ class Disk(models.Model):
             # A pool's disks as its page lists them, and as the API does: without these each sorts all of them.
             models.Index(fields=["pool", "-size_bytes", "id"]),
             models.Index(fields=["pool", "id"]),
+            models.Index(fields=["delete_after"], condition=models.Q(state="trash"), name="disk_in_trash"),
         ]
 
     @property

@@ -78,12 +78,15 @@ def locks_of(context: Context[Any]) -> list[LockName]:
 def is_ready(disk: Disk) -> list[Refusal]:
     if disk.state == "ready":
         return []
+    if disk.state == "trash":
+        return [Refusal("disk_in_trash", {"disk": disk.name}, status=409)]
     return [Refusal("disk_not_ready", {"disk": disk.name, "state": disk.state}, status=409)]
 
 
 def is_loose(disk: Disk) -> list[Refusal]:
+    """Also where it lies in the trash."""
     if disk.vm is None:
-        return is_ready(disk)
+        return [] if disk.state == "trash" else is_ready(disk)
     return [Refusal("disk_attached", {"disk": disk.name, "vm": disk.vm.name}, status=409)]
 
 
@@ -166,7 +169,8 @@ def finish(context: Context[Any], key: str) -> None:
     if not context.data["vm"]:
         return
     pending = Pending.ATTACH if context.data.get("has") is False else ""
-    Disk.objects.filter(pk=context.subject_id).update(pending=pending, version=F("version") + 1)
+    out_of_trash = {"state": "ready", "delete_after": None, "trashed_by": None}
+    Disk.objects.filter(pk=context.subject_id).update(pending=pending, version=F("version") + 1, **out_of_trash)
     states.touch(context.data["vm"])
 
 

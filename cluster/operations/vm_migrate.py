@@ -43,6 +43,7 @@ from nodes.contract.messages import (
 from nodes.contract.sizes import MAX_BYTES, MIB
 from nodes.contract.specs import DiskSpec, DomainSpec, MovedDisk
 
+from . import trash
 from .vm_create import FOREIGN, nic_ids
 from .vm_move_plan import MovePlanning
 from .vm_power import GUEST_IS_OFF, mark, show, state_obstacles, unmark, vm_of
@@ -103,6 +104,8 @@ class VmMigrate(Operation[MigrateParams]):
         placement.reserve_memory(plan.data["target"], target.memory_bytes)
         for copied in plan.data["copied"].values():
             placement.reserve_room(copied["pool"], copied["size_bytes"])
+        left = Disk.objects.filter(pk__in=plan.data["copied"])
+        plan.data["left"] = {disk.pk: trash.left_by(disk, plan.data["source"]) for disk in left.select_related("vm")}
         plan.data["lane"] = _freest_lane(plan.data["source"])
         return target
 
@@ -184,6 +187,7 @@ def grow(context: Context[MigrateParams], disk_id: str) -> Call:
 
 
 def grown(context: Context[MigrateParams], disk_id: str, result: VolumeFacts) -> None:
+    context.data["left"][disk_id]["size_bytes"] = result.size_bytes
     Disk.objects.filter(pk=disk_id).update(size_bytes=result.size_bytes, version=F("version") + 1)
 
 
@@ -316,8 +320,8 @@ def leave(context: Context[MigrateParams], key: str) -> Call:
     return Call(context.data["source"], DomainLeave(vm=vm.pk, uuid=vm.uuid))
 
 
-def drop_disk(context: Context[MigrateParams], disk_id: str) -> Call:
-    return Call(context.data["source"], DiskDelete(**_volume(context.data["copied"][disk_id]["old"], disk_id)))
+def throw_away(context: Context[MigrateParams], disk_id: str) -> Call:
+    return trash.put(context.data["left"][disk_id])
 
 
 def finish(context: Context[MigrateParams], key: str) -> None:
@@ -325,6 +329,8 @@ def finish(context: Context[MigrateParams], key: str) -> None:
     moved(context, key, DomainWhereabouts(state="absent"))  # where an administrator has said so
     placement.release_memory(context.data["source"], vm.memory_bytes)
     _release_room(context)
+    for left in context.data["left"].values():
+        trash.rest(context, left)
     vm.refresh_from_db()
     if vm.state == S.MIGRATING:
         states.move(vm, VmState(context.data["was"]))
@@ -379,6 +385,6 @@ VmMigrate.steps = (
     Step("adopt", _("Take the guest over"), do=adopt, undo=GOES_FORWARD, after=show),
     Step("leave", _("Clear the old node"), do=leave, undo=GOES_FORWARD),
     Step("unplug_nic", _("Remove lease and filter from the old node"), do=unplug_here, undo=GOES_FORWARD, each=nic_ids),
-    Step("drop_disk", _("Remove the old disk"), do=drop_disk, undo=GOES_FORWARD, each=copied_disks),
+    Step("throw_away", _("Put the old volume into the trash"), do=throw_away, undo=GOES_FORWARD, each=copied_disks),
     Step("finish", _("Note the new place"), do=finish, undo=NoUndo(_("nothing can fail after it"))),
 )

@@ -35,9 +35,7 @@ class Copied:
 
     def kept(self) -> dict[str, Any]:
         """For the job's data."""
-        assert self.disk.pool
-        old = {"pool": self.disk.pool_id, "format": self.disk.format}
-        return {"pool": self.pool.pk, "format": self.format, "size_bytes": self.size_bytes, "old": old}
+        return {"pool": self.pool.pk, "format": self.format, "size_bytes": self.size_bytes}
 
 
 @dataclass

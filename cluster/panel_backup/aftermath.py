@@ -12,7 +12,7 @@ from django.db import transaction
 from django.db.models import F
 
 from cluster import audit
-from cluster.models import FINAL, Job, JobState, JoinToken, Node, NodeState, StreamCursor, Vm, VmState
+from cluster.models import FINAL, Disk, Job, JobState, JoinToken, Node, NodeState, StreamCursor, Vm, VmState
 from cluster.refusals import Refusal
 from cluster.states import IN_WORK
 
@@ -25,6 +25,8 @@ def settle(made: datetime, version: str) -> int:
     with transaction.atomic():
         jobs = [_stick(job, made) for job in Job.objects.exclude(state__in=FINAL).order_by("created", "pk")]
         _nobody_has_spoken()
+        # It may have come to a VM since, and be all that there is of that VM's disk: only a person deletes it now.
+        Disk.objects.filter(state="trash").update(state="ready", delete_after=None, trashed_by=None)
         # Whoever was signed in, or held a token that has been used since, is asked again.
         Session.objects.all().delete()
         JoinToken.objects.filter(used=None).delete()

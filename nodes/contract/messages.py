@@ -101,6 +101,16 @@ class DiskDelete(_Volume):
     verb = "disk.delete"
 
 
+class DiskRename(_Volume):
+    """Make it the volume of another disk, which has none: so the source of a move is kept until it is deleted.
+
+    Under the new name already: done. Refused (``disk_in_use``) while the node sees any user of it.
+    """
+
+    verb = "disk.rename"
+    new: Id
+
+
 class DiskState(Result):
     exists: bool
     ours: bool = False
@@ -408,6 +418,31 @@ class DomainBackup(_Domain):
     disks: tuple[BackupDisk, ...] = ()
 
 
+class DomainMirror(_Domain):
+    """Copy a disk of a guest that runs into a volume that is there and as large, and write to both from then on.
+
+    Done when the two are alike. One that is under way is gone on with. Without a target it is ended, and the guest
+    stays where it was.
+    """
+
+    verb = "domain.mirror"
+    long = True
+    disk: Id
+    target: VolumeSpec | None = None
+
+
+class DomainPivot(_Domain):
+    """The guest leaves the volume from which its disk is mirrored, and goes on with the target alone.
+
+    A guest, or the definition of one that is off, that is there already: done. Certain ``mirror_lost`` where there is
+    no mirror that is ready: the guest is where it was.
+    """
+
+    verb = "domain.pivot"
+    disk: Id
+    target: VolumeSpec
+
+
 # --- domains that move to another node ----------------------------------------------------------------------
 
 
@@ -550,6 +585,7 @@ VERBS: dict[str, type[Message]] = {
     for m in (
         DiskCreate,
         DiskDelete,
+        DiskRename,
         DiskLook,
         DiskUnused,
         DiskResize,
@@ -577,6 +613,8 @@ VERBS: dict[str, type[Message]] = {
         DomainUnplug,
         DomainMedium,
         DomainBackup,
+        DomainMirror,
+        DomainPivot,
         DomainExpect,
         DomainDismiss,
         DomainMove,

@@ -70,6 +70,8 @@ class PoolFacts(Spec):
     shared: bool = False
     grows_online: bool = True
     snapshots: bool = False
+    names: str = ""
+    """Pools with the same one share the names of their volumes; empty: no other pool does."""
     rotational: bool | None = None
     """None: the node cannot tell whether it is an SSD."""
     snapshot_formats: tuple[DiskFormat, ...] = ()

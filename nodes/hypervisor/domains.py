@@ -17,12 +17,13 @@ from lxml.builder import E  # type: ignore[import-not-found]  # its stubs leave 
 from nodes.contract.errors import NodeError
 from nodes.contract.messages import DomainWhereabouts
 from nodes.contract.specs import DomainFacts, DomainState
+from nodes.domain_xml import place_in
 from nodes.hypervisor.connections import LifecycleEvent
 from nodes.hypervisor.migration import Migrating
 from nodes.names import vm_of
 from nodes.shell import Cancellation, Cancelled
 
-BACKUP_LOOK_S = 0.5
+COPY_LOOK_S = 0.5
 STATE_FOLDER = Path("/run/libvirt/qemu")
 """Has ``<domain>.pid`` of each QEMU, and ``<domain>.xml``, its status. Source: libvirt, qemu_conf.c, qemu_process.c."""
 
@@ -69,6 +70,15 @@ class Attached:
 
 
 @dataclass(frozen=True)
+class Mirror:
+    """The volume into which a disk is copied while its guest runs."""
+
+    place: str
+    ready: bool
+    """It has what the disk has, and gets each further write."""
+
+
+@dataclass(frozen=True)
 class Devices:
     """The disks of a domain as it is now; while it runs they may be others than its definition has."""
 
@@ -76,6 +86,10 @@ class Devices:
     """id of a disk of ours -> its XML."""
     disk_names: dict[str, str]
     """id of a disk of ours -> ``vda``."""
+    places: dict[str, str]
+    """id of a disk of ours -> where it is (:func:`nodes.domain_xml.place_in`)."""
+    mirrors: dict[str, Mirror]
+    """id of a disk of ours -> where it is copied."""
     names: frozenset[str]
     """Also those of CD-ROM drives."""
     drive: str | None
@@ -285,7 +299,56 @@ class Hypervisor(Migrating):
                     return
             progress(percent)
             with self.changed:
-                self.changed.wait(BACKUP_LOOK_S)
+                self.changed.wait(COPY_LOOK_S)
+
+    def begin_mirror(self, uuid: str, device: str, xml: str) -> None:
+        """Let the guest's QEMU copy a disk into a volume that is there, and write to both.
+
+        :param device: as libvirt names the disk: ``vda``.
+        """
+        # The guest's writes go to both at once, so that the copy ends however much the guest writes.
+        flags = libvirt.VIR_DOMAIN_BLOCK_COPY_REUSE_EXT | libvirt.VIR_DOMAIN_BLOCK_COPY_SYNCHRONOUS_WRITES
+        # libvirt wants to hear that the copying would not be begun again after a start of the guest.
+        flags |= libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB
+        with self._on(uuid) as domain:
+            domain.blockCopy(device, xml, None, flags)
+
+    def end_mirror(self, uuid: str, disk_id: str) -> None:
+        """End one that is under way, if any: the guest stays where it is."""
+        devices = self.devices(uuid)
+        if disk_id in devices.mirrors:
+            with self._on(uuid) as domain:
+                domain.blockJobAbort(devices.disk_names[disk_id], 0)
+
+    def pivot(self, uuid: str, device: str) -> None:
+        """The guest leaves the volume that is copied. libvirt writes that into its definition, too."""
+        with self._on(uuid) as domain:
+            domain.blockJobAbort(device, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
+
+    def await_mirror(
+        self, uuid: str, disk_id: str, progress: Callable[[int], None], cancellation: Cancellation
+    ) -> None:
+        """Wait until it is ready. Raises Cancelled, after ending it, and ``mirror_failed``."""
+        cancellation.wake(self.changed)
+        while True:
+            try:
+                cancellation.check()
+            except Cancelled:
+                self.end_mirror(uuid, disk_id)
+                raise
+            with self._on(uuid) as domain:
+                devices = _devices(domain.XMLDesc())
+                mirror = devices.mirrors.get(disk_id) if domain.isActive() else None
+                if mirror is None:
+                    why = "the guest went off, the target is full, or somebody ended it"
+                    raise NodeError("mirror_failed", f"the copying of disk {disk_id} did not reach its end: {why}")
+                if mirror.ready:
+                    return
+                how_far = domain.blockJobInfo(devices.disk_names[disk_id], 0)
+            if how_far:
+                progress(how_far["cur"] * 100 // max(1, how_far["end"]))
+            with self.changed:
+                self.changed.wait(COPY_LOOK_S)
 
     def keep_secret(self, uuid: str, name: str, key_base64: str) -> None:
         """Give libvirt a Ceph key. Its value can then not be read back from libvirt."""
@@ -335,6 +398,8 @@ class Hypervisor(Migrating):
 def _devices(xml: str) -> Devices:
     disks: dict[str, str] = {}
     disk_names: dict[str, str] = {}
+    places: dict[str, str] = {}
+    mirrors: dict[str, Mirror] = {}
     names: set[str] = set()
     drives: list[str] = []
     for disk in etree.fromstring(xml, etree.XMLParser(resolve_entities=False)).iterfind("devices/disk"):
@@ -344,7 +409,10 @@ def _devices(xml: str) -> Devices:
             drives.append(name)
         elif serial := disk.findtext("serial"):
             disks[serial], disk_names[serial] = etree.tostring(disk, encoding="unicode", with_tail=False), name
-    return Devices(disks, disk_names, frozenset(names), drives[0] if drives else None)
+            places[serial] = place_in(disk.find("source"))
+            if (mirror := disk.find("mirror")) is not None:
+                mirrors[serial] = Mirror(place_in(mirror.find("source")), mirror.get("ready") == "yes")
+    return Devices(disks, disk_names, places, mirrors, frozenset(names), drives[0] if drives else None)
 
 
 def _backup(domain: Any) -> int | None:

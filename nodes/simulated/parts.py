@@ -21,6 +21,7 @@ from nodes.storage.base import (
     Volume,
     absent,
     check_grows,
+    check_unused,
     snapshot_absent,
 )
 
@@ -67,6 +68,15 @@ class SimulatedDriver(Driver):
         if used_by:
             raise NodeError("disk_in_use", f"{disk_id} is used by {', '.join(used_by)}", "Delete those first.")
         self._memory.drop_volume(volume_name(disk_id, disk_format))
+
+    def rename(self, disk_id: str, disk_format: DiskFormat, new_id: str, users: Users) -> None:
+        check_unused(disk_id, users(volume_path(disk_id, disk_format)))
+        size_bytes = self._memory.volume_bytes(volume_name(disk_id, disk_format))
+        if size_bytes is not None:
+            self._memory.keep_volume(volume_name(new_id, disk_format), new_id, size_bytes)
+            self._memory.drop_volume(volume_name(disk_id, disk_format))
+        elif self._memory.volume_bytes(volume_name(new_id, disk_format)) is None:
+            raise absent(disk_id)
 
     def look(self, disk_id: str, disk_format: DiskFormat, users: Users) -> DiskState:
         name = volume_name(disk_id, disk_format)

@@ -132,6 +132,13 @@ class Driver(ABC):
         """
 
     @abstractmethod
+    def rename(self, disk_id: str, disk_format: DiskFormat, new_id: str, users: Users) -> None:
+        """Make it another disk's volume, its snapshots with it: mark first, name last. Under the new name: done.
+
+        :raises NodeError: ``disk_in_use``.
+        """
+
+    @abstractmethod
     def resize(self, disk_id: str, disk_format: DiskFormat, size_bytes: int, *, leave_to_qemu: bool) -> VolumeFacts:
         """Grow the volume.
 

@@ -220,6 +220,30 @@ class DirectoryDriver(Driver):
         self._remove_part(self._part(disk_id), disk_id)
         fsync_folder(self.folder)
 
+    def rename(self, disk_id: str, disk_format: DiskFormat, new_id: str, users: Users) -> None:
+        old, new = self._final(disk_id, disk_format), self._final(new_id, disk_format)
+        if not os.path.lexists(old):
+            self._measured(new, new_id, disk_format)
+            fsync_folder(self.folder)
+            return
+        mark = _mark(old)
+        if mark not in (disk_id, new_id):
+            raise not_ours(old)
+        if os.path.lexists(new) and not (mark == new_id and os.path.samefile(old, new)):
+            raise not_ours(new)
+        check_unused(old, self._users(old, users))
+        os.setxattr(old, MARK, new_id.encode())
+        point("disk.marked", new_id)
+        if not os.path.lexists(new):
+            try:
+                os.link(old, new)
+            except FileExistsError:
+                raise not_ours(new) from None
+        point("disk.linked", new_id)
+        old.unlink()
+        fsync_folder(self.folder)
+        point("disk.unlinked", disk_id)
+
     def resize(self, disk_id: str, disk_format: DiskFormat, size_bytes: int, *, leave_to_qemu: bool) -> VolumeFacts:
         final = self._final(disk_id, disk_format)
         wanted_bytes = round_up(size_bytes, GRANULES[disk_format])

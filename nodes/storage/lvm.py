@@ -169,6 +169,7 @@ class LvmDriver(Driver):
         return PoolFacts(
             kind=self.KIND,
             identity=self._identity_in(group),
+            names=group.uuid,
             path=self.pool.path,
             capacity_bytes=group.size_bytes,
             free_bytes=group.free_bytes,
@@ -302,6 +303,29 @@ class LvmDriver(Driver):
         """Everything that LVM would remove with the volume, ours or not."""
         return [f"snapshot {lv.name}" for lv in group.volumes.values() if lv.origin == volume.name]
 
+    def rename(self, disk_id: str, disk_format: DiskFormat, new_id: str, users: Users) -> None:
+        group = self._group()
+        if disk_id not in group.volumes:
+            self._ours(group, new_id)
+            return
+        volume = group.volumes[disk_id]
+        if not self._is_marked(volume, disk_id) and not self._is_marked(volume, new_id):
+            raise not_ours(volume.path)
+        if new_id in group.volumes:
+            raise not_ours(f"{self.group_name}/{new_id}")
+        hindering = [*users(volume.path)] or ["a process that has the device open"] * volume.open
+        check_unused(volume.path, hindering)
+        # The volume last: while it has its old name, something is still to be done.
+        marks = {DISK_TAG + disk_id, DISK_TAG + new_id}
+        kept = [lv for lv in group.volumes.values() if lv.name.startswith(f"{disk_id}.") and lv.tagged(SNAPSHOT_TAG)]
+        for lv in (*(lv for lv in kept if lv.tags & marks), volume):
+            name = new_id + lv.name.removeprefix(disk_id)
+            change = ["--addtag", DISK_TAG + new_id, "--deltag", DISK_TAG + disk_id]
+            self._run("lvchange", *change, f"{self.group_name}/{lv.name}")
+            point("disk.marked", name)
+            self._rename(lv.name, name)
+            point("disk.linked", name)
+
     # --- grow and look ------------------------------------------------------------------------------------
 
     def resize(self, disk_id: str, disk_format: DiskFormat, size_bytes: int, *, leave_to_qemu: bool) -> VolumeFacts:
@@ -339,7 +363,7 @@ class LvmDriver(Driver):
         volume = group.volumes.get(disk_id)
         if volume is None:
             return DiskState(exists=False)
-        if DISK_TAG + disk_id not in volume.tags:
+        if not self._is_marked(volume, disk_id):
             return DiskState(exists=True)
         return DiskState(
             exists=True,
@@ -373,9 +397,13 @@ class LvmDriver(Driver):
         volume = group.volumes.get(disk_id)
         if volume is None:
             raise absent(f"{self.group_name}/{disk_id}")
-        if DISK_TAG + disk_id not in volume.tags:
+        if not self._is_marked(volume, disk_id):
             raise not_ours(volume.path)
         return volume
+
+    def _is_marked(self, volume: Lv, disk_id: str) -> bool:
+        """All pools of a group share its names: a volume of another one is not this one's, whatever it is marked."""
+        return self._holds(volume) and DISK_TAG + disk_id in volume.tags
 
     # --- copies and snapshots -----------------------------------------------------------------------------
 

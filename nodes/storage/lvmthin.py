@@ -35,6 +35,7 @@ class LvmThinDriver(LvmDriver):
         return PoolFacts(
             kind=self.KIND,
             identity=self._identity_in(group),
+            names=group.uuid,
             path=self.pool.path,
             capacity_bytes=pool.size_bytes,
             free_bytes=_free_bytes(pool),

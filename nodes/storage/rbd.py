@@ -221,7 +221,7 @@ class RbdDriver(Driver):
         """Part, mark, content, name."""
         part, wanted_bytes = f"{disk.id}.part", round_up(disk.size_bytes, OBJECT_BYTES)
         with self._pool() as (pool, rbd):
-            self._settle_rename(pool, rbd, disk.id)
+            self._settle_rename(pool, rbd, f"{disk.id}.part", disk.id)
             if self._exists(pool, rbd, disk.id):
                 size_bytes = self._size_of(pool, rbd, disk.id)
                 check_same_size(f"{self.pool.path}/{disk.id}", size_bytes, wanted_bytes)
@@ -262,7 +262,7 @@ class RbdDriver(Driver):
 
     def delete(self, disk_id: str, disk_format: DiskFormat, users: Users) -> None:
         with self._pool() as (pool, rbd):
-            self._settle_rename(pool, rbd, disk_id)
+            self._settle_rename(pool, rbd, f"{disk_id}.part", disk_id)
             self._remove_part(pool, rbd, disk_id)
             if not self._exists(pool, rbd, disk_id):
                 return
@@ -282,6 +282,32 @@ class RbdDriver(Driver):
             if parent is not None:
                 self._drop_clone_snapshot(pool, rbd, parent, disk_id)
             point("disk.unlinked", disk_id)
+
+    def rename(self, disk_id: str, disk_format: DiskFormat, new_id: str, users: Users) -> None:
+        with self._pool() as (pool, rbd):
+            self._settle_rename(pool, rbd, disk_id, new_id)
+            if not self._exists(pool, rbd, disk_id):
+                self._size_of(pool, rbd, new_id)
+                return
+            name = f"{self.pool.path}/{disk_id}"
+            with rbd.Image(pool, disk_id, read_only=True) as image:
+                mark = _mark(image)
+            if mark not in (disk_id, new_id):
+                raise not_ours(name)
+            if self._exists(pool, rbd, new_id):
+                raise not_ours(f"{self.pool.path}/{new_id}")
+            check_unused(name, users(name))
+            if mark == disk_id:
+                # Afterwards it would be our own attempt that is still seen there, for it was killed.
+                self._check_unwatched(pool, rbd, disk_id)
+                with rbd.Image(pool, disk_id) as image:
+                    image.metadata_set(MARK, new_id)
+            point("disk.marked", new_id)
+            try:
+                rbd.RBD().rename(pool, disk_id, new_id)
+            except rbd.ImageExists:
+                raise not_ours(f"{self.pool.path}/{new_id}") from None
+            point("disk.linked", new_id)
 
     def _users(self, image: Any, disk_id: str, users: Users) -> list[str]:
         return [
@@ -315,19 +341,18 @@ class RbdDriver(Driver):
         if parent is not None:
             self._drop_clone_snapshot(pool, rbd, parent, disk_id)
 
-    def _settle_rename(self, pool: Any, rbd: ModuleType, disk_id: str) -> None:
+    def _settle_rename(self, pool: Any, rbd: ModuleType, old: str, new: str) -> None:
         """Ceph renames in three steps; a client that died between them leaves one image with two names.
 
         Source: Ceph, librbd/operation/RenameRequest.cc.
         """
-        part = f"{disk_id}.part"
-        if not (self._exists(pool, rbd, part) and self._exists(pool, rbd, disk_id)):
+        if not (self._exists(pool, rbd, old) and self._exists(pool, rbd, new)):
             return
-        with rbd.Image(pool, part, read_only=True) as one, rbd.Image(pool, disk_id, read_only=True) as other:
+        with rbd.Image(pool, old, read_only=True) as one, rbd.Image(pool, new, read_only=True) as other:
             if one.id() != other.id():
                 return
         listed = rbd.RBD().list(pool)
-        pool.remove_object(f"rbd_id.{part if disk_id in listed else disk_id}")
+        pool.remove_object(f"rbd_id.{old if new in listed else new}")
 
     # --- grow and look ------------------------------------------------------------------------------------
 

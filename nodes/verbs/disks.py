@@ -7,6 +7,7 @@ from nodes.contract.messages import (
     DiskCreate,
     DiskDelete,
     DiskLook,
+    DiskRename,
     DiskResize,
     DiskRevert,
     DiskSnapshot,
@@ -32,6 +33,12 @@ def create(node: Node, message: DiskCreate, run: Run) -> VolumeFacts:
 @handles(DiskDelete)
 def delete(node: Node, message: DiskDelete, run: Run) -> Nothing:
     node.driver(message.pool).delete(message.id, message.format, node.users)
+    return Nothing()
+
+
+@handles(DiskRename)
+def rename(node: Node, message: DiskRename, run: Run) -> Nothing:
+    node.driver(message.pool).rename(message.id, message.format, message.new, node.users)
     return Nothing()
 
 

@@ -11,7 +11,9 @@ from nodes.contract.messages import (
     DomainDefine,
     DomainLook,
     DomainMedium,
+    DomainMirror,
     DomainMove,
+    DomainPivot,
     DomainPlug,
     DomainReboot,
     DomainReset,
@@ -27,7 +29,7 @@ from nodes.contract.messages import (
 )
 from nodes.contract.specs import DiskSource, DomainDisk, DomainSpec, FileSource
 from nodes.drain import CallLost
-from nodes.hypervisor import Hypervisor
+from nodes.hypervisor import Devices, Hypervisor
 from nodes.ledger import Wanted, WantedChange
 from nodes.node import Node
 from nodes.verbs import handles
@@ -275,6 +277,54 @@ def backup(node: Node, message: DomainBackup, run: Run) -> DomainWhereabouts:
     return node.hypervisor.whereabouts(message.uuid)
 
 
+@handles(DomainMirror)
+def mirror(node: Node, message: DomainMirror, run: Run) -> DomainWhereabouts:
+    target = message.target
+    if target is None:
+        domain = node.own_domain(message.vm, message.uuid)
+        if domain is not None and domain.active:
+            node.hypervisor.end_mirror(message.uuid, message.disk)
+        return node.hypervisor.whereabouts(message.uuid)
+    _active(node, message)
+    source = node.driver(target.pool).source(target.id, target.format)
+    place, devices = domain_xml.place_of(source), _devices_with(node, message)
+    if devices.places[message.disk] == place:
+        return node.hypervisor.whereabouts(message.uuid)
+    present = devices.mirrors.get(message.disk)
+    if present is not None and present.place != place:
+        node.hypervisor.end_mirror(message.uuid, message.disk)
+    if present is None or present.place != place:
+        xml = domain_xml.copy_xml(source, target.format)
+        call_libvirt(
+            message.verb, lambda: node.hypervisor.begin_mirror(message.uuid, devices.disk_names[message.disk], xml)
+        )
+    node.hypervisor.await_mirror(message.uuid, message.disk, run.progress, run.cancellation)
+    return node.hypervisor.whereabouts(message.uuid)
+
+
+@handles(DomainPivot)
+def pivot(node: Node, message: DomainPivot, run: Run) -> DomainWhereabouts:
+    required(node, message)
+    target = message.target
+    place = domain_xml.place_of(node.driver(target.pool).source(target.id, target.format))
+    devices = _devices_with(node, message)
+    if devices.places[message.disk] != place:
+        _active(node, message)
+        present = devices.mirrors.get(message.disk)
+        if present is None or present.place != place or not present.ready:
+            raise NodeError("mirror_lost", f"the guest does not write disk {message.disk} to {place}")
+        call_libvirt(message.verb, lambda: node.hypervisor.pivot(message.uuid, devices.disk_names[message.disk]))
+    return node.hypervisor.whereabouts(message.uuid)
+
+
+def _devices_with(node: Node, message: DomainMirror | DomainPivot) -> Devices:
+    """Raises ``disk_absent``."""
+    devices = node.hypervisor.devices(message.uuid)
+    if message.disk not in devices.places:
+        raise NodeError("disk_absent", f"the guest does not have the disk {message.disk}")
+    return devices
+
+
 def _refusal(verb: str, call: Callable[[], None]) -> NodeError | None:
     """Why libvirt or the guest would not; what came of a call that was lost is not known here."""
     try:
@@ -301,6 +351,8 @@ def look(node: Node, message: DomainLook, run: Run) -> DomainWhereabouts:
 _Named = (
     DomainMove
     | DomainBackup
+    | DomainMirror
+    | DomainPivot
     | DomainStart
     | DomainSuspend
     | DomainResume

@@ -59,6 +59,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "nodes/{id}/token/": {},
     "disks/new/": {"size_bytes": "1 GB", "pool": "{pools}"},
     "disks/{id}/do/resize/": {"size_bytes": "2 GB"},
+    "disks/{id}/do/move/": {"pool": "{pools}", "format": "raw"},
     "disks/{id}/do/attach/": {"vm": "{vms}", "bus": "virtio"},
     "disks/{id}/do/change/": {"title": "Данные"},
     "vms/{id}/do/iso/": {"iso": ""},

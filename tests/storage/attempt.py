@@ -24,6 +24,8 @@ def perform(pool: PoolSpec, keys: Path, call: str, arguments: dict[str, Any]) ->
             driver.create(disk, Cancellation())
         case "delete":
             driver.delete(*volume, nobody)
+        case "rename":
+            driver.rename(*volume, arguments["new"], nobody)
         case "resize":
             driver.resize(*volume, disk.size_bytes, leave_to_qemu=False)
         case "clone":

@@ -150,6 +150,71 @@ def test_another_pool_at_the_same_place_is_refused(place: Place) -> None:
     assert refusal(place.driver, identity="another") == "pool_identity"
 
 
+# --- another disk's volume --------------------------------------------------------------------------------
+
+
+def rename(place: Place, users: Callable[[str], list[str]] = nobody) -> None:
+    place.driver().rename(DISK, place.format, OTHER, users)
+
+
+def test_a_volume_becomes_another_disks(place: Place) -> None:
+    place.create()
+    for _ in range(2):
+        rename(place)
+        assert place.names() == [place.final(OTHER)]
+    assert place.measured(OTHER) == 8 * MIB
+    assert place.driver().look(OTHER, place.format, nobody).ours
+    assert not place.driver().look(DISK, place.format, nobody).exists
+    place.create()
+    place.driver().delete(OTHER, place.format, nobody)
+    assert place.names() == [place.final()]
+
+
+def test_a_volume_that_a_domain_names_does_not_become_another_disks(place: Place) -> None:
+    place.create()
+    assert refusal(rename, place, lambda path: ["web"]) == "disk_in_use"
+    assert place.names() == [place.final()]
+    assert place.driver().look(DISK, place.format, nobody).ours
+
+
+def test_neither_a_foreign_volume_nor_one_of_the_new_name_is_touched_by_a_rename(place: Place) -> None:
+    assert refusal(rename, place) == "disk_absent"
+    place.make_foreign(place.final(OTHER))
+    assert refusal(rename, place) == "exists_not_ours"
+    place.create()
+    assert refusal(rename, place) == "exists_not_ours"
+    assert place.foreign_is_there(place.final(OTHER))
+    assert place.driver().look(DISK, place.format, nobody).ours
+    place.clear()
+    place.make_foreign(place.final())
+    assert refusal(rename, place) == "exists_not_ours"
+    assert place.foreign_is_there(place.final())
+    place.clear()
+    place.create()
+    place.create(OTHER)
+    assert refusal(rename, place) == "exists_not_ours"
+    assert place.names() == [place.final(), place.final(OTHER)]
+
+
+def test_content_and_snapshots_go_along_with_a_rename(on_device: Place) -> None:
+    place = on_device
+    place.create()
+    place.write(7)
+    snapshots = place.format in place.driver().facts().snapshot_formats
+    if snapshots:
+        place.driver().snapshot(DISK, place.format, SNAPSHOT, None)
+        place.write(9)
+    rename(place)
+    assert place.holds(9 if snapshots else 7, OTHER)
+    if snapshots:
+        assert place.driver().look(OTHER, place.format, nobody).snapshots == (SNAPSHOT,)
+        place.driver().revert(OTHER, place.format, SNAPSHOT)
+        assert place.holds(7, OTHER)
+        place.driver().delete_snapshot(OTHER, place.format, SNAPSHOT)
+    place.driver().delete(OTHER, place.format, nobody)
+    assert place.names() == []
+
+
 # --- grow -------------------------------------------------------------------------------------------------
 
 
@@ -326,6 +391,18 @@ def test_a_call_that_was_killed_is_made_so_by_repeating_it(place: Place, call: s
         assert place.names() == ([] if call == "delete" else [place.final()])
         if call != "delete":
             assert place.measured() == size_bytes
+
+
+def test_a_rename_that_was_killed_is_made_so_by_repeating_it(place: Place, tmp_path: Path) -> None:
+    asked = {"disk": place.disk().model_dump(), "new": OTHER}
+    attempts = Attempts(place, tmp_path / "faults", "rename", place.create, **asked)
+    points = attempts.points()
+    assert points[:2] == ["disk.marked", "disk.linked"]
+    for point in points:
+        attempts.die_at(point)
+        attempts.repeat()
+        assert place.names() == [place.final(OTHER)], point
+        assert place.driver().look(OTHER, place.format, nobody).ours
 
 
 @pytest.mark.parametrize("call", ["clone", "link"])

@@ -78,6 +78,7 @@ MOVED = (
 BODIES: dict[str, m.Message] = {
     "disk.create": m.DiskCreate(disk=DISK),
     "disk.delete": m.DiskDelete(id="d" * 13, pool=POOL, format="qcow2"),
+    "disk.rename": m.DiskRename(id="d" * 13, pool=POOL, format="qcow2", new="e" * 13),
     "disk.look": m.DiskLook(id="d" * 13, pool=POOL, format="qcow2"),
     "disk.unused": m.DiskUnused(id="d" * 13, pool=CEPH, format="raw"),
     "disk.resize": m.DiskResize(id="d" * 13, pool=THIN, format="raw", size_bytes=2 << 30),
@@ -118,6 +119,12 @@ BODIES: dict[str, m.Message] = {
     "domain.backup": m.DomainBackup(
         **ONE_DOMAIN,
         disks=(BackupDisk(disk="d" * 13, target=VolumeSpec(id="e" * 13, pool=POOL, format="qcow2")),),
+    ),
+    "domain.mirror": m.DomainMirror(
+        **ONE_DOMAIN, disk="d" * 13, target=VolumeSpec(id="d" * 13, pool=CEPH, format="raw")
+    ),
+    "domain.pivot": m.DomainPivot(
+        **ONE_DOMAIN, disk="d" * 13, target=VolumeSpec(id="d" * 13, pool=STRIPED, format="raw")
     ),
     "domain.expect": m.DomainExpect(domain=DOMAIN, source_address="10.99.0.11"),
     "domain.dismiss": m.DomainDismiss(**ONE_DOMAIN),

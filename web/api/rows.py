@@ -238,6 +238,7 @@ def disks(actor: Actor, rows: Sequence[Disk]) -> list[Row]:
             "format": disk.format,
             "boot_order": disk.boot_order,
             "state": disk.state,
+            "delete_after": disk.delete_after,
             "pending": disk.pending or None,
             "title": disk.title,
             "tenant": disk.tenant_id,

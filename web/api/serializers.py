@@ -186,6 +186,10 @@ class DiskSerializer(s.Serializer[Any]):
     format = s.CharField()
     boot_order = s.IntegerField(allow_null=True)
     state = s.CharField()
+    delete_after = s.DateTimeField(
+        allow_null=True,
+        help_text="When one in the trash (what a disk left behind when it went elsewhere) is deleted; null: never.",
+    )
     pending = s.ChoiceField(
         Pending.choices,
         allow_null=True,
@@ -392,6 +396,9 @@ class QuotedDiskSerializer(s.Serializer[Any]):
     asked_bytes = _bytes()
     size_bytes = _bytes()
     granule_bytes = _bytes()
+    grows_first = s.BooleanField(
+        required=False, help_text="Of a move: the disk grows to this size where it is, and keeps it."
+    )
 
 
 class PriceSerializer(s.Serializer[Any]):

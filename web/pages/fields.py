@@ -8,12 +8,12 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from cluster import selectors
-from cluster.models import Backup, Disk, IsoCopy, Node, NodeState, Pool, Vm, VmState
+from cluster.models import Backup, Disk, IsoCopy, Node, NodeState, Pool, PoolOnNode, Vm, VmState
 from cluster.operations.image_distribute import nodes_without
 from cluster.permissions import Actor
 from cluster.refusals import Refusal, Refused
 from nodes.contract.sizes import parse_size
-from nodes.contract.specs import DiskBus, DiskCache
+from nodes.contract.specs import DiskBus, DiskCache, DiskFormat
 from web.templatetags.ulei import size
 
 MOST_CHOICES = 500
@@ -36,7 +36,7 @@ class Field:
     choices: list[tuple[str, str]] = field(default_factory=list)
     """(value, word); an empty value leaves the parameter out, unless ``nothing`` says that it means something."""
     quote: str = ""
-    """Of a size: who says what it comes to while one types."""
+    """Of a size, or of a pool for a size that is known: who says what it comes to while one types or chooses."""
     nothing: bool = False
     """An empty value is sent as null."""
     as_list: bool = False
@@ -134,6 +134,29 @@ def _disk(actor: Actor, vm: Vm | None) -> list[Field]:
         presumed = None if vm else choices[0][0]
         fields.append(Field("pool", _("Storage"), "select", presumed=presumed, required=not vm, choices=choices))
     return [*fields, *([_bus()] if vm else []), Field("title", _("Title"), placeholder=_("what it is for"))]
+
+
+def _move(actor: Actor, disk: Disk) -> list[Field]:
+    places = PoolOnNode.objects.filter(pool=disk.pool_id, **({"node": disk.vm.node_id} if disk.vm else {}))
+    seen = selectors.pools(actor).prefetch_related(None).filter(state="active", places__node__in=places.values("node"))
+    # Last where it is now: there it can only change its format.
+    pools = sorted(seen.distinct().order_by("name"), key=lambda pool: pool.pk == disk.pool_id)
+    pool = pools[0].pk if pools else disk.pool_id
+    quote = reverse("disk-place", args=[disk.pk])
+    formats = [("", _("what suits the storage")), *((each, each) for each in get_args(DiskFormat))]
+    return [
+        Field(
+            "pool",
+            _("Storage"),
+            "select",
+            value=pool or "",
+            presumed=pool,
+            required=True,
+            choices=_pools(pools),
+            quote=quote,
+        ),
+        Field("format", _("Format"), "select", choices=formats),
+    ]
 
 
 def _change(actor: Actor, disk: Disk) -> list[Field]:
@@ -263,6 +286,7 @@ FIELDS: dict[str, Callable[[Actor, Any], list[Field]]] = {
     "disk.create": _disk,
     "disk.change": _change,
     "disk.resize": _resize,
+    "disk.move": _move,
     "disk.attach": _attach,
     "vm.iso": _iso,
     "vm.clone": _restore,

@@ -25,6 +25,7 @@ ORDER = (
     "restore",
     "revert",
     "resize",
+    "move",
     "change",
     "attach",
     "detach",
@@ -138,7 +139,7 @@ def snapshot_lines(actor: Actor, vm: Vm) -> list[SnapshotLine]:
     return lines
 
 
-WITH_VM, LOOSE = ("resize", "change", "detach"), ("change", "attach", "delete")
+WITH_VM, LOOSE = ("resize", "move", "change", "detach"), ("move", "change", "attach", "delete")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from django.http import HttpResponse
@@ -60,6 +61,20 @@ def new_disk_size(request: PageRequest) -> HttpResponse:
     """What a new disk would have, in the pool and for the VM that the query names."""
     asked = {name: request.GET.get(name, "")[:40] for name in ("vm", "pool")}
     return _said(request, "disk.create", {name: pk for name, pk in asked.items() if pk}, None)
+
+
+@page
+def disk_place(request: PageRequest, pk: str) -> HttpResponse:
+    """What the disk would have where it would move."""
+    request.actor.require("disk.move")
+    asked = {name: request.GET.get(name, "")[:40] for name in ("pool", "format")}
+    params = {name: value for name, value in asked.items() if value}
+    context: dict[str, Any] = {}
+    with suppress(BadShape):  # nothing was chosen yet
+        plan = operations.dry_run(request.actor, "disk.move", params, pk)
+        context["said"] = said_of_all(request.actor, plan)
+        context["refusals"] = [r.said() for r in plan.refusals if r.field]
+    return render(request, "parts/disk_size.html", context)
 
 
 def _said(request: PageRequest, code: str, params: dict[str, Any], pk: str | None) -> HttpResponse:

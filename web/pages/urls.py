@@ -54,6 +54,7 @@ urlpatterns = [
     path("pools/<str:pk>/edit/", pools.pool_edit, name="pool-edit"),
     path("disks/new/size/", sizes.new_disk_size, name="disk-new-size"),
     path("disks/<str:pk>/size/", sizes.disk_size, name="disk-size"),
+    path("disks/<str:pk>/place/", sizes.disk_place, name="disk-place"),
     path("journal/", journal.journal, name="journal"),
     path("demo/", demo.demo, name="demo"),
     re_path(

@@ -32,7 +32,7 @@ from cluster.permissions import Actor
 from nodes.contract.messages import VERBS, known_fields
 from nodes.contract.sizes import GIB, MIB
 
-from .world import World, definition
+from .world import SCENE_POOL, World, definition
 
 
 @dataclass
@@ -90,7 +90,7 @@ def make_scene() -> Scene:
         name="p1",
         kind="directory",
         identity="identity-1",
-        path="/var/lib/libvirt/images",
+        path=SCENE_POOL,
         capacity_bytes=100 * GIB,
         free_bytes=80 * GIB,
         granules={"qcow2": 65536, "raw": 512},
@@ -148,6 +148,23 @@ def loose_disk(scene: Scene) -> str:
     disk = Disk.objects.create(tenant=vm.tenant, owner=vm.owner, pool=scene.pool, size_bytes=GIB, state="ready")
     scene.world.objects[scene.node.pk, "disk:" + disk.pk] = "disk"
     return disk.pk
+
+
+def second_pool(scene: Scene, **facts: Any) -> Pool:
+    """A volume group of the node, of 4 MiB extents."""
+    pool = Pool.objects.create(
+        pk="p" * 13,
+        name="fast",
+        kind="lvm",
+        identity="vg-uuid",
+        path="vg0",
+        capacity_bytes=100 * GIB,
+        free_bytes=80 * GIB,
+        granules={"raw": 4 * MIB},
+        facts={"extent_bytes": 4 * MIB, "names": "vg-uuid", **facts},
+    )
+    PoolOnNode.objects.create(pool=pool, node=scene.node)
+    return pool
 
 
 def backup_of(scene: Scene, vm: Vm) -> str:
@@ -314,6 +331,7 @@ SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
         s.stopped.disks.all()[1].pk,
         {"title": "data", "bus": "sata", "cache": "writeback", "boot_first": True},
     ),
+    "disk.move": lambda s: (s.running.disks.get(position=1).pk, {"pool": second_pool(s).pk}),
     "disk.resize": lambda s: (s.running.disks.all()[0].pk, {"size_bytes": 2 * GIB}),
     "pool.add": lambda s: (None, {"name": "fast", "kind": "lvm", "nodes": [s.node.pk], "path": "vg0"}),
     "pool.remove": _attached_pool,

@@ -16,6 +16,7 @@ from nodes.contract.specs import DomainSpec
 
 Fault = Literal["refused", "half", "uncertain_done", "uncertain_not_done", "uncertain_for_long", "retryable"]
 MAX_TURNS = 400
+SCENE_POOL = "/var/lib/libvirt/images"
 
 
 @dataclass
@@ -29,7 +30,7 @@ class World:
 
     def effect(self, node: str, message: Message) -> dict[str, Any]:
         """Make it so; returns the result."""
-        name = (node, message.object)
+        name = (node, message.object + (other_pool(message) if message.object.startswith("disk:") else ""))
         state = self.objects.get(name)
         match message.verb:
             case "domain.backup":
@@ -42,6 +43,28 @@ class World:
                 self.objects[name] = "there"
             case "disk.delete" | "nic.unplug" | "demo.unmark":
                 self.objects.pop(name, None)
+            case "disk.rename":
+                if state is not None:
+                    new = f"disk:{message.new}{other_pool(message)}"  # type: ignore[attr-defined]
+                    self.objects[node, new] = self.objects.pop(name)
+            case "domain.mirror":
+                mirror = (node, f"mirror:{message.disk}")  # type: ignore[attr-defined]
+                self.objects.pop(mirror, None)
+                if message.target:  # type: ignore[attr-defined]
+                    if state not in ("running", "paused"):
+                        raise Refusal("domain_not_active")
+                    self.objects[mirror] = other_pool(message)
+            case "domain.pivot":
+                mirror = (node, f"mirror:{message.disk}")  # type: ignore[attr-defined]
+                guest = (node, f"guest:{message.vm} {message.disk}")  # type: ignore[attr-defined]
+                if self.objects[guest] != "has" + other_pool(message):
+                    if self.objects.pop(mirror, None) != other_pool(message):
+                        raise Refusal("mirror_lost")
+                    self.objects[guest] = "has" + other_pool(message)
+                    defined = (node, f"definition:{message.vm}")  # type: ignore[attr-defined]
+                    words = self.objects[defined].split()
+                    old, new = message.disk, message.disk + other_pool(message)  # type: ignore[attr-defined]
+                    self.objects[defined] = " ".join(new if word == old else word for word in words)
             case "disk.unused":
                 pass
             case "domain.define":
@@ -54,7 +77,9 @@ class World:
                 self.objects.pop((node, name[1].replace("domain:", "definition:")), None)
             case "domain.plug" | "domain.medium":
                 if state in ("running", "paused"):
-                    self.objects[node, f"guest:{message.vm} {message.disk.id}"] = message.disk.iso or "has"  # type: ignore[attr-defined]
+                    self.objects[node, f"guest:{message.vm} {message.disk.id}"] = (
+                        message.disk.iso or "has" + other_pool(message)
+                    )  # type: ignore[attr-defined]
                 return {**self.whereabouts(name), "has": True if state in ("running", "paused") else None}
             case "domain.unplug":
                 self.objects.pop((node, f"guest:{message.vm} {message.disk}"), None)  # type: ignore[attr-defined]
@@ -76,7 +101,8 @@ class World:
                 kept = [
                     key.partition("/")[2] for at, key in self.objects if at == node and key.startswith(name[1] + "/")
                 ]
-                return {"exists": state is not None, "ours": state is not None, "size_bytes": size, "snapshots": kept}
+                seen = {"exists": state is not None, "ours": state is not None, "size_bytes": size, "snapshots": kept}
+                return {**seen, "used_by": self.users(node, message.id, other_pool(message))}  # type: ignore[attr-defined]
             case "disk.snapshot":
                 self.objects[node, f"{message.object}/{message.snapshot}"] = "kept"  # type: ignore[attr-defined]
             case "disk.snapshot_delete":
@@ -139,6 +165,18 @@ class World:
             if at == node and message.vm in name:
                 self.objects[target, name] = self.objects.pop((at, name))
 
+    def users(self, node: str, disk: str, pool: str) -> list[str]:
+        """Definitions and guests that have the disk in that pool."""
+        return [
+            name
+            for (at, name), state in self.objects.items()
+            if at == node
+            and (
+                (name.startswith("definition:") and disk + pool in state.split())
+                or (name.startswith("guest:") and name.endswith(" " + disk) and state == "has" + pool)
+            )
+        ]
+
     def whereabouts(self, name: tuple[str, str]) -> dict[str, Any]:
         state = self.objects.get(name)
         return {"state": state or "absent", "defined": state is not None}
@@ -146,7 +184,17 @@ class World:
 
 def definition(domain: DomainSpec) -> str:
     """What tests compare of one: its disks, and what lies in its drives."""
-    return " ".join(disk.iso or disk.id for disk in domain.disks)
+    return " ".join(disk.iso or disk.id + _beside(disk.pool) for disk in domain.disks)
+
+
+def other_pool(message: Any) -> str:
+    """Behind the name of a volume: nothing in the scene's own pool."""
+    target = getattr(message, "target", None) or getattr(message, "disk", None)
+    return _beside(getattr(message, "pool", None) or getattr(target, "pool", None))
+
+
+def _beside(pool: Any) -> str:
+    return "" if pool is None or pool.path == SCENE_POOL else "@" + pool.path
 
 
 class Refusal(Exception):
