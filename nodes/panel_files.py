@@ -76,7 +76,7 @@ def send(final: Path, ca_file: Path, message: FileSend, run: Run) -> None:
                 elif (status >= 500 and status != 507) or said.get("code") == "upload_busy":
                     raise http.client.HTTPException(f"status {status}")
                 else:
-                    raise NodeError(said.get("code") or "file_refused", said.get("cause") or f"{status}", **facts)
+                    raise NodeError(said.get("code") or "file_not_taken", f"the panel answered {status}", **facts)
             except (OSError, http.client.HTTPException, KeyError, ValueError) as error:
                 log.warning("the panel broke off", file=message.name, at=offset, cause=error)
                 patience.wait(_unreachable(error))

@@ -61,6 +61,9 @@ FORMS: dict[str, dict[str, Any]] = {
     "disks/{id}/do/resize/": {"size_bytes": "2 GB"},
     "disks/{id}/do/attach/": {"vm": "{vms}", "bus": "virtio"},
     "disks/{id}/do/change/": {"title": "Данные"},
+    "images/download/": {"url": "https://example.org/new.qcow2"},
+    "isos/download/": {"url": "https://example.org/new.iso"},
+    "disks/{id}/do/image/": {"name": "new", "generalise": "1"},
     "vms/{id}/do/iso/": {"iso": ""},
     "vms/{id}/do/clone/": {"name": "twin"},
     "vms/{id}/do/backup/": {"title": "nightly"},
@@ -140,7 +143,8 @@ def operation_of(request: Request) -> type[Operation[Any]] | None:
     """The operation that the request starts, or asks about."""
     noun, *rest = request.path.removeprefix(API).split("/")
     for operation in Operation.registry.values():
-        asked = [[""] if operation.creates else ["{id}", operation.name(), ""], ["{id}", "do", operation.name(), ""]]
+        made = [[""], [operation.name(), ""]] if operation.creates else [["{id}", operation.name(), ""]]
+        asked = [*made, ["{id}", "do", operation.name(), ""]]
         if operation.noun == noun and rest in asked:
             return operation
     return None

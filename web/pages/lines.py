@@ -27,6 +27,7 @@ ORDER = (
     "change",
     "attach",
     "detach",
+    "image",
     "distribute",
     "delete",
 )
@@ -137,7 +138,7 @@ def snapshot_lines(actor: Actor, vm: Vm) -> list[SnapshotLine]:
     return lines
 
 
-WITH_VM, LOOSE = ("resize", "change", "detach"), ("change", "attach", "delete")
+WITH_VM, LOOSE = ("resize", "change", "detach", "image"), ("change", "attach", "image", "delete")
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,10 @@ class Scene:
             "snapshots": list(Snapshot.objects.order_by("pk").values("pk", "vm_id", "parent_id", "state")),
             "copies": list(ImageCopy.objects.order_by("pk").values("image_id", "node_id", "image__state")),
             "isos": list(IsoCopy.objects.order_by("pk").values("iso_id", "node_id", "iso__state")),
+            "files": [
+                *Image.objects.order_by("pk").values("pk", "name", "state", "size_bytes"),
+                *Iso.objects.order_by("pk").values("pk", "name", "state", "size_bytes"),
+            ],
             "locks": list(Lock.objects.values("name")),
         }
 
@@ -83,6 +87,7 @@ def make_scene() -> Scene:
         agent_version="1",
         verbs={verb: list(known_fields(verb)) for verb in VERBS},
         facts={"bridges": ["br0"]},
+        checks=[{"code": "guestfs", "level": "ok", "facts": {}}],
         cpus=8,
         memory_bytes=16 * GIB,
     )
@@ -307,6 +312,9 @@ SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "image.delete": _copied_image,
     "iso.distribute": _stored_iso,
     "iso.delete": _copied_iso,
+    "image.download": lambda s: (None, {"url": "https://example.org/new.qcow2"}),
+    "iso.download": lambda s: (None, {"url": "http://example.org/a?b", "name": "new.iso", "node": s.node.pk}),
+    "disk.image": lambda s: (s.stopped.disks.all()[0].pk, {"name": "new"}),
     "node.inspect": lambda s: (s.node.pk, {}),
     "node.remove": _empty_node,
     "demo.wait": lambda s: (s.node.pk, {}),
