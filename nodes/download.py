@@ -67,8 +67,12 @@ def get(part: Path, message: FileDownload, run: Run) -> None:
                 if file.seek(0, os.SEEK_END) > before:
                     patience.renew()
                 patience.wait(NodeError("download_broken", f"{error}", "Start it again.", retryable=True))
+
+
+def come_whole(file: Path) -> None:
+    """Nothing of it is awaited any more."""
     with suppress(OSError):
-        os.removexattr(part, SAME)
+        os.removexattr(file, SAME)
 
 
 def _go_on(file: BinaryIO, part: Path, message: FileDownload, run: Run) -> None:
@@ -149,8 +153,7 @@ def _remember(part: Path, response: http.client.HTTPResponse, size_bytes: int | 
     if validator and size_bytes and response.headers.get("Accept-Ranges") != "none":
         os.setxattr(part, SAME, json.dumps(asdict(Same(validator, size_bytes))).encode())
     else:
-        with suppress(OSError):
-            os.removexattr(part, SAME)
+        come_whole(part)
 
 
 def _validator(response: http.client.HTTPResponse) -> str:

@@ -24,7 +24,7 @@ from nodes.contract.messages import (
 )
 from nodes.contract.sizes import round_up
 from nodes.contract.specs import PoolPlace
-from nodes.download import get
+from nodes.download import come_whole, get
 from nodes.files import fsync, fsync_folder, give_name, mark_of, unnamed_file
 from nodes.generalise import generalise
 from nodes.images import MARK
@@ -60,7 +60,9 @@ def download(node: Node, message: FileDownload, run: Run) -> FileContent:
     if _is_there(final, part, message):
         return _content(final, message, message.checksum)
     get(part, message, run)
-    return _finish(final, part, message, message.checksum)
+    content = _finish(final, part, message, message.checksum)
+    come_whole(final)
+    return content
 
 
 def make(node: Node, message: FileMake, run: Run) -> FileContent:
