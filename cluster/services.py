@@ -253,6 +253,11 @@ def name_taken(kind: str, name: str) -> list[Refusal]:
     return reasons
 
 
+def is_name_taken(kind: str, name: str) -> bool:
+    uploads = Upload.objects.filter(kind=kind, name=name).values("pk")
+    return bool(uploads.union(LIBRARY[kind].objects.filter(name=name).values("pk")).exists())
+
+
 def _name_is_held(kind: str, name: str) -> list[Refusal]:
     if LIBRARY[kind].objects.filter(name=name).exists():
         return [Refusal("file_name_taken", {"name": name}, field="name", status=409)]

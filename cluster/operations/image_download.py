@@ -13,7 +13,7 @@ from cluster.models import Image, Iso, Node, NodeState
 from cluster.os_catalogue import CATALOGUE
 from cluster.permissions import Actor
 from cluster.refusals import Refusal, Refused
-from cluster.saga.steps import Call, Context, Id, LockName, NoUndo, Operation, Params, Plan, Settle, Step, done
+from cluster.saga.steps import Call, Context, Id, LockName, Lost, NoUndo, Operation, Params, Plan, Settle, Step, done
 from nodes.contract import image_file, origin
 from nodes.contract.messages import FileContent, FileDelete, FileDownload, FileSend
 from nodes.contract.specs import FileName
@@ -114,8 +114,8 @@ def _node(params: DownloadParams) -> tuple[Node | None, list[Refusal]]:
 def begin_file(kind: image_file.Kind, plan: Plan) -> File:
     """The row of a file that is on its way; ``data``: its ``name``, ``os`` and promised ``checksum``."""
     data = plan.data
-    if taken := services.name_taken(kind, data["name"]):
-        raise Refused(*taken)
+    if services.is_name_taken(kind, data["name"]):
+        raise Lost(data["name"])
     fields: dict[str, Any] = {"name": data["name"], "os": data["os"], "checksum": data.get("checksum", "")}
     if kind == "image":
         return Image.objects.create(**fields, state="adding", stored=True, size_bytes=0, virtual_size_bytes=0)

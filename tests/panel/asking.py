@@ -14,6 +14,7 @@ from cluster.saga.steps import Operation
 from cluster.services import JOB_CHECKS
 from tests.panel.engine.scenarios import SCENARIOS, Scene
 from tests.people import PASSWORD
+from web.api.urls import LISTS
 
 API = "api/v1/"
 NODE = {"name": "n9", "address": "10.99.0.19"}
@@ -143,8 +144,9 @@ def operation_of(request: Request) -> type[Operation[Any]] | None:
     """The operation that the request starts, or asks about."""
     noun, *rest = request.path.removeprefix(API).split("/")
     for operation in Operation.registry.values():
-        made = [[""], [operation.name(), ""]] if operation.creates else [["{id}", operation.name(), ""]]
-        asked = [*made, ["{id}", "do", operation.name(), ""]]
+        asked = [["{id}", operation.name(), ""], ["{id}", "do", operation.name(), ""]]
+        if operation.creates:
+            asked = [[operation.name(), ""]] if operation.noun in LISTS else [[""]]
         if operation.noun == noun and rest in asked:
             return operation
     return None
