@@ -82,7 +82,7 @@ def _go_on(file: BinaryIO, part: Path, message: FileDownload, run: Run) -> None:
         return
     if not same or offset > same.size_bytes:
         offset, same = _begin_anew(file), None
-    with _answer(message, offset, same) as response:
+    with _answer(message, offset, same, run) as response:
         if same and response.status == 206:
             if response.headers.get("Content-Range") != f"bytes {offset}-{same.size_bytes - 1}/{same.size_bytes}":
                 _begin_anew(file)
@@ -115,6 +115,7 @@ def _take(
         if size_bytes:
             run.progress(min(99, file.tell() * 100 // size_bytes))
         point("file.piece", message.id)
+    run.cancellation.check()  # which may be why it ended
     if size_bytes is not None and file.tell() != size_bytes:
         raise http.client.HTTPException("the answer ended early")
 
@@ -173,14 +174,14 @@ def _validator(response: http.client.HTTPResponse) -> str:
 
 
 @contextmanager
-def _answer(message: FileDownload, offset: int, same: Same | None) -> Iterator[http.client.HTTPResponse]:
+def _answer(message: FileDownload, offset: int, same: Same | None, run: Run) -> Iterator[http.client.HTTPResponse]:
     """What the URL comes to, at most five redirects behind it, each of which is looked at like the first."""
     headers = {"Accept-Encoding": "identity", "User-Agent": "ulei"}
     if same:
         headers |= {"Range": f"bytes={offset}-", "If-Range": same.validator}
     url = message.url
     for _ in range(MOST_REDIRECTS + 1):
-        with _connection(url, message.networks) as (client, target):
+        with _connection(url, message.networks, run) as (client, target):
             client.request("GET", target, headers=headers)
             response = client.getresponse()
             if response.status not in REDIRECTS:
@@ -199,7 +200,7 @@ def _next(url: str, response: http.client.HTTPResponse, message: FileDownload) -
 
 
 @contextmanager
-def _connection(url: str, networks: tuple[str, ...]) -> Iterator[tuple[http.client.HTTPConnection, str]]:
+def _connection(url: str, networks: tuple[str, ...], run: Run) -> Iterator[tuple[http.client.HTTPConnection, str]]:
     parts = origin.parse(url)
     if parts is None or parts.hostname is None:
         raise NodeError("url_unfit", "it is not http:// or https:// with a host and without a user")
@@ -212,7 +213,8 @@ def _connection(url: str, networks: tuple[str, ...]) -> Iterator[tuple[http.clie
         kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
         client = kind(host, port)
         client.sock = connection
-        yield client, (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        with run.cancellation.cuts(connection):
+            yield client, (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     finally:
         connection.close()
 

@@ -263,6 +263,17 @@ def test_an_agent_that_dies_in_the_middle_goes_on_with_what_there_is(point, fold
         assert sum(asked[1] is None for asked in web.asked) == 1
 
 
+def test_how_far_it_is_reaches_the_panel(agent, panel, web):
+    message = download(web)
+    number = panel.number(message)
+    with held(web):
+        panel.send(message, number)
+        said = panel.next(m.Progress, lambda entry: entry.dispatch == number)
+    assert said.percent < 100
+    assert panel.reply(message, number).outcome == "done"
+    panel.done(m.FileDelete(**named()))
+
+
 @contextmanager
 def held(web):
     web.holds.clear()
@@ -277,6 +288,6 @@ def test_a_cancel_in_the_middle_leaves_nothing_behind_its_undo(agent, panel, web
         panel.send(message, number)
         assert web.half_sent.wait(20)
         panel.cancel(message, number)
-    assert panel.reply(message, number).outcome == "cancelled"
+        assert panel.reply(message, number).outcome == "cancelled"
     panel.done(m.FileDelete(**named()))
     assert left(agent.isos) == []
