@@ -17,7 +17,7 @@ from cluster.refusals import Refused
 from cluster.saga.engine import advance
 from tests.panel.browser import Browser, text_of
 from tests.panel.client import Api
-from tests.panel.engine.scenarios import Scene, loose_disk
+from tests.panel.engine.scenarios import Scene, disk_of_able_node, loose_disk
 from tests.panel.engine.world import Executor, content_of
 from tests.panel.test_query_counts import node_like
 from tests.people import Person
@@ -150,7 +150,7 @@ def test_a_download_is_begun_at_its_own_address_beside_that_of_uploads(scene: Sc
 
 
 def test_an_image_of_a_disk_is_generalised_and_kept_by_panel_and_node(scene: Scene, library: Path) -> None:
-    disk = scene.stopped.disks.all()[0]
+    disk = Disk.objects.get(pk=disk_of_able_node(scene))
     scene.stopped.os = "debian-12"
     scene.stopped.save()
     job = run(scene, start(scene.actor, "disk.image", {"name": "golden"}, disk.pk).job)
@@ -166,6 +166,7 @@ def test_only_a_disk_on_which_no_guest_runs_becomes_an_image(scene: Scene) -> No
     def said(disk: Disk, **params: Any) -> list[str]:
         return planned(scene, "disk.image", disk.pk, name="golden", **params)
 
+    disk_of_able_node(scene)
     assert said(scene.running.disks.all()[0]) == ["state"]
     loose = Disk.objects.get(pk=loose_disk(scene))
     assert said(loose) == []
@@ -183,7 +184,7 @@ def test_a_node_that_cannot_look_into_images_makes_them_only_as_they_are(scene: 
 
 
 def test_a_vm_that_was_started_while_the_job_waited_keeps_its_disk_to_itself(scene: Scene) -> None:
-    disk = scene.stopped.disks.all()[0]
+    disk = Disk.objects.get(pk=disk_of_able_node(scene))
     first = start(scene.actor, "vm.start", {}, scene.stopped.pk).job
     second = start(scene.actor, "disk.image", {"name": "golden"}, disk.pk).job
     run(scene, first)
@@ -273,7 +274,7 @@ def test_the_library_page_has_a_form_for_addresses_and_shows_what_is_on_its_way(
 def test_the_dialog_of_a_disk_ticks_generalising_only_where_the_node_can(
     scene: Scene, people: dict[str, Person]
 ) -> None:
-    browser, disk = Browser(people["administrator"]), scene.stopped.disks.all()[0]
+    browser, disk = Browser(people["administrator"]), Disk.objects.get(pk=disk_of_able_node(scene))
     assert "checked" in browser.get(f"/disks/{disk.pk}/do/image/").content.decode()
     Node.objects.update(checks=[])
     page = browser.get(f"/disks/{disk.pk}/do/image/").content.decode()
