@@ -185,6 +185,15 @@ def _ports(facts: Facts, ok: bool) -> Said:
     )
 
 
+def _guestfs(facts: Facts, ok: bool) -> Said:
+    lacks = _("no kernel in /boot") if facts.get("lacks") == "kernel" else _("python3-guestfs is missing")
+    return (
+        _("Generalising images"),
+        _("libguestfs is there") if ok else lacks,
+        _("Install python3-guestfs and a kernel, or make images on this node without generalising them."),
+    )
+
+
 SAY: dict[str, Callable[[Facts, bool], Said]] = {
     "cpu_virtualisation": _cpu,
     "kvm": _kvm,
@@ -201,4 +210,5 @@ SAY: dict[str, Callable[[Facts, bool], Said]] = {
     "clock_skew": _clock,
     "migration_ports": _ports,
     "unknown_guests": _unknown_guests,
+    "guestfs": _guestfs,
 }

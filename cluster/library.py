@@ -1,18 +1,19 @@
 """Files of images and ISOs that the panel keeps: ``<id>.part`` while it comes, ``<id>`` when it was looked at.
 
-Nodes get them from the listener of the enrolment, by a token that is good for one file while its job is open. Files
-alone: rows, rights and the journal are in :mod:`cluster.services`.
+Nodes get and give them at the listener of the enrolment, by a token that is good for one file while its job is open.
+Files alone: rows, rights and the journal are in :mod:`cluster.services`.
 """
 
 import errno
 import fcntl
 import hashlib
+import io
 import os
 import time
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from django.conf import settings
 from django.core import signing
@@ -25,6 +26,9 @@ KEPT_FREE_BYTES = 1 << 30
 """Of the file system under the library: the panel's database lies there too."""
 STRAY_AFTER_S = 3600.0
 _SALT = "ulei.library"
+
+Way = Literal["get", "put"]
+"""From the panel to a node, or from a node to the panel."""
 
 
 def folder() -> Path:
@@ -142,19 +146,43 @@ def drop_strays(known: Container[str]) -> list[str]:
 # --- for nodes --------------------------------------------------------------------------------------------------
 
 
-def token_for(job: Job, pk: str) -> str:
-    return signing.dumps([job.pk, pk], salt=_SALT)
+def token_for(job: Job, pk: str, way: Way = "get") -> str:
+    return signing.dumps([job.pk, pk], salt=f"{_SALT}.{way}")
 
 
-def opened_by(token: str, pk: str) -> Path | None:
-    """The file, where the token is for it and its job is still open; else None."""
+def is_opened_by(token: str, pk: str, way: Way = "get") -> bool:
+    """Whether the token is for this file and this way, and its job is still open."""
     try:
-        job, named = signing.loads(token, salt=_SALT)
+        job, named = signing.loads(token, salt=f"{_SALT}.{way}")
     except (signing.BadSignature, ValueError, TypeError):
-        return None
-    if named != pk or not Job.objects.filter(pk=job).exclude(state__in=FINAL).exists():
-        return None
-    return file_of(pk) if file_of(pk).is_file() else None
+        return False
+    return named == pk and Job.objects.filter(pk=job).exclude(state__in=FINAL).exists()
+
+
+def take(pk: str, offset: int, chunk: bytes, size_bytes: int, promised: str) -> tuple[bool, int]:
+    """A chunk of a file that a node made. Returns whether the file is whole and kept, and how much of it is here.
+
+    Raises :class:`Refused` as :func:`append`; ``upload_busy``, ``upload_too_large``; and of the whole file, which is
+    then deleted, ``checksum_differs``.
+    """
+    most_bytes = settings.INSTALLATION.upload_most_bytes
+    if size_bytes > most_bytes:
+        raise Refused(Refusal("upload_too_large", {"size": size_bytes, "most": most_bytes}))
+    with held(pk) as file:
+        if file_of(pk).exists() and file_of(pk).stat().st_size != size_bytes:
+            raise Refused(Refusal("file_name_taken", {"name": pk}, status=409))
+        missing_bytes = size_bytes - os.fstat(file.fileno()).st_size
+        if missing_bytes > free_bytes():
+            raise Refused(no_room(missing_bytes))
+        present_bytes = append(file, offset, io.BytesIO(chunk).read, size_bytes)
+        if present_bytes < size_bytes:
+            return False, present_bytes
+        found = checksum(path_of(pk))
+        if found != promised:
+            drop(pk)
+            raise Refused(Refusal("checksum_differs", {"name": pk, "promised": promised, "found": found}))
+        keep(pk)
+        return True, present_bytes
 
 
 def _part(pk: str) -> Path:

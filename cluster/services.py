@@ -218,21 +218,15 @@ def upload_begin(
     ``upload_too_large``, ``no_room_on_panel``, ``os_unknown``.
     """
     actor.require("image.add")
-    reasons = []
+    reasons = name_unfit(kind, name)
     if os and os not in CATALOGUE:
         reasons.append(Refusal("os_unknown", {"os": os}, field="os"))
-    suffixes = image_file.SUFFIXES[kind]
-    if not name.lower().endswith(suffixes) or image_file.is_volume(name):
-        reasons.append(Refusal("file_suffix", {"name": name, "suffixes": list(suffixes)}, field="name"))
     most_bytes = settings.INSTALLATION.upload_most_bytes
     if size_bytes > most_bytes:
         reasons.append(Refusal("upload_too_large", {"size": size_bytes, "most": most_bytes}, field="size_bytes"))
     with transaction.atomic():
         serialise()
-        reasons += _name_is_free(kind, name)
-        under_way = Upload.objects.filter(kind=kind, name=name).first()
-        if under_way:
-            reasons.append(Refusal("upload_under_way", {"name": name, "upload": under_way.pk}, "name", status=409))
+        reasons += name_taken(kind, name)
         promised_bytes = sum(u.size_bytes - library.received_bytes(u.pk) for u in Upload.objects.all())
         if size_bytes > library.free_bytes() - promised_bytes:
             reasons.append(library.no_room(size_bytes + promised_bytes))
@@ -243,7 +237,28 @@ def upload_begin(
         )
 
 
-def _name_is_free(kind: str, name: str) -> list[Refusal]:
+def name_unfit(kind: image_file.Kind, name: str) -> list[Refusal]:
+    """Where the name of an image or an ISO does not say what it is, or could be that of a disk's volume."""
+    suffixes = image_file.SUFFIXES[kind]
+    if name.lower().endswith(suffixes) and not image_file.is_volume(name):
+        return []
+    return [Refusal("file_suffix", {"name": name, "suffixes": list(suffixes)}, field="name")]
+
+
+def name_taken(kind: str, name: str) -> list[Refusal]:
+    """Where there is such a file already, or one is being uploaded."""
+    reasons = _name_is_held(kind, name)
+    if under_way := Upload.objects.filter(kind=kind, name=name).first():
+        reasons.append(Refusal("upload_under_way", {"name": name, "upload": under_way.pk}, "name", status=409))
+    return reasons
+
+
+def is_name_taken(kind: str, name: str) -> bool:
+    uploads = Upload.objects.filter(kind=kind, name=name).values("pk")
+    return bool(uploads.union(LIBRARY[kind].objects.filter(name=name).values("pk")).exists())
+
+
+def _name_is_held(kind: str, name: str) -> list[Refusal]:
     if LIBRARY[kind].objects.filter(name=name).exists():
         return [Refusal("file_name_taken", {"name": name}, field="name", status=409)]
     return []
@@ -278,7 +293,7 @@ def _upload_kept(actor: Actor, upload: Upload) -> Image | Iso:
         fields |= {"format": described.format, "virtual_size_bytes": described.virtual_size_bytes}
     with transaction.atomic():
         serialise()
-        taken = _name_is_free(upload.kind, upload.name)
+        taken = _name_is_held(upload.kind, upload.name)
         if taken:
             raise Refused(*taken)
         row: Image | Iso = LIBRARY[upload.kind].objects.create(pk=upload.pk, checksum=checksum, stored=True, **fields)

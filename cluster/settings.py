@@ -6,7 +6,10 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from django.utils.translation import gettext_lazy as _
+from pydantic import field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from nodes.contract.origin import networks_of
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 STATE_DIR = Path(os.environ.get("ULEI_STATE", BASE_DIR / "var")).resolve()
@@ -39,8 +42,15 @@ class Installation(BaseSettings):
     """Where the panel keeps images and ISOs that people uploaded."""
     upload_most_bytes: int = 64 << 30
     """The largest file that may be uploaded."""
+    download_networks: str = ""
+    """Networks, with commas, from which files may be downloaded by URL although their addresses are not public."""
     simulated: bool = False
     """Its nodes have no hypervisor; every page says so."""
+
+    @field_validator("download_networks")
+    @classmethod
+    def _as_networks(cls, text: str) -> str:
+        return ",".join(networks_of(text))
 
 
 INSTALLATION = Installation()

@@ -238,6 +238,46 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("delete those VMs first, or let it stay"),
     ),
     "file_going": (_("%(name)s is being deleted"), _("choose another one")),
+    "file_coming": (_("%(name)s is still on its way to the panel"), _("wait for its job")),
+    "url_unfit": (
+        _("this is not an address from which files are downloaded"),
+        _("it begins with http:// or https:// and has a host, but neither a user nor a password"),
+    ),
+    "name_needed": (
+        _("the name in the address (%(found)s) is no name for a file here"),
+        _("give it a name"),
+    ),
+    "no_node_online": (_("no node is online"), _("wait until one is back")),
+    "address_refused": (
+        _("%(host)s has the address %(addresses)s, from which nothing is downloaded"),
+        _("if it is a mirror of yours, allow its network: ULEI_DOWNLOAD_NETWORKS"),
+    ),
+    "download_refused": (
+        _("the server does not give the file as it is: %(why)s"),
+        _("look at the address; another server may have the file, too"),
+    ),
+    "download_broken": (
+        _("the connection to the server broke, and for a minute nothing came"),
+        _("start it again later, or from another server"),
+    ),
+    "download_too_large": (
+        _("the file is larger than the panel takes (%(most)s)"),
+        _("put it into the nodes' folders by hand, or raise ULEI_UPLOAD_MOST_BYTES"),
+    ),
+    "file_absent": (_("the file is not on the node any more"), _("start it again")),
+    "file_not_taken": (
+        _("the panel did not take the file from the node"),
+        _("start it again; look at the panel's log"),
+    ),
+    "no_guestfs": (
+        _("the node cannot look into images: python3-guestfs or a kernel is missing"),
+        _("install both there and check the node again, or make the image without generalising it"),
+    ),
+    "guest_unsupported": (
+        _("there is no Linux in the disk, or more than one, so it cannot be generalised"),
+        _("make the image without generalising it; clean the guest by hand before"),
+    ),
+    "disk_elsewhere": (_("disk %(disk)s has another VM than when this was asked"), _("ask for it again")),
     "copies_everywhere": (_("every node that was asked for has %(name)s already"), _("there is nothing to do")),
     "file_in_use": (_("the file is in use: %(used_by)s"), _("delete those first")),
     "file_name_reserved": (
@@ -255,7 +295,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "checksum_differs": (
         _("%(name)s has the checksum %(found)s, not %(promised)s as promised; it was deleted"),
-        _("upload it again; if it happens again, the file itself is not the one that was meant"),
+        _("bring it here again; if it happens again, the file itself is not the one that was meant"),
     ),
     "not_an_iso": (_("%(name)s holds neither an ISO 9660 nor a UDF file system"), _("upload an ISO image")),
     "image_other_format": (

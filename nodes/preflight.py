@@ -4,7 +4,7 @@ import os
 import socket
 from pathlib import Path
 
-from nodes import facts, peers
+from nodes import facts, generalise, peers
 from nodes.config import Config
 from nodes.contract.errors import NodeError
 from nodes.contract.specs import Check, NodeFacts
@@ -43,6 +43,7 @@ def run(config: Config, node: NodeFacts) -> tuple[Check, ...]:
         _host_uuid(node),
         _names_resolve(peers.known(config.state_dir)),
         _migration_ports(),
+        _guestfs(),
     )
 
 
@@ -142,3 +143,9 @@ def _listening_ports() -> set[int]:
             if fields[3] == "0A":
                 found.add(int(fields[1].rpartition(":")[2], 16))
     return found
+
+
+def _guestfs() -> Check:
+    """Whether images made on this node can be generalised."""
+    lacks = generalise.missing()
+    return Check(code="guestfs", level="warning" if lacks else "ok", facts={"lacks": lacks})

@@ -9,9 +9,10 @@ import fcntl
 import os
 import select
 import signal
+import socket
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,18 +31,21 @@ class Cancelled(Exception):
 
 
 class Cancellation:
-    """One running verb's way to be stopped: a flag to look at, and the children to end."""
+    """One running verb's way to be stopped: a flag to look at, children to end, and connections to cut."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._processes: set[subprocess.Popen[str]] = set()
         self._waiters: list[threading.Condition] = []
+        self._connections: set[socket.socket] = set()
         self.asked = False
 
     def cancel(self) -> None:
         with self._lock:
             self.asked = True
             processes, waiters = list(self._processes), list(self._waiters)
+            for connection in self._connections:
+                _shut(connection)
         for process in processes:
             _end(process)
         for condition in waiters:
@@ -57,6 +61,19 @@ class Cancellation:
         """Notify a condition when the verb is asked to stop."""
         with self._lock:
             self._waiters.append(condition)
+
+    @contextlib.contextmanager
+    def cuts(self, connection: socket.socket) -> Iterator[None]:
+        """Meanwhile the connection ends when the verb is asked to stop, so that it waits for nothing from there."""
+        with self._lock:
+            self._connections.add(connection)
+            if self.asked:
+                _shut(connection)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._connections.discard(connection)
 
     def add(self, process: subprocess.Popen[str]) -> None:
         with self._lock:
@@ -183,6 +200,12 @@ def await_end(pid: int) -> None:
         select.select([descriptor], [], [], END_TIMEOUT_S)
     finally:
         os.close(descriptor)
+
+
+def _shut(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        # Below TLS, whose state another thread is just using.
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def _end(process: subprocess.Popen[str]) -> None:

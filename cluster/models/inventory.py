@@ -195,7 +195,7 @@ class Image(models.Model):
     stored = models.BooleanField(default=False)
     """The panel keeps the file (:mod:`cluster.library`); False: nodes found it in their folders."""
     state = models.CharField(max_length=16, default="active")
-    """active, removing: only from an active one disks are made."""
+    """adding, active, removing: only from an active one disks are made."""
     created = models.DateTimeField(auto_now_add=True)
 
 

@@ -13,10 +13,12 @@ from cluster.saga import locks
 from cluster.saga.steps import Call, Context, LockName, NoParams, NoUndo, Operation, Settle, Step, Verdict
 from nodes.contract.messages import FileDelete, FileState
 
-from .image_distribute import File, fetch, file_of, forget_copy, is_image, look, named, remember_copy
+from .image_distribute import File, fetch, file_of, forget_copy, is_here, is_image, look, named, remember_copy
 
 
 def _obstacles(file: File) -> list[Refusal]:
+    if coming := is_here(file):
+        return coming
     if not file.stored:
         return [Refusal("file_found", {"name": file.name})]
     # Counted with the list, where there is one.

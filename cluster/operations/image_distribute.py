@@ -33,7 +33,7 @@ class _Distribute(Operation[DistributeParams]):
 
     @classmethod
     def obstacles(cls, target: File) -> list[Refusal]:
-        return [] if target.stored else [Refusal("file_not_stored", {"name": target.name})]
+        return is_here(target) or ([] if target.stored else [Refusal("file_not_stored", {"name": target.name})])
 
     @classmethod
     def plan(cls, actor: Actor, target: File, params: DistributeParams) -> Plan:
@@ -68,6 +68,11 @@ class ImageDistribute(_Distribute):
 class IsoDistribute(_Distribute):
     code = "iso.distribute"
     noun = "isos"
+
+
+def is_here(file: File) -> list[Refusal]:
+    """Why it is not, where it is still on its way to the panel."""
+    return [Refusal("file_coming", {"name": file.name}, status=409)] if file.state == "adding" else []
 
 
 def nodes_without(file: File, among: Sequence[str] = ()) -> list[Node]:

@@ -17,6 +17,7 @@ from nodes.contract.messages import DomainMedium
 
 from .disk_attach import NEEDS, next_position, seen
 from .vm_create import check_stays
+from .vm_plan import not_usable
 from .vm_power import define, state_obstacles, vm_of
 
 
@@ -46,7 +47,7 @@ class VmIso(Operation[IsoParams]):
         if iso is None:
             return Plan(refusals=[Refusal("iso_unknown", field="iso")])
         if iso.state != "active":
-            return Plan(refusals=[Refusal("file_going", {"name": iso.name}, field="iso", status=409)])
+            return Plan(refusals=[not_usable(iso, "iso")])
         if not iso.copies.filter(node=target.node_id).exists():
             return Plan(refusals=[Refusal("image_absent", {"image": iso.name, "node": target.node.name}, field="iso")])
         return Plan()

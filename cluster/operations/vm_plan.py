@@ -107,7 +107,7 @@ class Planning:
         if row is None:
             self.refusals.append(Refusal(code, field=name))
         elif row.state != "active":
-            self.refusals.append(Refusal("file_going", {"name": row.name}, field=name, status=409))
+            self.refusals.append(not_usable(row, name))
         return row
 
     def _candidates(self, need: placement.Need) -> list[placement.Candidate]:
@@ -227,3 +227,9 @@ class Planning:
                 asked_addresses.add((network.pk, nic.address))
             elif network.ranges.all() and placement.next_free_address(network, taken[network.pk]) is None:
                 self.refusals.append(Refusal("no_address", {"network": network.name}, field=path, status=507))
+
+
+def not_usable(file: Image | Iso, field: str) -> Refusal:
+    """Of a file that is not active."""
+    code = "file_coming" if file.state == "adding" else "file_going"
+    return Refusal(code, {"name": file.name}, field=field, status=409)

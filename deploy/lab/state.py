@@ -151,6 +151,7 @@ class State:
             env["ULEI_SIMULATED"] = "1"
         if self.faults:
             env["ULEI_UNANSWERED_AFTER_S"] = "6"  # a test would wait a minute for it
+            env["ULEI_DOWNLOAD_NETWORKS"] = f"{LAB_ADDRESS}/32"  # where a test has its web server
         return env | self.panel_secrets()
 
     def panel_secrets(self) -> dict[str, str]:

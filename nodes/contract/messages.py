@@ -249,6 +249,53 @@ class FileFetch(_File):
     checksum: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 
+class FileContent(Result):
+    """What a file of which only the node knew turned out to be."""
+
+    size_bytes: Annotated[int, Field(gt=0, le=MAX_BYTES)]
+    virtual_size_bytes: Annotated[int, Field(ge=0, le=MAX_BYTES)]
+    format: Literal["qcow2", "raw", "iso"]
+    checksum: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+
+class FileDownload(_File):
+    """Get the file from the web, look at it, and only then give it its name. As ``FileFetch`` otherwise."""
+
+    verb = "file.download"
+    long = True
+    result = FileContent
+    url: Annotated[str, Field(max_length=2000, pattern=r"^https?://[!-~]+$", repr=False)]
+    """May let in whoever has it. Secret."""
+    checksum: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")] = ""
+    """Empty: nobody knows it beforehand."""
+    most_bytes: Annotated[int, Field(gt=0, le=MAX_BYTES)]
+    networks: tuple[str, ...] = ()
+    """Beside public addresses it may come from these (:mod:`nodes.contract.origin`)."""
+
+
+class FileMake(_File):
+    """Make an image with the content of a volume, on which no guest may run. An attempt that was cut is begun anew."""
+
+    verb = "file.make"
+    long = True
+    result = FileContent
+    source: VolumeSpec
+    generalise: bool = False
+    """Take out of it what only one machine may have. No Linux in it: certain ``guest_unsupported``."""
+
+
+class FileSend(_File):
+    """Give the panel a file that this node has; one of which a part is there already is gone on with."""
+
+    verb = "file.send"
+    long = True
+    url: Annotated[str, Field(max_length=300, pattern=r"^https://[!-~]+$")]
+    token: Annotated[str, Field(max_length=500, pattern=r"^[!-~]+$", repr=False)]
+    """Both as in ``FileFetch``; the token lets this file be written."""
+    size_bytes: Annotated[int, Field(gt=0, le=MAX_BYTES)]
+    checksum: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+
 class FileDelete(_File):
     """Remove the file with exactly this mark; refused (``file_in_use``) while the node sees any user of it."""
 
@@ -596,6 +643,9 @@ VERBS: dict[str, type[Message]] = {
         PoolAttach,
         PoolDetach,
         FileFetch,
+        FileDownload,
+        FileMake,
+        FileSend,
         FileDelete,
         FileLook,
         NicPlug,

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 Id = Annotated[str, StringConstraints(pattern=r"^[a-z2-7]{13}$")]
 """13 lower-case base32 characters of a random 64-bit number; never reused."""
@@ -15,7 +15,19 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0
 Title = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f\uFFFE\uFFFF]*$")]
 """Free text on one line: libvirt refuses line breaks, and XML the other control characters."""
 
-FileName = Annotated[str, StringConstraints(max_length=200, pattern=r"^[\w(+][\w .()+~,@=-]*$")]
+MOST_NAME_BYTES = 200
+"""A file system takes 255, and a node puts something behind the name while the file comes."""
+
+
+def _short_enough(name: str) -> str:
+    if len(name.encode()) > MOST_NAME_BYTES:
+        raise ValueError(f"longer than {MOST_NAME_BYTES} bytes")
+    return name
+
+
+FileName = Annotated[
+    str, StringConstraints(max_length=200, pattern=r"^[\w(+][\w .()+~,@=-]*$"), AfterValidator(_short_enough)
+]
 """Of an uploaded image or ISO: the same in every folder, shell and log. No dot in front, so that it hides nowhere."""
 
 PoolKind = Literal["directory", "lvm", "lvmthin", "rbd"]

@@ -168,7 +168,7 @@ class Driver(ABC):
         """
         with origin.readable(volume.id, volume.format, snapshot) as source:
             check_holds(disk, source.size_bytes)
-            return self.create(disk, cancellation, lambda new: self._copy(source.image, new, cancellation))
+            return self.create(disk, cancellation, lambda new: self.copy(source.image, new, cancellation))
 
     def link(self, disk: DiskSpec, volume: VolumeSpec, snapshot: str | None) -> VolumeFacts:
         """Make the volume share its content with another one of this pool, until either is written to.
@@ -182,7 +182,8 @@ class Driver(ABC):
         self, disk_id: str, disk_format: DiskFormat, snapshot: str | None
     ) -> AbstractContextManager[Readable]: ...
 
-    def _copy(self, source: QemuImage, target: QemuImage, cancellation: Cancellation) -> None:
+    def copy(self, source: QemuImage, target: QemuImage, cancellation: Cancellation) -> None:
+        """Write the content of one into the other, which is there and large enough."""
         inside = ["-l", f"snapshot.name={source.snapshot}"] if source.snapshot else []
         zeroed = ["--target-is-zero"] if target.zeroed else []
         # writeback: without it qemu-img leaves the flush to chance.

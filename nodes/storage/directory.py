@@ -141,7 +141,7 @@ class DirectoryDriver(Driver):
         except (OSError, NodeError, Cancelled) as error:
             # The part carries our mark, so it may go; after a kill -9 the repetition or the undo removes it.
             part.unlink(missing_ok=True)
-            if isinstance(error, Cancelled) or not _says_no_room(error):
+            if isinstance(error, Cancelled) or not says_no_room(error):
                 raise
             raise self._no_room(wanted_bytes) from None
         point("disk.linked", disk.id)
@@ -399,7 +399,7 @@ def _takes_direct_io(path: Path) -> bool:
     return True
 
 
-def _says_no_room(error: OSError | NodeError) -> bool:
+def says_no_room(error: OSError | NodeError) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return os.strerror(errno.ENOSPC) in error.info.cause

@@ -77,8 +77,10 @@ class Redis:
 def a_redis(folder: Path) -> Iterator[Redis]:
     server = Redis(folder)
     server.start()
-    yield server
-    server.stop()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture
@@ -187,8 +189,11 @@ class Agent:
 @contextmanager
 def a_node(folder: Path, redis: Redis, panel: Panel) -> Iterator[Agent]:
     agent = Agent(folder, redis.port, panel)
-    yield agent
-    agent.kill()
+    try:
+        yield agent
+    finally:
+        # Also of a test that failed: left alive, it would take what the next one sends to the same port.
+        agent.kill()
 
 
 @pytest.fixture

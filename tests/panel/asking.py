@@ -14,6 +14,7 @@ from cluster.saga.steps import Operation
 from cluster.services import JOB_CHECKS
 from tests.panel.engine.scenarios import SCENARIOS, Scene
 from tests.people import PASSWORD
+from web.api.urls import LISTS
 
 API = "api/v1/"
 NODE = {"name": "n9", "address": "10.99.0.19"}
@@ -62,6 +63,9 @@ FORMS: dict[str, dict[str, Any]] = {
     "disks/{id}/do/move/": {"pool": "{pools}", "format": "raw"},
     "disks/{id}/do/attach/": {"vm": "{vms}", "bus": "virtio"},
     "disks/{id}/do/change/": {"title": "Данные"},
+    "images/download/": {"url": "https://example.org/new.qcow2"},
+    "isos/download/": {"url": "https://example.org/new.iso"},
+    "disks/{id}/do/image/": {"name": "new", "generalise": "1"},
     "vms/{id}/do/iso/": {"iso": ""},
     "vms/{id}/do/clone/": {"name": "twin"},
     "vms/{id}/do/backup/": {"title": "nightly"},
@@ -141,7 +145,9 @@ def operation_of(request: Request) -> type[Operation[Any]] | None:
     """The operation that the request starts, or asks about."""
     noun, *rest = request.path.removeprefix(API).split("/")
     for operation in Operation.registry.values():
-        asked = [[""] if operation.creates else ["{id}", operation.name(), ""], ["{id}", "do", operation.name(), ""]]
+        asked = [["{id}", operation.name(), ""], ["{id}", "do", operation.name(), ""]]
+        if operation.creates:
+            asked = [[operation.name(), ""]] if operation.noun in LISTS else [[""]]
         if operation.noun == noun and rest in asked:
             return operation
     return None

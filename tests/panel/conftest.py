@@ -73,7 +73,7 @@ def people(db: None) -> dict[str, Person]:
 
 
 @pytest.fixture
-def scene(people: dict[str, Person]) -> Scene:
+def scene(people: dict[str, Person], library: Path) -> Scene:
     """A node with a pool, a network and an image; two VMs of the owner, one running and one stopped."""
     scene = make_scene()
     owner = people["owner"].actor

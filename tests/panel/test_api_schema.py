@@ -8,6 +8,7 @@ from django.test import Client
 from jsonschema import Draft202012Validator
 
 from cluster.saga.steps import Operation
+from web.api.urls import LISTS
 
 pytestmark = pytest.mark.django_db
 
@@ -46,7 +47,9 @@ def test_names_of_operations_are_unique_and_everything_answers_something(schema:
 def test_the_schema_tells_the_parameters_of_every_operation(schema: dict[str, Any]) -> None:
     for operation in Operation.registry.values():
         of_one = f"/api/v1/{operation.noun}/{{id}}/{operation.name()}/"
-        path = f"/api/v1/{operation.noun}/" if operation.creates else of_one
+        beside = f"/api/v1/{operation.noun}/{operation.name()}/"
+        of_all = beside if operation.noun in LISTS else f"/api/v1/{operation.noun}/"
+        path = of_all if operation.creates else of_one
         described = schema["paths"][path]["post"]
         body = described["requestBody"]["content"]["application/json"]["schema"]
         assert set(body["properties"]) == {*operation.Params.model_fields, "wait"}

@@ -31,11 +31,16 @@ _WAIT = {
 }
 
 
-MAKES = {"vm.create": serializers.StartedVmSerializer, "disk.create": serializers.StartedDiskSerializer}
+MAKES = {
+    "vm.create": serializers.StartedVmSerializer,
+    "disk.create": serializers.StartedDiskSerializer,
+    "image.download": serializers.StartedImageSerializer,
+    "iso.download": serializers.StartedIsoSerializer,
+}
 
 
 class OperationView(ApiView):
-    """``POST /api/v1/<noun>/<id>/<operation>/``"""
+    """``POST /api/v1/<noun>/<id>/<operation>/``, or without an id where it makes something"""
 
     operation: type[Operation[Any]] = Operation
 

@@ -157,7 +157,8 @@ class ImageSerializer(s.Serializer[Any]):
     virtual_size_bytes = _bytes()
     checksum = s.CharField()
     state = s.ChoiceField(
-        ["ready", "stored", "absent", "removing"], help_text="Stored: on the panel, and on no node yet."
+        ["adding", "ready", "stored", "absent", "removing"],
+        help_text="Adding: on its way to the panel. Stored: on the panel, and on no node yet.",
     )
 
 
@@ -459,6 +460,14 @@ class StartedVmSerializer(StartedSerializer):
 
 class StartedDiskSerializer(StartedSerializer):
     disk = ReferenceSerializer()
+
+
+class StartedImageSerializer(StartedSerializer):
+    image = ReferenceSerializer()
+
+
+class StartedIsoSerializer(StartedSerializer):
+    iso = ReferenceSerializer()
 
 
 class JoinSerializer(s.Serializer[Any]):

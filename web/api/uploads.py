@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import Field, StringConstraints
 from rest_framework.exceptions import UnsupportedMediaType
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -19,19 +19,11 @@ from .views import DetailView, ListView
 from .writes import WriteView
 
 MAX_CHUNK_BYTES = 16 << 20
-MOST_NAME_BYTES = 200
-"""A file system takes 255, and a node puts something behind the name while the file comes."""
 BINARY = "application/octet-stream"
 
 
-def _short_enough(name: str) -> str:
-    if len(name.encode()) > MOST_NAME_BYTES:
-        raise ValueError(f"longer than {MOST_NAME_BYTES} bytes")
-    return name
-
-
 class UploadBegin(bodies.Shape):
-    name: Annotated[FileName, AfterValidator(_short_enough)]
+    name: FileName
     size_bytes: Annotated[int, Field(ge=1, le=MAX_BYTES)]
     checksum: Annotated[str, StringConstraints(to_lower=True, pattern=r"^((sha256:)?[0-9A-Fa-f]{64})?$")] = ""
     os: Annotated[str, StringConstraints(max_length=40)] = ""

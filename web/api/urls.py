@@ -45,7 +45,7 @@ DETAILS = {"vms": VmView, "images": ImageView, "pools": PoolView, "schedules": S
 
 
 def _nouns() -> list[URLPattern]:
-    creating = {operation.noun: operation for operation in Operation.registry.values() if operation.creates}
+    creating = {o.noun: o for o in Operation.registry.values() if o.creates and o.noun not in LISTS}
     patterns = []
     for name, noun in NOUNS.items():
         if name in creating:
@@ -61,16 +61,19 @@ def _nouns() -> list[URLPattern]:
 
 def _operations() -> list[URLPattern]:
     asked_of_one = [operation for operation in Operation.registry.values() if not operation.creates]
+    # A POST to the list itself is something else there.
+    creating = [operation for operation in Operation.registry.values() if operation.creates and operation.noun in LISTS]
     nouns = sorted({operation.noun for operation in asked_of_one})
     return [
+        *(path(f"{o.noun}/{o.name()}/", OperationView.as_view(operation=o)) for o in creating),
         *(path(f"{noun}/<id:pk>/actions/", ActionsView.as_view(noun=noun)) for noun in nouns),
         *(path(f"{o.noun}/<id:pk>/{o.name()}/", OperationView.as_view(operation=o)) for o in asked_of_one),
     ]
 
 
 urlpatterns = [
-    *_nouns(),
     *_operations(),
+    *_nouns(),
     *(path(f"jobs/<id:pk>/{word.code}/", JobWordView.as_view(word=word)) for word in WORDS),
     path("nodes/<id:pk>/token/", NodeTokenView.as_view()),
     path("roles/", RolesView.as_view()),

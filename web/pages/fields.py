@@ -1,20 +1,25 @@
 """What a dialog asks for before its operation begins: one table, read by the page that shows it and by its answer."""
 
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from cluster import selectors
 from cluster.models import Backup, Disk, IsoCopy, Node, NodeState, Pool, PoolOnNode, Vm, VmState
+from cluster.operations.disk_image import can_generalise, node_of
 from cluster.operations.image_distribute import nodes_without
 from cluster.permissions import Actor
 from cluster.refusals import Refusal, Refused
 from nodes.contract.sizes import parse_size
-from nodes.contract.specs import DiskBus, DiskCache, DiskFormat
-from web.templatetags.ulei import size
+from nodes.contract.specs import MOST_NAME_BYTES, DiskBus, DiskCache, DiskFormat
+from web.templatetags.ulei import os_name, size
+
+from .vm_form import catalogue
 
 MOST_CHOICES = 500
 LONGEST = 100
@@ -28,6 +33,7 @@ class Field:
     kind: str = "text"
     """text, number, size, select or check."""
     value: str = ""
+    """Of a check: 1 where it is ticked."""
     presumed: Any = None
     """What the dry run behind an untouched dialog takes as said; None: the parameter is left out of it."""
     required: bool = False
@@ -39,6 +45,7 @@ class Field:
     """Of a size, or of a pool for a size that is known: who says what it comes to while one types or chooses."""
     nothing: bool = False
     """An empty value is sent as null."""
+    longest: int = LONGEST
     as_list: bool = False
     """The one that is chosen is sent as a list of one."""
     key: str = ""
@@ -53,7 +60,7 @@ class Field:
 
     def read(self, typed: Mapping[str, str]) -> dict[str, Any]:
         """The parameter as typed; empty where it is left out. Raises :class:`Refused`."""
-        text = typed.get(self.slot, "").strip()[:LONGEST]
+        text = typed.get(self.slot, "").strip()[: self.longest]
         if self.kind == "check":
             return {self.name: text == "1"}
         if not text and self.more:
@@ -67,7 +74,7 @@ class Field:
                 return {self.name: parse_size(text)}
             except ValueError:
                 raise Refused(Refusal("not_a_size", {"typed": text}, field=self.name)) from None
-        if text or (self.kind == "text" and not self.required):
+        if text or (self.kind == "text" and not self.required and not self.nothing):
             return {self.name: {self.key: text} if self.key else [text] if self.as_list else text}
         return {self.name: None} if self.nothing else {}
 
@@ -282,8 +289,41 @@ def _placed(pools: Iterable[Pool]) -> list[tuple[str, str]]:
     ]
 
 
+def _download(actor: Actor, noun: str) -> list[Field]:
+    kind = "iso" if noun == "isos" else "qcow2"
+    some = f"https://example.org/{secrets.token_hex(6)}.{kind}"
+    nodes = selectors.nodes(actor).filter(state=NodeState.ONLINE).order_by("name")[:MOST_CHOICES]
+    choices = [("", _("the first one that is online")), *((node.pk, node.name) for node in nodes)]
+    return [
+        Field("url", _("Address (URL)"), presumed=some, required=True, placeholder="https://…", longest=2000),
+        Field("name", _("Name"), nothing=True, placeholder=_("as in the address"), longest=MOST_NAME_BYTES),
+        Field("checksum", _("SHA-256 checksum"), hint=_("compared when the file is whole; may be left out")),
+        _os(_("not said")),
+        Field("node", _("Node that fetches it"), "select", choices=choices),
+    ]
+
+
+def _image(actor: Actor, disk: Disk) -> list[Field]:
+    node = node_of(disk)
+    able = node is not None and can_generalise(node)
+    words = _("Generalise it: machine-id, SSH host keys, names of NICs and what cloud-init has done are taken out")
+    lacking = _("The node %(node)s has no libguestfs for that.") % {"node": node.name} if node and not able else ""
+    name = f"{disk.vm.name if disk.vm else disk.pk}-{timezone.now():%Y-%m-%d}"
+    return [
+        Field("name", _("Name"), value=name, presumed=name, required=True, longest=MOST_NAME_BYTES),
+        _os(_("that of its VM") if disk.vm else _("not said")),
+        Field("generalise", words, "check", value="1" if able else "", presumed=able, hint=lacking),
+    ]
+
+
+def _os(otherwise: str) -> Field:
+    systems = [(os.code, os_name(os.code)) for _kind, found in catalogue() for os in found]
+    return Field("os", _("OS type and version"), "select", choices=[("", otherwise), *systems])
+
+
 FIELDS: dict[str, Callable[[Actor, Any], list[Field]]] = {
     "disk.create": _disk,
+    "disk.image": _image,
     "disk.change": _change,
     "disk.resize": _resize,
     "disk.move": _move,
@@ -300,6 +340,8 @@ FIELDS: dict[str, Callable[[Actor, Any], list[Field]]] = {
     "snapshot.revert": _revert,
     "image.distribute": _distribute,
     "iso.distribute": _distribute,
+    "image.download": _download,
+    "iso.download": _download,
 }
 """Operation -> its fields, by whom it is asked and of what."""
 

@@ -29,6 +29,7 @@ ORDER = (
     "change",
     "attach",
     "detach",
+    "image",
     "distribute",
     "delete",
 )
@@ -139,7 +140,8 @@ def snapshot_lines(actor: Actor, vm: Vm) -> list[SnapshotLine]:
     return lines
 
 
-WITH_VM, LOOSE = ("resize", "move", "change", "detach"), ("move", "change", "attach", "delete")
+WITH_VM = ("resize", "move", "change", "detach", "image")
+LOOSE = ("move", "change", "attach", "image", "delete")
 
 
 @dataclass(frozen=True)

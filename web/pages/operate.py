@@ -54,6 +54,18 @@ def disk_create(request: PageRequest) -> HttpResponse:
     return _dialog(request, operation, vm, fields, plan, home)
 
 
+@page
+def download(request: PageRequest, noun: str) -> HttpResponse:
+    """An image or an ISO from the web."""
+    operation = operations.operation_of(noun, "download")
+    request.actor.require(operation.code)
+    fields = fields_of(operation.code, request.actor, noun)
+    if request.method == "POST":
+        return _start(request, operation, fields, {}, None, reverse(noun), noun)
+    plan = operations.dry_run(request.actor, operation.code, _presumed(fields))
+    return _dialog(request, operation, None, fields, plan, reverse(noun))
+
+
 def _dialog(
     request: PageRequest,
     operation: type[Operation[Any]],

@@ -67,6 +67,10 @@ class Scene:
             "snapshots": list(Snapshot.objects.order_by("pk").values("pk", "vm_id", "parent_id", "state")),
             "copies": list(ImageCopy.objects.order_by("pk").values("image_id", "node_id", "image__state")),
             "isos": list(IsoCopy.objects.order_by("pk").values("iso_id", "node_id", "iso__state")),
+            "files": [
+                *Image.objects.order_by("pk").values("pk", "name", "state", "size_bytes"),
+                *Iso.objects.order_by("pk").values("pk", "name", "state", "size_bytes"),
+            ],
             "locks": list(Lock.objects.values("name")),
         }
 
@@ -293,6 +297,12 @@ def _copied_iso(scene: Scene) -> tuple[str, dict[str, Any]]:
     return iso, {}
 
 
+def disk_of_able_node(scene: Scene) -> str:
+    """Of which an image can be made and generalised."""
+    Node.objects.filter(pk=scene.node.pk).update(checks=[{"code": "guestfs", "level": "ok", "facts": {}}])
+    return scene.stopped.disks.all()[0].pk
+
+
 def _stored(model: Any, pk: str, name: str, **fields: Any) -> str:
     checksum = "sha256:" + "0" * 64
     model.objects.create(pk=pk, name=name, size_bytes=MIB, checksum=checksum, stored=True, **fields)
@@ -342,6 +352,9 @@ SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "node.maintenance": lambda s: (s.node.pk, {}),
     "node.evacuate": lambda s: (second_node(s)[0].pk, {}),
     "node.put_back": _closed,
+    "image.download": lambda s: (None, {"url": "https://example.org/new.qcow2"}),
+    "iso.download": lambda s: (None, {"url": "http://example.org/a?b", "name": "new.iso", "node": s.node.pk}),
+    "disk.image": lambda s: (disk_of_able_node(s), {"name": "new"}),
     "node.inspect": lambda s: (s.node.pk, {}),
     "node.remove": _empty_node,
     "demo.wait": lambda s: (s.node.pk, {}),

@@ -133,6 +133,7 @@ def without_job(scene: Scene, code: str) -> dict[str, Any]:
     before["room"] = [{**row, "reserved_bytes": 0} for row in before["room"] if row["state"] != "adding"]
     before["snapshots"] = [row for row in before["snapshots"] if row["state"] != "creating"]
     before["backups"] = [row for row in before["backups"] if row["state"] != "creating"]
+    before["files"] = [row for row in before["files"] if row["state"] != "adding"]
     if code in ("disk.create", "vm.backup"):
         before["disks"] = [row for row in before["disks"] if row["state"] != "creating"]
     if code == "vm.migrate":

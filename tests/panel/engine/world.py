@@ -4,10 +4,15 @@ The fake stands where a libvirtd would be too slow: every operation is broken at
 The same faults on real parts are in tests/lab.
 """
 
+import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
+from cluster import library
 from cluster.models import FINAL, Job, Look, Node, Step
 from cluster.saga import dispatch, engine
 from nodes.contract.errors import ErrorInfo
@@ -117,6 +122,15 @@ class World:
                 return {"facts": {**facts, "capacity_bytes": 1 << 40, "free_bytes": 1 << 40, "granules": {"raw": 4096}}}
             case "file.fetch":
                 self.objects[name] = "copy"
+            case "file.download" | "file.make":
+                self.objects[name] = "copy"
+                content = content_of(message.kind)  # type: ignore[attr-defined]
+                facts = {"size_bytes": len(content), "virtual_size_bytes": 1 << 20}
+                about = {"format": "iso" if message.kind == "iso" else "qcow2", "checksum": "sha256:" + "1" * 64}  # type: ignore[attr-defined]
+                return facts | about
+            case "file.send":
+                library.folder().mkdir(parents=True, exist_ok=True)
+                library.file_of(message.id).write_bytes(content_of(message.kind))  # type: ignore[attr-defined]
             case "file.delete":
                 self.objects.pop(name, None)
             case "file.look":
@@ -195,6 +209,16 @@ def other_pool(message: Any) -> str:
 
 def _beside(pool: Any) -> str:
     return "" if pool is None or pool.path == SCENE_POOL else "@" + pool.path
+
+
+@cache
+def content_of(kind: str) -> bytes:
+    """A small image or ISO that is one."""
+    if kind == "iso":
+        return bytes(32769) + b"CD001"
+    with tempfile.NamedTemporaryFile() as file:
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", file.name, "1M"], check=True)
+        return Path(file.name).read_bytes()
 
 
 class Refusal(Exception):
