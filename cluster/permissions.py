@@ -76,6 +76,7 @@ TABLE: dict[str, frozenset[Role]] = {
     "disk.delete": frozenset({A, F, V, T, S}),
     "disk.change": frozenset({A, F, V, T, S}),
     "disk.resize": frozenset({A, F, V, T, S}),
+    "disk.adopt": frozenset({A, F, V}),
     # The fabric.
     "node.add": frozenset({A, F}),
     "node.remove": frozenset({A, F}),

@@ -10,7 +10,7 @@ from django.db.models import F, Q
 from nodes.contract.messages import Hello, Inventory
 from nodes.contract.specs import DomainFacts, FileFacts, LeaseFacts, PoolFacts
 
-from . import events, pools
+from . import drift, events, pools, states
 from .models import (
     Image,
     ImageCopy,
@@ -81,6 +81,8 @@ def inventory(node: Node, seen: Inventory, clock_skew_s: float | None) -> None:
     checks = [c.model_dump(mode="json") for c in seen.checks] + _clock_check(clock_skew_s) + _strangers(seen.domains)
     offers = [offer.model_dump(mode="json") for offer in seen.offers]
     _pools(node, seen.pools)
+    if seen.volumes is not None:
+        drift.observe(node, seen.volumes)
     _files(node, seen.images, Image, ImageCopy, "image")
     _files(node, seen.isos, Iso, IsoCopy, "iso")
     node.refresh_from_db()
@@ -169,7 +171,7 @@ def observe(observations: Iterable[Observation]) -> dict[str, int]:
         Vm.objects.filter(pk__in=ids, state=old).update(state=new, version=F("version") + 1)
         if new == VmState.STOPPED:
             guests_are_off(ids)
-        _tell(ids)
+        states.tell(ids)
     return overlooked
 
 
@@ -189,12 +191,7 @@ def _set_states(vms: Any, state: VmState) -> None:
     if not ids:
         return
     Vm.objects.filter(pk__in=ids).update(state=state, version=F("version") + 1)
-    _tell(ids)
-
-
-def _tell(ids: Sequence[str]) -> None:
-    rows = Vm.objects.filter(pk__in=ids)
-    events.vms_changed(list(rows.values_list("pk", "version", "state", "tenant_id", "owner_id")))
+    states.tell(ids)
 
 
 def _pools(node: Node, seen: Iterable[PoolFacts]) -> None:

@@ -81,6 +81,12 @@ def touch(vm_id: str, **changes: Any) -> None:
     events.vm_changed(Vm.objects.get(pk=vm_id))
 
 
+def tell(vms: Sequence[str]) -> None:
+    """Pages hear that something of these has changed, whose versions have grown."""
+    rows = Vm.objects.filter(pk__in=vms)
+    events.vms_changed(list(rows.values_list("pk", "version", "state", "tenant_id", "owner_id")))
+
+
 def forget(vm: Vm) -> None:
     """The VM is no more: its row goes, and pages hear of it."""
     vm.version += 1

@@ -93,6 +93,8 @@ class Disk(models.Model):
     boot_order = models.PositiveSmallIntegerField(null=True)
     position = models.PositiveSmallIntegerField(default=0)
     state = models.CharField(max_length=16, default="creating")
+    drift = models.JSONField(default=dict)
+    """``size_bytes`` as its nodes see the volume, None where there is none (:mod:`cluster.drift`); empty: as here."""
     version = models.PositiveBigIntegerField(default=1)
 
     class Meta:

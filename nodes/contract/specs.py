@@ -94,6 +94,15 @@ class PoolFacts(Spec):
     """The code of the error for which it cannot be used now; the numbers are then those of before."""
 
 
+class VolumesSeen(Spec):
+    """The volumes of disks that a node finds in its pools."""
+
+    counter: int
+    """The agent's counter when their reading began."""
+    sizes: dict[str, dict[Id, Annotated[int, Field(ge=0, lt=1 << 63)]]]
+    """Identity of a pool -> disk -> bytes. A pool that cannot be read now is left out."""
+
+
 class PoolOffer(Spec):
     """Something on a node of which a pool could be made."""
 

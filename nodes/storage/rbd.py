@@ -7,12 +7,14 @@ Ceph is spoken to by its own library inside this process: one connection serves 
 failure is a number and no text. Source: docs.ceph.com/en/pacific/rbd/api/librbdpy.
 """
 
+import errno
 import json
 import re
+import struct
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -61,6 +63,9 @@ USER_NAMESPACE = 0
 """Source: Ceph, librbd.h, RBD_SNAP_NAMESPACE_TYPE_USER."""
 
 _VOLUME = re.compile(r"[a-z2-7]{13}(\.part)?")
+_NO_SNAPSHOT = (1 << 64) - 2
+"""The image itself. Source: Ceph, rados.h, CEPH_NOSNAP."""
+_AT_ONCE = 256
 _connections: dict[tuple[Any, ...], Any] = {}
 _connecting = threading.Lock()
 
@@ -379,6 +384,23 @@ class RbdDriver(Driver):
                     found.append(Volume(name, mark))
             return found
 
+    def sizes(self) -> dict[str, int]:
+        """Asks the images' headers, many at once: to open an image takes thirty times as long."""
+        found: dict[str, int] = {}
+        with self._pool() as (pool, rbd):
+            images = [each for each in rbd.RBD().list2(pool) if _VOLUME.fullmatch(each["name"])]
+            for start in range(0, len(images), _AT_ONCE):
+                asked = [
+                    (each["name"], *(_ask(pool, each["id"], *question) for question in _SIZE_AND_MARK))
+                    for each in images[start : start + _AT_ONCE]
+                ]
+                for name, size, mark in asked:
+                    size_said, mark_said = size(), mark()
+                    # Each text has its length before it.
+                    if size_said is not None and mark_said is not None and mark_said[4:] == name.encode():
+                        found[name] = struct.unpack_from("<BQ", size_said)[1]
+        return found
+
     # --- copies and snapshots -----------------------------------------------------------------------------
 
     @contextmanager
@@ -502,6 +524,33 @@ def _mark(image: Any) -> str | None:
         return str(image.metadata_get(MARK))
     except KeyError:
         return None
+
+
+_SIZE_AND_MARK = (
+    ("get_size", struct.pack("<Q", _NO_SNAPSHOT)),
+    ("metadata_get", struct.pack("<I", len(MARK)) + MARK.encode()),
+)
+"""What an image's header is asked. Source: Ceph, cls_rbd_client.cc."""
+
+
+def _ask(pool: Any, image_id: str, method: str, asked: bytes) -> Callable[[], bytes | None]:
+    """Ask an image's header; the answer waits for Ceph's, and is None for what is not there."""
+    said: list[bytes] = []
+    completion = pool.aio_execute(
+        f"rbd_header.{image_id}", "rbd", method, asked, oncomplete=lambda _, data: said.append(data)
+    )
+
+    def answer() -> bytes | None:
+        completion.wait_for_complete_and_cb()
+        status = completion.get_return_value()
+        if status == -errno.ENOENT:
+            return None
+        if status < 0:
+            rados, _ = _bindings()
+            raise rados.make_ex(status, f"the image {image_id} was asked for {method}")
+        return said[0]
+
+    return answer
 
 
 def _clone_snapshot(disk_id: str) -> str:

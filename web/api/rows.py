@@ -237,6 +237,9 @@ def disks(actor: Actor, rows: Sequence[Disk]) -> list[Row]:
             "boot_order": disk.boot_order,
             "state": disk.state,
             "pending": disk.pending or None,
+            "drift": [
+                {"field": field, "panel": getattr(disk, field), "seen": seen} for field, seen in disk.drift.items()
+            ],
             "title": disk.title,
             "tenant": disk.tenant_id,
             "version": disk.version,

@@ -175,6 +175,12 @@ class UploadSerializer(s.Serializer[Any]):
     created = s.DateTimeField()
 
 
+class DriftSerializer(s.Serializer[Any]):
+    field = s.CharField()
+    panel = _bytes()
+    seen = s.IntegerField(allow_null=True, help_text="By every node that is online; null: there is no such volume.")
+
+
 class DiskSerializer(s.Serializer[Any]):
     id = _id()
     vm = _nullable_id()
@@ -189,6 +195,7 @@ class DiskSerializer(s.Serializer[Any]):
         allow_null=True,
         help_text="What a guest that runs takes part in only when it is off; null: nothing.",
     )
+    drift = DriftSerializer(many=True, help_text="What its nodes see otherwise than the panel has it.")
     title = s.CharField()
     tenant = _id()
     version = s.IntegerField()

@@ -23,6 +23,7 @@ ORDER = (
     "backup",
     "restore",
     "revert",
+    "adopt",
     "resize",
     "change",
     "attach",
@@ -137,7 +138,7 @@ def snapshot_lines(actor: Actor, vm: Vm) -> list[SnapshotLine]:
     return lines
 
 
-WITH_VM, LOOSE = ("resize", "change", "detach"), ("change", "attach", "delete")
+WITH_VM, LOOSE, DRIFTED = ("resize", "change", "detach"), ("change", "attach", "delete"), ("adopt",)
 
 
 @dataclass(frozen=True)
@@ -149,11 +150,13 @@ class DiskLine:
 def disk_lines(actor: Actor, disks: Iterable[Disk]) -> list[DiskLine]:
     """Each with what can ever be done with it as it is: with a VM, or without one. A CD-ROM drive is its VM's alone."""
     return [
-        DiskLine(
-            disk, actions_of(actor, disk, "disks", WITH_VM if disk.vm_id else LOOSE) if disk.device == "disk" else []
-        )
+        DiskLine(disk, actions_of(actor, disk, "disks", _codes(disk)) if disk.device == "disk" else [])
         for disk in disks
     ]
+
+
+def _codes(disk: Disk) -> tuple[str, ...]:
+    return (*(DRIFTED if disk.drift else ()), *(WITH_VM if disk.vm_id else LOOSE))
 
 
 @dataclass(frozen=True)
