@@ -240,6 +240,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "name_taken": (_("there is already a VM named %(name)s in this tenant"), _("choose another name")),
     "protected": (_("VM %(vm)s is protected from deletion"), _("take the protection off first")),
     "state": (_("VM %(vm)s is %(state)s"), _("this needs it to be: %(needed)s")),
+    "state_io_error": (
+        _("paused: its storage has no room, or gives I/O errors"),
+        _("make room there (grow the thin pool, delete what nobody needs) or mend the storage, then resume the guest"),
+    ),
     "vm_unknown_state": (
         _("the state of VM %(vm)s is unknown: its node %(node)s is offline"),
         _("wait until the node is back"),

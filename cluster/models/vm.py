@@ -34,6 +34,8 @@ class Vm(models.Model):
     owner = models.ForeignKey("User", on_delete=models.PROTECT, related_name="vms")
     node = models.ForeignKey("Node", on_delete=models.PROTECT, related_name="vms")
     state = models.CharField(max_length=16, choices=VmState.choices, default=VmState.CREATING)
+    state_reason = models.CharField(max_length=16, blank=True, default="")
+    """Why, where people must know: ``io_error``, its QEMU has paused it."""
     version = models.PositiveBigIntegerField(default=1)
     vcpus = models.PositiveIntegerField()
     memory_bytes = models.BigIntegerField()

@@ -235,6 +235,8 @@ class DomainFacts(Spec):
     """From the domain's name; None: it is not ours."""
     cpu_time_ns: int | None = None
     memory_bytes: int | None = None
+    reason: str = ""
+    """Why it is in its state, where people must know: ``io_error`` (paused by its QEMU)."""
 
 
 class LeaseFacts(Spec):

@@ -1,10 +1,17 @@
 """Storage that changes behind the panel's back, on real parts: what is said of it, and the way out."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from deploy.lab.node import IMAGES
+from deploy.lab.processes import wait
 from tests.lab.conftest import MIB, Lab
+
+SMALL = "/var/lib/libvirt/small"
+FILLER = f"{SMALL}/filler"
 
 
 def disks_of(lab: Lab, vm: str) -> list[dict[str, Any]]:
@@ -39,3 +46,40 @@ def test_a_volume_that_was_resized_or_deleted_by_hand_is_said_and_a_larger_size_
     kept.unlink()
     lab.api.do(f"vms/{vm['id']}/start/")
     lab.wait_console(vm["id"], "GUEST-UP", 60)
+
+
+@pytest.fixture
+def small_pool(lab: Lab) -> Iterator[dict[str, Any]]:
+    """A pool of 96 MiB on n1, in memory."""
+    run = lab.nodes["n1"].run
+    run("mkdir", "-p", SMALL)
+    run("mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", SMALL)
+    try:
+        pool = {"name": "small", "kind": "directory", "path": SMALL, "nodes": [lab.node_id("n1")]}
+        made = lab.api.do("pools/", pool)["subject"].removeprefix("pool:")
+        yield lab.api.get(f"pools/{made}/")
+        lab.api.do(f"pools/{made}/remove/")
+    finally:
+        run("umount", "--lazy", SMALL)
+
+
+def test_a_guest_whose_storage_is_full_stands_still_says_why_and_goes_on_when_there_is_room(
+    lab: Lab, small_pool: dict[str, Any]
+) -> None:
+    iso = wait(lambda: next(iter(lab.api.all("isos/")), None), 30, "the ISO to be seen")
+    disks = [{"pool": small_pool["id"], "size_bytes": 64 * MIB}]
+    vm = lab.create("full", iso=iso["id"], image=None, disks=disks, node=lab.node_id("n1"), start=False)["id"]
+    lab.nodes["n1"].run("dd", "if=/dev/zero", f"of={FILLER}", "bs=64k", check=False)
+
+    for power in ("start", "resume"):  # without room it stands still again
+        lab.api.do(f"vms/{vm}/{power}/")
+        wait(lambda: lab.api.get(f"vms/{vm}/")["state_reason"], 60, f"the guest to stand still after its {power}")
+        row = lab.api.get(f"vms/{vm}/")
+        assert (row["state"], row["state_reason"]["code"]) == ("paused", "state_io_error")
+
+    lab.nodes["n1"].run("rm", FILLER)
+    lab.api.do(f"vms/{vm}/resume/")
+    lab.wait_console(vm, "DISK boots=1", 60)
+    row = lab.api.get(f"vms/{vm}/")
+    assert (row["state"], row["state_reason"]) == ("running", None)
+    lab.api.do(f"vms/{vm}/delete/", {"disks": True})

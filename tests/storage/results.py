@@ -66,7 +66,9 @@ def main(files: list[str]) -> None:
 
 def _print_sums(found: Read) -> None:
     outcomes = [outcome for each in found.cases.values() for outcome in each.values()]
-    print("\n" + ", ".join(f"{word} {outcomes.count(word)}" for word in ("passed", "FAILED", "skipped")) + " of the cells")
+    print(
+        "\n" + ", ".join(f"{word} {outcomes.count(word)}" for word in ("passed", "FAILED", "skipped")) + " of the cells"
+    )
     for (name, kind), reason in found.reasons.items():
         if found.cases[name].get(kind) == "skipped":
             print(f"\n- {name.removeprefix('test_').replace('_', ' ')}, {kind}: {reason}")

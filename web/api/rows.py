@@ -46,6 +46,7 @@ def vms(actor: Actor, rows: Sequence[Vm]) -> list[Row]:
             "name": vm.name,
             "title": vm.title,
             "state": vm.state,
+            "state_reason": Refusal("state_" + vm.state_reason).said() if vm.state_reason else None,
             "node": _fabric(actor, vm.node_id),
             "tenant": vm.tenant_id,
             "owner": vm.owner_id,

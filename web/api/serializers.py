@@ -52,11 +52,18 @@ class VmAddressSerializer(s.Serializer[Any]):
     nic = _id()
 
 
+class StateReasonSerializer(s.Serializer[Any]):
+    code = s.CharField()
+    cause = s.CharField()
+    hint = s.CharField(help_text="The way out.")
+
+
 class VmSerializer(s.Serializer[Any]):
     id = _id()
     name = s.CharField(help_text="A DNS label, unique in its tenant.")
     title = s.CharField()
     state = s.ChoiceField(VmState.choices)
+    state_reason = StateReasonSerializer(allow_null=True, help_text="Why, where somebody has to do something.")
     node = _nullable_id("Null for tenants.")
     tenant = _id()
     owner = _id()
