@@ -67,6 +67,8 @@ _NO_SNAPSHOT = (1 << 64) - 2
 """The image itself. Source: Ceph, rados.h, CEPH_NOSNAP."""
 _AT_ONCE = 256
 _connections: dict[tuple[Any, ...], Any] = {}
+_in_vain: dict[tuple[Any, ...], tuple[float, Exception]] = {}
+"""Where a connection could not be made last: when (monotonic), and why."""
 _connecting = threading.Lock()
 
 
@@ -118,12 +120,25 @@ class RbdDriver(Driver):
         return (self.pool.monitors, self.pool.user, self._keyring)
 
     def _cluster(self) -> Any:
+        if known := _connections.get(self._place):
+            return known  # while somebody waits for another cluster
+        asked = time.monotonic()
         with _connecting:
             if self._place not in _connections:
                 if not self._keyring.exists():
                     raise NodeError("pool_absent", f"this node has no key of client.{self.pool.user} for {self._fsid}")
-                _connections[self._place] = self._connected(keyring=str(self._keyring))
+                tried, error = _in_vain.get(self._place, (asked, None))
+                if error is not None and tried > asked:
+                    raise error  # of those who waited for their turn each would wait as long again
+                _connections[self._place] = self._first_connection()
             return _connections[self._place]
+
+    def _first_connection(self) -> Any:
+        try:
+            return self._connected(keyring=str(self._keyring))
+        except Exception as error:
+            _in_vain[self._place] = time.monotonic(), error
+            raise
 
     def _forget_connection(self) -> None:
         with _connecting:
@@ -137,13 +152,16 @@ class RbdDriver(Driver):
             yield
         except (rados.Error, rbd.Error) as error:
             self._forget_connection()
-            raise NodeError(
-                "pool_unreachable",
-                f"the Ceph pool {self.pool.path} at {', '.join(self.pool.monitors)}: {error}",
-                "Look at the cluster: ceph status.",
-                retryable=True,
-                certain=False,
-            ) from None
+            raise self._unreachable(str(error)) from None
+
+    def _unreachable(self, why: str) -> NodeError:
+        return NodeError(
+            "pool_unreachable",
+            f"the Ceph pool {self.pool.path} at {', '.join(self.pool.monitors)}: {why}",
+            "Look at the cluster: ceph status.",
+            retryable=True,
+            certain=False,
+        )
 
     @contextmanager
     def _pool(self) -> Iterator[tuple[Any, ModuleType]]:
@@ -187,7 +205,7 @@ class RbdDriver(Driver):
         with self._errors():
             status, text, words = self._cluster().mon_command(json.dumps({"prefix": "df", "format": "json"}), b"")
         if status:
-            raise NodeError("pool_unreachable", f"ceph df: {words}", retryable=True, certain=False)
+            raise self._unreachable(f"df: {words}")
         stats = next(each["stats"] for each in json.loads(text)["pools"] if each["name"] == self.pool.path)
         return int(stats["stored"]), int(stats["max_avail"])
 
