@@ -8,11 +8,15 @@ from nodes.contract.specs import DiskSpec, DomainDisk, DomainSpec, NicSpec, Pool
 from .models import Disk, Nic, Node, Pending, Pool, Vm
 
 
-def inspection(node: Node) -> NodeInspect:
-    """The question with every node's name in it, as far as the agent knows of such a field."""
-    if "peers" not in node.verbs.get(NodeInspect.verb, ()):
-        return NodeInspect()
-    return NodeInspect(peers=dict(Node.objects.values_list("name", "address")))
+def inspection(node: Node, *, volumes: bool = False) -> NodeInspect:
+    """The question with every node's name in it, as far as the agent knows of such a field.
+
+    :param volumes: whether the node shall look at its volumes, too.
+    """
+    known = node.verbs.get(NodeInspect.verb, ())
+    more: dict[str, Any] = {"peers": dict(Node.objects.values_list("name", "address"))} if "peers" in known else {}
+    more |= {"volumes": True} if volumes and "volumes" in known else {}
+    return NodeInspect(**more)
 
 
 def pool_spec(pool: Pool) -> PoolSpec:

@@ -78,6 +78,7 @@ TABLE: dict[str, frozenset[Role]] = {
     "disk.change": frozenset({A, F, V, T, S}),
     "disk.resize": frozenset({A, F, V, T, S}),
     "disk.move": frozenset({A, F, V}),
+    "disk.adopt": frozenset({A, F, V}),
     # The fabric.
     "node.add": frozenset({A, F}),
     "node.remove": frozenset({A, F}),

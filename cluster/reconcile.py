@@ -10,7 +10,7 @@ from django.db.models import F, Q
 from nodes.contract.messages import Hello, Inventory
 from nodes.contract.specs import DomainFacts, FileFacts, LeaseFacts, PoolFacts
 
-from . import events, pools
+from . import drift, events, pools, states
 from .models import (
     Image,
     ImageCopy,
@@ -26,7 +26,7 @@ from .models import (
     Vm,
     VmState,
 )
-from .states import IN_WORK, SEEN, guests_are_off
+from .states import IN_WORK, REASONS, SEEN, guests_are_off
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +86,8 @@ def inventory(node: Node, seen: Inventory, clock_skew_s: float | None) -> None:
     checks = [c.model_dump(mode="json") for c in seen.checks] + _clock_check(clock_skew_s) + _strangers(seen.domains)
     offers = [offer.model_dump(mode="json") for offer in seen.offers]
     _pools(node, seen.pools)
+    if seen.volumes is not None:
+        drift.observe(node, seen.volumes)
     _files(node, seen.images, Image, ImageCopy, "image")
     _files(node, seen.isos, Iso, IsoCopy, "iso")
     node.refresh_from_db()
@@ -117,21 +119,21 @@ class Observation:
 class _Known:
     """What the observations of one node come to."""
 
-    seen: dict[str, tuple[str, int]] = field(default_factory=dict)
-    """uuid -> (state of the domain, counter)."""
+    seen: dict[str, tuple[str, str, int]] = field(default_factory=dict)
+    """uuid -> (state of the domain, its reason, counter)."""
     complete: int | None = None
 
     def add(self, observation: Observation) -> None:
         if observation.complete:
             self.seen, self.complete = {}, observation.counter
-        self.seen |= {domain.uuid: (domain.state, observation.counter) for domain in observation.domains}
+        self.seen |= {domain.uuid: (domain.state, domain.reason, observation.counter) for domain in observation.domains}
 
-    def of(self, uuid: str) -> tuple[VmState, int] | None:
-        """What the VM with this uuid is here, and since which counter; None: nothing is said of it."""
-        state, counter = self.seen.get(uuid, ("absent", self.complete))
+    def of(self, uuid: str) -> tuple[tuple[VmState, str], int] | None:
+        """What the VM with this uuid is here and why, and since which counter; None: nothing is said of it."""
+        state, reason, counter = self.seen.get(uuid, ("absent", "", self.complete))
         if state in SEEN and counter is not None:
-            return SEEN[state], counter
-        return None if self.complete is None else (VmState.ERROR, self.complete)
+            return (SEEN[state], reason if reason in REASONS else ""), counter
+        return None if self.complete is None else ((VmState.ERROR, ""), self.complete)
 
 
 def observe(observations: Iterable[Observation]) -> dict[str, int]:
@@ -149,13 +151,13 @@ def observe(observations: Iterable[Observation]) -> dict[str, int]:
         return {}
     shown_by: dict[str, list[str]] = {}
     for node_id, its in known.items():
-        for uuid, (state, _counter) in its.seen.items():
+        for uuid, (state, _reason, _counter) in its.seen.items():
             if state in SEEN:
                 shown_by.setdefault(uuid, []).append(node_id)
     has_job = dict(Lock.objects.filter(name__startswith="vm:").order_by("held").values_list("name", "held"))
     overlooked: dict[str, int] = {}
-    changes: dict[tuple[str, VmState], list[str]] = {}
-    for pk, uuid, node_id, state, observed_counter in _rows(known):
+    changes: dict[tuple[str, tuple[VmState, str]], list[str]] = {}
+    for pk, uuid, node_id, state, reason, observed_counter in _rows(known):
         for other in shown_by.get(uuid, ()):
             # While it moves, both nodes show it.
             if other != node_id and state != VmState.MIGRATING:
@@ -168,22 +170,22 @@ def observe(observations: Iterable[Observation]) -> dict[str, int]:
         if running_job:
             overlooked[pk] = counter
         # "Stopping" without any job is what a resolved one has left behind: then the node knows better.
-        elif state != now and counter >= observed_counter and not (running_job is False and state in IN_WORK):
+        elif (state, reason) != now and counter >= observed_counter and not (running_job is False and state in IN_WORK):
             changes.setdefault((state, now), []).append(pk)
-    for (old, new), ids in changes.items():
+    for (old, (new, why)), ids in changes.items():
         # Compare and set: a job may have taken a VM since it was read.
-        Vm.objects.filter(pk__in=ids, state=old).update(state=new, version=F("version") + 1)
+        Vm.objects.filter(pk__in=ids, state=old).update(state=new, state_reason=why, version=F("version") + 1)
         if new == VmState.STOPPED:
             guests_are_off(ids)
-        _tell(ids)
+        states.tell(ids)
     return overlooked
 
 
-def _rows(known: dict[str, _Known]) -> Iterator[tuple[str, str, str, str, int]]:
-    """(id, uuid, node, state, observed_counter) of every VM that is spoken of."""
+def _rows(known: dict[str, _Known]) -> Iterator[tuple[str, str, str, str, str, int]]:
+    """(id, uuid, node, state, its reason, observed_counter) of every VM that is spoken of."""
     complete = [node_id for node_id, its in known.items() if its.complete is not None]
     uuids = sorted({uuid for its in known.values() for uuid in its.seen})
-    fields = ("pk", "uuid", "node_id", "state", "observed_counter")
+    fields = ("pk", "uuid", "node_id", "state", "state_reason", "observed_counter")
     for start in range(0, max(1, len(uuids)), AT_ONCE):
         spoken_of = Q(uuid__in=uuids[start : start + AT_ONCE])
         yield from Vm.objects.filter(spoken_of | Q(node__in=complete) if start == 0 else spoken_of).values_list(*fields)
@@ -194,13 +196,8 @@ def _set_states(vms: Any, state: VmState) -> None:
     ids = list(vms.values_list("pk", flat=True))
     if not ids:
         return
-    Vm.objects.filter(pk__in=ids).update(state=state, version=F("version") + 1)
-    _tell(ids)
-
-
-def _tell(ids: Sequence[str]) -> None:
-    rows = Vm.objects.filter(pk__in=ids)
-    events.vms_changed(list(rows.values_list("pk", "version", "state", "tenant_id", "owner_id")))
+    Vm.objects.filter(pk__in=ids).update(state=state, state_reason="", version=F("version") + 1)
+    states.tell(ids)
 
 
 def _pools(node: Node, seen: Iterable[PoolFacts]) -> None:

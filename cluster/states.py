@@ -35,6 +35,9 @@ SEEN: dict[str, VmState] = {
 }
 """What a node shows of a domain -> what the VM is. A domain that is absent or incoming says nothing."""
 
+REASONS = frozenset({"io_error"})
+"""Of a node's reasons those for which there are words (``state_<reason>``)."""
+
 
 def move(vm: Vm, to: VmState) -> bool:
     """Change the state if nobody did in between; True when it is ``to`` afterwards.
@@ -46,7 +49,7 @@ def move(vm: Vm, to: VmState) -> bool:
     if to not in ALLOWED[VmState(vm.state)]:
         raise ValueError(f"VM {vm.pk}: no way from {vm.state} to {to}")
     # Not on the version: an edited title must not leave the state behind.
-    changed = Vm.objects.filter(pk=vm.pk, state=vm.state).update(state=to, version=F("version") + 1)
+    changed = Vm.objects.filter(pk=vm.pk, state=vm.state).update(state=to, state_reason="", version=F("version") + 1)
     vm.refresh_from_db(fields=["state", "version"])
     if changed:
         if to == VmState.STOPPED:
@@ -79,6 +82,12 @@ def touch(vm_id: str, **changes: Any) -> None:
     """Something that the VM's card shows has changed; ``changes``: fields of the VM, but never its state."""
     Vm.objects.filter(pk=vm_id).update(version=F("version") + 1, **changes)
     events.vm_changed(Vm.objects.get(pk=vm_id))
+
+
+def tell(vms: Sequence[str]) -> None:
+    """Pages hear that something of these has changed, whose versions have grown."""
+    rows = Vm.objects.filter(pk__in=vms)
+    events.vms_changed(list(rows.values_list("pk", "version", "state", "tenant_id", "owner_id")))
 
 
 def forget(vm: Vm) -> None:

@@ -346,6 +346,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "name_taken": (_("there is already a VM named %(name)s in this tenant"), _("choose another name")),
     "protected": (_("VM %(vm)s is protected from deletion"), _("take the protection off first")),
     "state": (_("VM %(vm)s is %(state)s"), _("this needs it to be: %(needed)s")),
+    "state_io_error": (
+        _("paused: its storage has no room, or gives I/O errors"),
+        _("make room there (grow the thin pool, delete what nobody needs) or mend the storage, then resume the guest"),
+    ),
     "vm_unknown_state": (
         _("the state of VM %(vm)s is unknown: its node %(node)s is offline"),
         _("wait until the node is back"),
@@ -413,7 +417,19 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("the volume is there already with another size"),
         _("look at it on the node before you try again"),
     ),
-    "disk_absent": (_("the volume is not there"), _("look into the pool's folder on the node")),
+    "disk_absent": (
+        _("the volume is not there"),
+        _("if somebody deleted it, restore a backup; deleting the disk clears its line"),
+    ),
+    "volume_gone": (
+        _("the volume of disk %(disk)s is gone"),
+        _("restore a backup of the VM; deleting the disk clears its line"),
+    ),
+    "volume_shrunk": (
+        _("the volume of disk %(disk)s has %(seen)s, less than the panel has (%(size)s): what lay behind is lost"),
+        _("look at the guest's file system, and restore a backup"),
+    ),
+    "no_drift": (_("disk %(disk)s is on its node as the panel has it"), _("there is nothing to do")),
     "disk_damaged": (_("the volume cannot be read"), _("look at it on the node with qemu-img")),
     "backing_invalid": (_("the image cannot be used"), _("look at the image on the node with qemu-img")),
     "pool_identity": (
@@ -591,7 +607,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "agent_error": (_("an internal error of the node's agent"), _("look at the agent's log on that node")),
 }
 
-_SIZES = frozenset({"free", "needed", "asked", "size", "most", "granule"})
+_SIZES = frozenset({"free", "needed", "asked", "size", "seen", "most", "granule"})
 _TYPED = frozenset({"below", "above"})
 """Sizes that people type as they read them."""
 

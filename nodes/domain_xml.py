@@ -161,7 +161,14 @@ def _disk(disk: DomainDisk, target: str, source: DiskSource | None) -> etree._El
             device="cdrom",
         )
     return E.disk(
-        E.driver(name="qemu", type=disk.format, cache=disk.cache or _cache(source), discard="unmap"),
+        # stop: a guest whose storage has no room, or is away, stands still and goes on; else it would lose its writes.
+        E.driver(
+            name="qemu",
+            type=disk.format,
+            cache=disk.cache or _cache(source),
+            error_policy="stop",
+            discard="unmap",
+        ),
         where,
         E.target(dev=target, bus=disk.bus),
         E.serial(disk.id),

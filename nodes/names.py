@@ -2,6 +2,7 @@
 
 import re
 
+ID = re.compile(r"[a-z2-7]{13}")
 _DOMAIN = re.compile(r"[a-z0-9-]{1,63}\.([a-z2-7]{13})")
 
 

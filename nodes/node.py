@@ -24,8 +24,8 @@ class Node:
     network: Network
     shell: Shell
     virt: VirtType
-    inspect: Callable[[], None]
-    """Run the preflight again and send a full inventory."""
+    inspect: Callable[..., None]
+    """Run the preflight again and send a full inventory (:meth:`nodes.reporter.Reporter.inventory`)."""
 
     def driver(self, pool: PoolPlace) -> Driver:
         """The driver of exactly this pool. Raises a certain ``pool_kind`` or ``pool_identity``."""

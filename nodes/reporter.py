@@ -16,7 +16,16 @@ from nodes.config import Config
 from nodes.contract import wire
 from nodes.contract.errors import NodeError
 from nodes.contract.messages import DomainChanged, Heartbeat, Inventory
-from nodes.contract.specs import Check, DomainFacts, FileFacts, LeaseFacts, NodeFacts, PoolFacts, PoolOffer
+from nodes.contract.specs import (
+    Check,
+    DomainFacts,
+    FileFacts,
+    LeaseFacts,
+    NodeFacts,
+    PoolFacts,
+    PoolOffer,
+    VolumesSeen,
+)
 from nodes.facts import Facts, memory
 from nodes.hypervisor import Hypervisor, LifecycleEvent
 from nodes.images import Scanner
@@ -29,6 +38,8 @@ from nodes.stream import Stream
 log = Log("ulei.reporter")
 
 INVENTORY_EVERY_S = 60.0
+VOLUMES_EVERY_S = 600.0
+"""A list of ten thousand volumes is 300 KB on the stream, and a question to each image of a Ceph pool."""
 GATHER_S = 0.01
 RETRY_S = 1.0
 
@@ -44,6 +55,8 @@ class Seen:
     images: tuple[FileFacts, ...]
     isos: tuple[FileFacts, ...]
     leases: tuple[LeaseFacts, ...] = ()
+    sizes: dict[str, dict[str, int]] | None = None
+    """Of the volumes, by pool and disk, as :meth:`Pools.sizes` has them."""
 
 
 class Surroundings:
@@ -59,11 +72,12 @@ class Surroundings:
         self._pools = Pools(config, shell)
         self._scanner = Scanner(shell)
 
-    def look(self) -> Seen:
+    def look(self, *, volumes: bool) -> Seen:
         node = self._facts.read()
         checks, pools, offers = preflight.run(self._config, node), self._pools.facts(), storage.offers(self._shell)
         files = self._scanner.scan(self._config.images_dir, self._config.isos_dir)
-        return Seen(node, checks, pools, offers, *files, self._leases())
+        sizes = self._pools.sizes() if volumes else None
+        return Seen(node, checks, pools, offers, *files, self._leases(), sizes)
 
 
 class Reporter:
@@ -83,6 +97,7 @@ class Reporter:
         self._wanted = threading.Event()
         self._events: dict[str, LifecycleEvent] = {}
         self._changed = threading.Condition()
+        self._volumes_due = 0.0
         self._one_at_a_time = threading.Lock()
         self._telling = threading.Lock()
         """From reading domains until that is on the stream: what was read first must not be told last."""
@@ -123,14 +138,19 @@ class Reporter:
         except NodeError as error:
             log.warning("no inventory", cause=error.info.cause)
 
-    def inventory(self) -> None:
-        """Send everything that this node has. Raises ``libvirt_unreachable``."""
+    def inventory(self, *, volumes: bool = False) -> None:
+        """Send everything that this node has. Raises ``libvirt_unreachable``.
+
+        :param volumes: the volumes too, although they are not due yet.
+        """
         with self._one_at_a_time:
-            seen = self._surroundings.look()
+            with_volumes = volumes or time.monotonic() >= self._volumes_due
+            began = self._ledger.counter
+            seen = self._surroundings.look(volumes=with_volumes)
             # The domains last: they change by themselves, and the rest takes its time.
             with self._telling:
                 counter = self._ledger.counter
-                self._stream.report(
+                taken = self._stream.report(
                     Inventory(
                         incarnation=self._incarnation,
                         counter=counter,
@@ -142,8 +162,11 @@ class Reporter:
                         images=seen.images,
                         isos=seen.isos,
                         leases=seen.leases,
+                        volumes=None if seen.sizes is None else VolumesSeen(counter=began, sizes=seen.sizes),
                     )
                 )
+            if with_volumes and taken:
+                self._volumes_due = time.monotonic() + VOLUMES_EVERY_S
 
     # --- changes of domains -------------------------------------------------------------------------------
 

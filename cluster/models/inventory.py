@@ -112,6 +112,8 @@ class Pool(models.Model):
 class PoolOnNode(models.Model):
     pool = models.ForeignKey(Pool, on_delete=models.CASCADE, related_name="places")
     node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="pool_places")
+    odd = models.JSONField(default=dict)
+    """Disk -> bytes of its volume, None where there is none: what this node saw last otherwise than it is here."""
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["pool", "node"], name="pool_once_per_node")]

@@ -165,6 +165,8 @@ class ObjectNumber(models.Model):
     node = models.ForeignKey("Node", on_delete=models.CASCADE, related_name="+")
     object = models.CharField(max_length=40)
     number = models.BigIntegerField(default=0)
+    counter = models.BigIntegerField(default=0)
+    """Of a disk: the agent's counter at the last applied reply; an older observation of it changes nothing."""
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["node", "object"], name="number_once_per_object")]

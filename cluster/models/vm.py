@@ -34,6 +34,8 @@ class Vm(models.Model):
     owner = models.ForeignKey("User", on_delete=models.PROTECT, related_name="vms")
     node = models.ForeignKey("Node", on_delete=models.PROTECT, related_name="vms")
     state = models.CharField(max_length=16, choices=VmState.choices, default=VmState.CREATING)
+    state_reason = models.CharField(max_length=16, blank=True, default="")
+    """Why, where people must know: ``io_error``, its QEMU has paused it."""
     version = models.PositiveBigIntegerField(default=1)
     vcpus = models.PositiveIntegerField()
     memory_bytes = models.BigIntegerField()
@@ -102,6 +104,8 @@ class Disk(models.Model):
     """Of one in the trash: when it is deleted."""
     trashed_by = models.ForeignKey("Grant", on_delete=models.SET_NULL, null=True, related_name="+")
     """Of one in the trash: in whose name it is deleted."""
+    drift = models.JSONField(default=dict)
+    """``size_bytes`` as its nodes see the volume, None where there is none (:mod:`cluster.drift`); empty: as here."""
     version = models.PositiveBigIntegerField(default=1)
 
     class Meta:

@@ -129,7 +129,7 @@ def has_grown(context: Context[ResizeParams], results: Sequence[DiskState | None
 
 def finish(context: Context[ResizeParams], key: str) -> None:
     size_bytes = context.data.get("measured_bytes") or context.data["size_bytes"]
-    Disk.objects.filter(pk=context.subject_id).update(size_bytes=size_bytes, version=F("version") + 1)
+    Disk.objects.filter(pk=context.subject_id).update(size_bytes=size_bytes, drift={}, version=F("version") + 1)
     release(context, key)
     states.touch(context.data["vm"])
 

@@ -20,7 +20,7 @@ def node_must_answer(node: Node) -> list[Refusal]:
 
 
 def inspect(context: Context[Any], key: str) -> Call:
-    return Call(context.subject_id, inspection(Node.objects.get(pk=context.subject_id)))
+    return Call(context.subject_id, inspection(Node.objects.get(pk=context.subject_id), volumes=True))
 
 
 class NodeInspect(Operation[NoParams]):

@@ -69,7 +69,7 @@ def stopped(context: Context[RevertParams], key: str, result: DomainWhereabouts)
 def measured(context: Context[RevertParams], key: str, result: VolumeFacts) -> None:
     _snapshot, _dot, disk = key.partition(".")
     # A disk that has grown since is as large again as it was.
-    Disk.objects.filter(pk=disk).update(size_bytes=result.size_bytes, version=F("version") + 1)
+    Disk.objects.filter(pk=disk).update(size_bytes=result.size_bytes, drift={}, version=F("version") + 1)
 
 
 def finish(context: Context[RevertParams], key: str) -> None:

@@ -49,6 +49,6 @@ def _stick(job: Job, made: datetime) -> Job:
 def _nobody_has_spoken() -> None:
     """Until its node does, what the backup says of a VM is only what it was."""
     Node.objects.exclude(state=NodeState.OFFLINE).update(state=NodeState.OFFLINE, version=F("version") + 1)
-    Vm.objects.exclude(state__in=IN_WORK).update(state=VmState.UNKNOWN, version=F("version") + 1)
+    Vm.objects.exclude(state__in=IN_WORK).update(state=VmState.UNKNOWN, state_reason="", version=F("version") + 1)
     # A cursor of no Redis at all: what was said and what waits there is left out (cluster/conductor.py).
     StreamCursor.objects.update(run_id="", last="0-0")

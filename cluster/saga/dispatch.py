@@ -62,8 +62,8 @@ def next_number(node_id: str, name: str) -> int:
     table = connection.ops.quote_name(ObjectNumber._meta.db_table)
     with connection.cursor() as cursor:
         cursor.execute(
-            f"INSERT INTO {table} (node_id, object, number) VALUES (%s, %s, 1) ON CONFLICT (node_id, object)"  # noqa: S608 our own table
-            f" DO UPDATE SET number = {table}.number + 1 RETURNING number",
+            f"INSERT INTO {table} (node_id, object, number, counter) VALUES (%s, %s, 1, 0)"  # noqa: S608 our own table
+            f" ON CONFLICT (node_id, object) DO UPDATE SET number = {table}.number + 1 RETURNING number",
             [node_id, name],
         )
         return int(cursor.fetchone()[0])
@@ -137,6 +137,8 @@ def record(node_id: str, reply: Reply) -> str | None:
         Vm.objects.filter(pk=reply.object.removeprefix("domain:"), node_id=node_id).update(
             observed_counter=reply.counter
         )
+    elif reply.object.startswith("disk:"):
+        ObjectNumber.objects.filter(node_id=node_id, object=reply.object).update(counter=reply.counter)
     return reply.job
 
 

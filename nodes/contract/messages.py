@@ -32,6 +32,7 @@ from .specs import (
     Spec,
     Uuid,
     VolumeSpec,
+    VolumesSeen,
 )
 
 PROTOCOL = 1
@@ -601,6 +602,8 @@ class NodeInspect(Message):
     long = True
     peers: dict[str, str] | None = None
     """name -> address of every node of the cluster: each must resolve the others. None: as the node knows them."""
+    volumes: bool = False
+    """Tell of the volumes too, although they were told of not long ago."""
 
     @property
     def object(self) -> str:
@@ -795,6 +798,8 @@ class Inventory(Entry):
     images: tuple[FileFacts, ...]
     isos: tuple[FileFacts, ...]
     leases: tuple[LeaseFacts, ...] = ()
+    volumes: VolumesSeen | None = None
+    """None: they were not looked at. They are told of more rarely than the rest, for there may be thousands."""
 
 
 class DomainChanged(Entry):

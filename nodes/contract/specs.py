@@ -108,6 +108,15 @@ class PoolFacts(Spec):
     """The code of the error for which it cannot be used now; the numbers are then those of before."""
 
 
+class VolumesSeen(Spec):
+    """The volumes of disks that a node finds in its pools."""
+
+    counter: int
+    """The agent's counter when their reading began."""
+    sizes: dict[str, dict[Id, Annotated[int, Field(ge=0, lt=1 << 63)]]]
+    """Identity of a pool -> disk -> bytes. A pool that cannot be read now is left out."""
+
+
 class PoolOffer(Spec):
     """Something on a node of which a pool could be made."""
 
@@ -284,6 +293,8 @@ class DomainFacts(Spec):
     """From the domain's name; None: it is not ours."""
     cpu_time_ns: int | None = None
     memory_bytes: int | None = None
+    reason: str = ""
+    """Why it is in its state, where people must know: ``io_error`` (paused by its QEMU)."""
 
 
 class LeaseFacts(Spec):

@@ -515,13 +515,23 @@ def _facts(domain: Any, stats: dict[str, Any]) -> DomainFacts:
         vm=vm_of(domain.name()),
         cpu_time_ns=stats.get("cpu.time"),
         memory_bytes=memory_kib * 1024 if memory_kib is not None else None,
+        reason=_reason(stats.get("state.state"), stats.get("state.reason")),
     )
 
 
 def _state_of(connection: Any, event: LifecycleEvent) -> DomainFacts:
     domain = _lookup(connection, event.uuid, None)
-    state: DomainState = STATES[domain.state()[0]] if domain else "absent"
-    return DomainFacts(uuid=event.uuid, name=event.name, state=state, vm=vm_of(event.name))
+    if domain is None:
+        return DomainFacts(uuid=event.uuid, name=event.name, state="absent", vm=vm_of(event.name))
+    code, reason = domain.state()
+    return DomainFacts(
+        uuid=event.uuid, name=event.name, state=STATES[code], vm=vm_of(event.name), reason=_reason(code, reason)
+    )
+
+
+def _reason(code: int | None, reason: int | None) -> str:
+    paused_by_io = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR)
+    return "io_error" if (code, reason) == paused_by_io else ""
 
 
 def _version(number: int) -> str:

@@ -75,9 +75,10 @@ class SimulatedSurroundings(Surroundings):
     def __init__(self, facts: SimulatedFacts, driver: SimulatedDriver) -> None:
         self._facts, self._driver = facts, driver
 
-    def look(self) -> Seen:
+    def look(self, *, volumes: bool) -> Seen:
         kvm = Check(code="kvm", level="ok", facts={"type": "test", "reason": REASON})
-        return Seen(self._facts.read(), (kvm,), (self._driver.facts(),), (), (MICRO,), ())
+        sizes = {self._driver.identity(): self._driver.sizes()} if volumes else None
+        return Seen(self._facts.read(), (kvm,), (self._driver.facts(),), (), (MICRO,), (), sizes=sizes)
 
 
 class SimulatedAgent(Agent):

@@ -120,6 +120,9 @@ class SimulatedDriver(Driver):
     def volumes(self) -> list[Volume]:
         return [Volume(name, disk) for name, disk, _size in self._memory.volumes()]
 
+    def sizes(self) -> dict[str, int]:
+        return {disk: size_bytes for _name, disk, size_bytes in self._memory.volumes()}
+
 
 def volume_name(disk_id: str, disk_format: DiskFormat) -> str:
     return f"{disk_id}.{disk_format}"

@@ -157,6 +157,10 @@ class Driver(ABC):
     def volumes(self) -> list[Volume]:
         """Everything of ours in the pool."""
 
+    @abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """Disk -> bytes of its volume, for every one that carries the disk's mark. Quick for thousands of them."""
+
     # --- copies -------------------------------------------------------------------------------------------
 
     def clone(

@@ -9,6 +9,7 @@ repetition could mistake.
 import errno
 import json
 import os
+import re
 import socket
 import uuid
 from collections.abc import Iterator
@@ -52,6 +53,7 @@ GRANULES: dict[DiskFormat, int] = {"qcow2": 64 << 10, "raw": 512}
 QCOW2_OVERHEAD_BYTES = 1 << 20
 """A new qcow2 volume takes less than this, whatever its size, until something is written to it."""
 QEMU_IMG_TIMEOUT_S = 60.0
+_FINAL = re.compile(r"([a-z2-7]{13})\.(qcow2|raw)")
 
 
 def make_pool(folder: Path) -> str:
@@ -337,6 +339,22 @@ class DirectoryDriver(Driver):
                 if mark is not None or entry.name.endswith(".part"):
                     found.append(Volume(entry.name, mark))
         return sorted(found, key=lambda volume: volume.name)
+
+    def sizes(self) -> dict[str, int]:
+        found = {}
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                name = _FINAL.fullmatch(entry.name)
+                if name is None or not entry.is_file(follow_symlinks=False):
+                    continue
+                try:
+                    if _mark(Path(entry.path)) == name[1]:
+                        found[name[1]] = self._size(Path(entry.path), "raw" if name[2] == "raw" else "qcow2")
+                except FileNotFoundError:
+                    continue  # deleted meanwhile
+                except NodeError:
+                    found[name[1]] = 0  # what it should hold cannot be read in it
+        return found
 
     def _users(self, final: Path, users: Users) -> list[str]:
         """Domains of this node, and volumes of this pool that rest on the file."""

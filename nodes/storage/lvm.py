@@ -388,6 +388,11 @@ class LvmDriver(Driver):
             key=lambda volume: volume.name,
         )
 
+    def sizes(self) -> dict[str, int]:
+        # A volume in the making and a snapshot have the mark too, and longer names.
+        own = (lv for lv in self._group().volumes.values() if self._holds(lv) and DISK_TAG + lv.name in lv.tags)
+        return {lv.name: lv.size_bytes for lv in own}
+
     def _holds(self, lv: Lv) -> bool:
         """A thin volume is its thin pool's."""
         return not lv.pool

@@ -7,12 +7,14 @@ Ceph is spoken to by its own library inside this process: one connection serves 
 failure is a number and no text. Source: docs.ceph.com/en/pacific/rbd/api/librbdpy.
 """
 
+import errno
 import json
 import re
+import struct
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -60,7 +62,12 @@ USER_NAMESPACE = 0
 """Source: Ceph, librbd.h, RBD_SNAP_NAMESPACE_TYPE_USER."""
 
 _VOLUME = re.compile(r"[a-z2-7]{13}(\.part)?")
+_NO_SNAPSHOT = (1 << 64) - 2
+"""The image itself. Source: Ceph, rados.h, CEPH_NOSNAP."""
+_AT_ONCE = 256
 _connections: dict[tuple[Any, ...], Any] = {}
+_in_vain: dict[tuple[Any, ...], tuple[float, Exception]] = {}
+"""Where a connection could not be made last: when (monotonic), and why."""
 _connecting = threading.Lock()
 
 
@@ -112,12 +119,25 @@ class RbdDriver(Driver):
         return (self.pool.monitors, self.pool.user, self._keyring)
 
     def _cluster(self) -> Any:
+        if known := _connections.get(self._place):
+            return known  # while somebody waits for another cluster
+        asked = time.monotonic()
         with _connecting:
             if self._place not in _connections:
                 if not self._keyring.exists():
                     raise NodeError("pool_absent", f"this node has no key of client.{self.pool.user} for {self._fsid}")
-                _connections[self._place] = self._connected(keyring=str(self._keyring))
+                tried, error = _in_vain.get(self._place, (asked, None))
+                if error is not None and tried > asked:
+                    raise error  # of those who waited for their turn each would wait as long again
+                _connections[self._place] = self._first_connection()
             return _connections[self._place]
+
+    def _first_connection(self) -> Any:
+        try:
+            return self._connected(keyring=str(self._keyring))
+        except Exception as error:
+            _in_vain[self._place] = time.monotonic(), error
+            raise
 
     def _forget_connection(self) -> None:
         with _connecting:
@@ -131,13 +151,16 @@ class RbdDriver(Driver):
             yield
         except (rados.Error, rbd.Error) as error:
             self._forget_connection()
-            raise NodeError(
-                "pool_unreachable",
-                f"the Ceph pool {self.pool.path} at {', '.join(self.pool.monitors)}: {error}",
-                "Look at the cluster: ceph status.",
-                retryable=True,
-                certain=False,
-            ) from None
+            raise self._unreachable(str(error)) from None
+
+    def _unreachable(self, why: str) -> NodeError:
+        return NodeError(
+            "pool_unreachable",
+            f"the Ceph pool {self.pool.path} at {', '.join(self.pool.monitors)}: {why}",
+            "Look at the cluster: ceph status.",
+            retryable=True,
+            certain=False,
+        )
 
     @contextmanager
     def _pool(self) -> Iterator[tuple[Any, ModuleType]]:
@@ -181,7 +204,7 @@ class RbdDriver(Driver):
         with self._errors():
             status, text, words = self._cluster().mon_command(json.dumps({"prefix": "df", "format": "json"}), b"")
         if status:
-            raise NodeError("pool_unreachable", f"ceph df: {words}", retryable=True, certain=False)
+            raise self._unreachable(f"df: {words}")
         stats = next(each["stats"] for each in json.loads(text)["pools"] if each["name"] == self.pool.path)
         return int(stats["stored"]), int(stats["max_avail"])
 
@@ -408,6 +431,23 @@ class RbdDriver(Driver):
                     found.append(Volume(name, mark))
             return found
 
+    def sizes(self) -> dict[str, int]:
+        """Asks the images' headers, many at once: to open an image takes thirty times as long."""
+        found: dict[str, int] = {}
+        with self._pool() as (pool, rbd):
+            images = [each for each in rbd.RBD().list2(pool) if _VOLUME.fullmatch(each["name"])]
+            for start in range(0, len(images), _AT_ONCE):
+                asked = [
+                    (each["name"], *(_ask(pool, each["id"], *question) for question in _SIZE_AND_MARK))
+                    for each in images[start : start + _AT_ONCE]
+                ]
+                for name, size, mark in asked:
+                    size_said, mark_said = size(), mark()
+                    # Each text has its length before it.
+                    if size_said is not None and mark_said is not None and mark_said[4:] == name.encode():
+                        found[name] = struct.unpack_from("<BQ", size_said)[1]
+        return found
+
     # --- copies and snapshots -----------------------------------------------------------------------------
 
     @contextmanager
@@ -531,6 +571,33 @@ def _mark(image: Any) -> str | None:
         return str(image.metadata_get(MARK))
     except KeyError:
         return None
+
+
+_SIZE_AND_MARK = (
+    ("get_size", struct.pack("<Q", _NO_SNAPSHOT)),
+    ("metadata_get", struct.pack("<I", len(MARK)) + MARK.encode()),
+)
+"""What an image's header is asked. Source: Ceph, cls_rbd_client.cc."""
+
+
+def _ask(pool: Any, image_id: str, method: str, asked: bytes) -> Callable[[], bytes | None]:
+    """Ask an image's header; the answer waits for Ceph's, and is None for what is not there."""
+    said: list[bytes] = []
+    completion = pool.aio_execute(
+        f"rbd_header.{image_id}", "rbd", method, asked, oncomplete=lambda _, data: said.append(data)
+    )
+
+    def answer() -> bytes | None:
+        completion.wait_for_complete_and_cb()
+        status = completion.get_return_value()
+        if status == -errno.ENOENT:
+            return None
+        if status < 0:
+            rados, _ = _bindings()
+            raise rados.make_ex(status, f"the image {image_id} was asked for {method}")
+        return said[0]
+
+    return answer
 
 
 def _clone_snapshot(disk_id: str) -> str:

@@ -12,5 +12,5 @@ def inspect(node: Node, message: NodeInspect, run: Run) -> Nothing:
     """The inventory is on the stream before the reply."""
     if message.peers is not None:
         peers.learn(node.paths.state_dir, message.peers)
-    node.inspect()
+    node.inspect(volumes=message.volumes)
     return Nothing()

@@ -105,8 +105,8 @@ class FakeAgent:
         asked = envelope.model_dump(exclude={"body"})
         self.say(Reply(incarnation=1, counter=self.counter, outcome=outcome, **asked, **fields))  # type: ignore[arg-type]
 
-    def domains(self, states: dict[str, str], counter: int | None = None) -> None:
-        seen = tuple({"uuid": uuid, "name": "x", "state": state} for uuid, state in states.items())
+    def domains(self, states: dict[str, str], counter: int | None = None, reason: str = "") -> None:
+        seen = tuple({"uuid": u, "name": "x", "state": state, "reason": reason} for u, state in states.items())
         counter = self.counter if counter is None else counter
         self.say(messages.DomainChanged.model_validate({"incarnation": 1, "counter": counter, "domains": seen}))
 
@@ -293,6 +293,31 @@ def test_an_observation_older_than_the_last_reply_or_during_a_job_changes_nothin
     agent.domains({scene.running.uuid: "running"})
     settle(conductor)
     assert Vm.objects.get(pk=scene.running.pk).state == "running"
+
+
+def test_a_guest_that_its_qemu_has_paused_says_why_until_it_goes_on(
+    scene: Scene, conductor: Conductor, agent: FakeAgent
+) -> None:
+    def shown() -> tuple[str, str]:
+        settle(conductor)
+        vm = Vm.objects.get(pk=scene.running.pk)
+        return vm.state, vm.state_reason
+
+    agent.domains({scene.running.uuid: "paused"}, reason="io_error")
+    assert shown() == ("paused", "io_error")
+    agent.domains({scene.running.uuid: "running"})
+    assert shown() == ("running", "")
+    agent.domains({scene.running.uuid: "paused"})
+    assert shown() == ("paused", "")
+    agent.domains({scene.running.uuid: "paused"}, reason="io_error")
+    assert shown() == ("paused", "io_error")
+    agent.domains({scene.running.uuid: "paused"}, reason="of a later version")
+    assert shown() == ("paused", "")
+    agent.domains({scene.running.uuid: "paused"}, reason="io_error")
+    settle(conductor)
+    conductor.advance(scene.start("vm.resume").job.pk)
+    agent.answer(agent.hear()[-1], result={"state": "running", "defined": True})
+    assert shown() == ("running", "")
 
 
 def test_a_guest_that_ends_beside_its_job_is_looked_at_when_the_job_ends(

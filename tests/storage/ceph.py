@@ -1,11 +1,15 @@
 """A Ceph as small as it can be: a monitor, an OSD in memory, a manager; on loopback, in one folder, with cephx."""
 
 import json
+import signal
 import socket
 import subprocess
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 POOL, USER = "volumes", "ulei"
 STORE_BYTES = 1 << 30
@@ -77,6 +81,16 @@ class Ceph:
         for process in reversed(self._processes):
             process.kill()
             process.wait()
+
+    @contextmanager
+    def away(self, daemon: Literal["mon", "osd"]) -> Iterator[None]:
+        """It says nothing to anybody, as behind a cut cable."""
+        process = self._processes[["mon", "osd"].index(daemon)]
+        process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGCONT)
 
     def _start_monitor(self) -> None:
         keyring, first = self.folder / "mon.a.keyring", self.folder / "client.admin.keyring"

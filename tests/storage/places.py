@@ -58,6 +58,12 @@ class Place:
     def measured(self, disk_id: str = DISK) -> int:
         raise NotImplementedError
 
+    def grow_by_hand(self, disk_id: str, size_bytes: int) -> None:
+        raise NotImplementedError
+
+    def delete_by_hand(self, disk_id: str) -> None:
+        raise NotImplementedError
+
     def make_foreign(self, name: str) -> None:
         """A volume that does not carry our mark, with something in it where volumes have a content."""
         raise NotImplementedError
@@ -99,6 +105,14 @@ class DirectoryPlace(Place):
         argv = ["qemu-img", "info", "-f", self.format, "--output=json", str(self.folder / self.final(disk_id))]
         return int(json.loads(_output(argv))["virtual-size"])
 
+    def grow_by_hand(self, disk_id: str, size_bytes: int) -> None:
+        _output(
+            ["qemu-img", "resize", "-q", "-f", self.format, str(self.folder / self.final(disk_id)), str(size_bytes)]
+        )
+
+    def delete_by_hand(self, disk_id: str) -> None:
+        (self.folder / self.final(disk_id)).unlink()
+
     def make_foreign(self, name: str) -> None:
         (self.folder / name).write_text("somebody's")
 
@@ -123,6 +137,12 @@ class LvmPlace(Place):
         argv = ["lvs", "--noheadings", "--units", "b", "--nosuffix", "-o", "lv_size", f"{self.group}/{disk_id}"]
         return int(_output(argv))
 
+    def grow_by_hand(self, disk_id: str, size_bytes: int) -> None:
+        _output(["lvextend", "--size", f"{size_bytes}b", f"{self.group}/{disk_id}"])
+
+    def delete_by_hand(self, disk_id: str) -> None:
+        _output(["lvremove", "--yes", f"{self.group}/{disk_id}"])
+
     def make_foreign(self, name: str) -> None:
         _output(["lvcreate", "--yes", "--addtag", "theirs", "--size", "4m", "--name", name, self.group])
 
@@ -142,6 +162,12 @@ class RbdPlace(Place):
 
     def measured(self, disk_id: str = DISK) -> int:
         return int(json.loads(self.ceph.rbd("info", "--format", "json", disk_id))["size"])
+
+    def grow_by_hand(self, disk_id: str, size_bytes: int) -> None:
+        self.ceph.rbd("resize", "--no-progress", "--size", f"{size_bytes // MIB}M", disk_id)
+
+    def delete_by_hand(self, disk_id: str) -> None:
+        self.ceph.rbd("rm", "--no-progress", disk_id)
 
     def make_foreign(self, name: str) -> None:
         self.ceph.rbd("create", "--size", "4M", name)

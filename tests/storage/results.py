@@ -1,44 +1,77 @@
 """``python -m tests.storage.results REPORT.xml...``: pytest's reports of this suite as tables of docs/results.
 
-Several reports are laid over each other: what one machine had to skip, another may have run.
+Several reports are laid over each other: what one machine had to skip, another may have run. They are made by
+
+    python -m pytest tests/storage/test_drivers.py -o junit_family=xunit1 --junitxml here.xml
+    tests/storage/in-uml FOLDER
 """
 
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
+from dataclasses import dataclass, field
 
+from tests.bench import machine
 from tests.storage.conftest import KINDS
 
 WORDS = {"passed": 3, "FAILED": 2, "skipped": 1, "": 0}
+TOOLS = {"directory": "qemu-img info", "lvm": "lvs", "rbd": "rbd info"}
+FACTS = ("date", "commit", "cores", "kernel", "QEMU")
 
 
-def read(files: list[str]) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """(case -> kind -> outcome, lines about sizes)"""
-    cases: dict[str, dict[str, str]] = defaultdict(dict)
-    sizes = []
+@dataclass
+class Read:
+    cases: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
+    """case -> kind -> outcome"""
+    reasons: dict[tuple[str, str], str] = field(default_factory=dict)
+    """(case, kind) -> why it was skipped"""
+    sizes: list[str] = field(default_factory=list)
+
+
+def read(files: list[str]) -> Read:
+    found = Read()
     for case in (case for file in files for case in ElementTree.parse(file).getroot().iter("testcase")):
         name, _, variant = str(case.get("name")).rstrip("]").partition("[")
         kind = next((kind for kind in sorted(KINDS, key=len, reverse=True) if variant.startswith(kind)), "")
         failed = case.find("failure") is not None or case.find("error") is not None
-        outcome = "FAILED" if failed else "skipped" if case.find("skipped") is not None else "passed"
+        skipped = case.find("skipped")
+        outcome = "FAILED" if failed else "skipped" if skipped is not None else "passed"
         if kind:
-            known = cases[name].get(kind, "")
-            cases[name][kind] = "FAILED" if "FAILED" in (known, outcome) else max(known, outcome, key=WORDS.__getitem__)
-        sizes += [str(each.get("value")) for each in case.iter("property") if each.get("name") == "sizes"]
-    return cases, sizes
+            known = found.cases[name].get(kind, "")
+            now = "FAILED" if "FAILED" in (known, outcome) else max(known, outcome, key=WORDS.__getitem__)
+            found.cases[name][kind] = now
+        if skipped is not None:
+            found.reasons[name, kind] = str(skipped.get("message"))
+        found.sizes += [str(each.get("value")) for each in case.iter("property") if each.get("name") == "sizes"]
+    return found
 
 
 def main(files: list[str]) -> None:
-    cases, sizes = read(files)
+    found, facts = read(files), machine.facts()
+    print("# Storage drivers\n\n" + "; ".join(f"{name}: {facts[name]}" for name in FACTS))
+    print("\nOne suite over every driver. LVM runs over real device-mapper in a user-mode Linux, the rest beside it.\n")
     print(f"| case | {' | '.join(KINDS)} |\n|{' --- |' * (len(KINDS) + 1)}")
-    for name, outcomes in cases.items():
+    for name, outcomes in found.cases.items():
         words = name.removeprefix("test_").replace("_", " ")
         print(f"| {words} | {' | '.join(outcomes.get(kind, '') for kind in KINDS)} |")
-    print("\n| driver | asked | quote | driver says | tool measures |\n| --- | --- | --- | --- | --- |")
-    for line in dict.fromkeys(sizes):
+    _print_sums(found)
+    print("\n## Sizes, in bytes\n\n| driver | asked | quote | driver says | tool measures | tool |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for line in dict.fromkeys(found.sizes):
         kind, _, numbers = line.partition(": ")
-        print(f"| {kind} | {' | '.join(re.findall(r'[0-9]+', numbers))} |")
+        tool = next(tool for begin, tool in TOOLS.items() if kind.startswith(begin))
+        print(f"| {kind} | {' | '.join(re.findall(r'[0-9]+', numbers))} | {tool} |")
+
+
+def _print_sums(found: Read) -> None:
+    outcomes = [outcome for each in found.cases.values() for outcome in each.values()]
+    print(
+        "\n" + ", ".join(f"{word} {outcomes.count(word)}" for word in ("passed", "FAILED", "skipped")) + " of the cells"
+    )
+    for (name, kind), reason in found.reasons.items():
+        if found.cases[name].get(kind) == "skipped":
+            print(f"\n- {name.removeprefix('test_').replace('_', ' ')}, {kind}: {reason}")
 
 
 if __name__ == "__main__":

@@ -56,6 +56,18 @@ def test_the_quote_is_what_the_tool_measures(place: Place, size_bytes: int, reco
     assert quote == said == measured
 
 
+def test_sizes_are_those_of_finished_volumes_of_ours_also_when_somebody_made_one_larger(place: Place) -> None:
+    assert place.driver().sizes() == {}
+    place.create()
+    place.create(OTHER, 16 * MIB)
+    place.make_foreign(place.final("f" * 13))
+    place.make_foreign(f"{'g' * 13}.part")
+    assert place.driver().sizes() == {DISK: 8 * MIB, OTHER: 16 * MIB}
+    place.grow_by_hand(DISK, 32 * MIB)
+    place.delete_by_hand(OTHER)
+    assert place.driver().sizes() == {DISK: 32 * MIB}
+
+
 def test_making_it_again_changes_nothing(place: Place) -> None:
     place.create()
     assert place.create() == 8 * MIB

@@ -1,6 +1,10 @@
 """What only a Ceph pool can do wrong: half made and half renamed images, other clients, keys, silent monitors."""
 
 import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +13,8 @@ from nodes.contract.specs import PoolPlace, RbdSource
 from nodes.shell import Cancellation, Shell
 from nodes.storage import driver_at
 from nodes.storage import rbd as module
-from tests.storage.places import DISK, OTHER, SNAPSHOT, RbdPlace, nobody
+from tests.storage import places
+from tests.storage.places import DISK, MIB, OTHER, SNAPSHOT, RbdPlace, nobody
 
 PART = f"{DISK}.part"
 
@@ -124,3 +129,64 @@ def test_it_is_shared_and_knows_its_room(rbd: RbdPlace) -> None:
     assert facts.shared
     assert facts.capacity_bytes >= facts.free_bytes > 100 << 20
     assert facts.clones == ("full", "linked")
+
+
+# --- Ceph is away -------------------------------------------------------------------------------------------
+
+
+def said(call: Callable[[], object]) -> tuple[str, bool, bool]:
+    """(code, certain, retryable) of its refusal."""
+    with pytest.raises(NodeError) as caught:
+        call()
+    assert caught.value.info.hint
+    return caught.value.info.code, caught.value.info.certain, caught.value.info.retryable
+
+
+UNREACHABLE = ("pool_unreachable", False, True)
+
+
+def test_while_the_monitor_is_away_a_call_says_so_in_time_and_works_when_it_is_back(
+    rbd: RbdPlace, folder: Path
+) -> None:
+    rbd.create()
+    beside = places.directory(folder / "beside", "qcow2")
+    with rbd.ceph.away("mon"), ThreadPoolExecutor() as pool:
+        began = time.monotonic()
+        made = pool.submit(said, lambda: rbd.create(OTHER))
+        assert beside.create() == beside.measured()
+        assert not made.done()
+        assert made.result() == UNREACHABLE
+        assert time.monotonic() - began < 2 * module.CONNECT_TIMEOUT_S
+    assert rbd.create(OTHER) == rbd.measured(OTHER)
+
+
+def test_calls_that_wait_for_a_connection_are_not_refused_one_after_the_other(rbd: RbdPlace) -> None:
+    rbd.driver()._forget_connection()  # type: ignore[attr-defined]
+    with rbd.ceph.away("mon"), ThreadPoolExecutor(24) as pool:
+        began = time.monotonic()
+        asked = [pool.submit(said, rbd.driver) for _ in range(24)]
+        assert {each.result() for each in asked} == {UNREACHABLE}
+        assert time.monotonic() - began < 2 * module.CONNECT_TIMEOUT_S
+    rbd.driver()
+
+
+def test_while_the_osds_are_away_a_call_says_so_in_time(rbd: RbdPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    rbd.create()
+    monkeypatch.setattr(module, "OPERATION_TIMEOUT_S", 2)
+    rbd.driver()._forget_connection()  # type: ignore[attr-defined]
+    asked = rbd.driver()
+    calls: list[Callable[[], object]] = [
+        lambda: rbd.create(OTHER),
+        lambda: asked.resize(DISK, "raw", 64 * MIB, leave_to_qemu=False),
+        lambda: asked.delete(DISK, "raw", nobody),
+        lambda: asked.snapshot(DISK, "raw", SNAPSHOT, None),
+        lambda: asked.look(DISK, "raw", nobody),
+        asked.sizes,
+    ]
+    with rbd.ceph.away("osd"):
+        for call in calls:
+            began = time.monotonic()
+            assert said(call) == UNREACHABLE
+            assert time.monotonic() - began < 10
+    rbd.driver()._forget_connection()  # type: ignore[attr-defined]
+    assert rbd.driver().sizes() == {DISK: 8 * MIB}

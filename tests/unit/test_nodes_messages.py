@@ -32,6 +32,7 @@ from nodes.contract.specs import (
     PoolSpec,
     RbdSource,
     VolumeSpec,
+    VolumesSeen,
 )
 
 GOLDEN = Path(__file__).parent / "golden" / "messages"
@@ -257,6 +258,16 @@ OTHERS = {
     ),
     "entry.inventory-leases": m.Inventory(
         **SEEN, facts=NODE, checks=(), domains=(), pools=(), images=(), isos=(), leases=(LEASE,)
+    ),
+    "entry.inventory-volumes": m.Inventory(
+        **SEEN,
+        facts=NODE,
+        checks=(),
+        domains=(),
+        pools=(),
+        images=(),
+        isos=(),
+        volumes=VolumesSeen(counter=6, sizes={"6f0c": {"d" * 13: 1 << 30}}),
     ),
     "entry.domains": m.DomainChanged(**SEEN, domains=(SEEN_DOMAIN,)),
     "enrol.request": m.EnrolRequest(

@@ -68,3 +68,35 @@ def test_a_change_while_an_inventory_is_read_is_not_taken_back_by_it(
     reporter = Reporter(hypervisor, ledger, stream, surroundings, 1)
     reporter.inventory()
     assert [entry.domains[0].state for entry in told] == ["running", "running"]
+
+
+def test_volumes_are_told_of_at_first_and_then_when_they_are_due_or_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    clock = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    ledger: Any = SimpleNamespace(counter=7)
+
+    def look(*, volumes: bool) -> module.Seen:
+        ledger.counter += 1  # something happens while it is looked
+        sizes = {"identity": {"d" * 13: 1}} if volumes else None
+        return module.Seen(FACTS, (), (), (), (), (), sizes=sizes)
+
+    taken = [False]
+    stream: Any = SimpleNamespace(report=lambda entry: told.append(entry) or taken[0])
+    hypervisor: Any = Hypervisor()
+    surroundings: Any = SimpleNamespace(look=look)
+    reporter = Reporter(hypervisor, ledger, stream, surroundings, 1)
+
+    def has_volumes(**asked: bool) -> bool:
+        reporter.inventory(**asked)
+        return told[-1].volumes is not None
+
+    assert has_volumes()
+    assert has_volumes()  # Redis did not take the first one
+    assert (told[-1].volumes.counter, told[-1].counter) == (8, 9)
+    taken[0] = True
+    assert has_volumes()
+    assert not has_volumes()
+    assert has_volumes(volumes=True)
+    clock[0] += module.VOLUMES_EVERY_S
+    assert has_volumes()

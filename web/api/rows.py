@@ -46,6 +46,7 @@ def vms(actor: Actor, rows: Sequence[Vm]) -> list[Row]:
             "name": vm.name,
             "title": vm.title,
             "state": vm.state,
+            "state_reason": Refusal("state_" + vm.state_reason).said() if vm.state_reason else None,
             "node": _fabric(actor, vm.node_id),
             "home": _fabric(actor, vm.home_id),
             "tenant": vm.tenant_id,
@@ -240,6 +241,9 @@ def disks(actor: Actor, rows: Sequence[Disk]) -> list[Row]:
             "state": disk.state,
             "delete_after": disk.delete_after,
             "pending": disk.pending or None,
+            "drift": [
+                {"field": field, "panel": getattr(disk, field), "seen": seen} for field, seen in disk.drift.items()
+            ],
             "title": disk.title,
             "tenant": disk.tenant_id,
             "version": disk.version,

@@ -52,11 +52,18 @@ class VmAddressSerializer(s.Serializer[Any]):
     nic = _id()
 
 
+class StateReasonSerializer(s.Serializer[Any]):
+    code = s.CharField()
+    cause = s.CharField()
+    hint = s.CharField(help_text="The way out.")
+
+
 class VmSerializer(s.Serializer[Any]):
     id = _id()
     name = s.CharField(help_text="A DNS label, unique in its tenant.")
     title = s.CharField()
     state = s.ChoiceField(VmState.choices)
+    state_reason = StateReasonSerializer(allow_null=True, help_text="Why, where somebody has to do something.")
     node = _nullable_id("Null for tenants.")
     home = _nullable_id("The node in maintenance to which it is put back; null for tenants.")
     tenant = _id()
@@ -178,6 +185,12 @@ class UploadSerializer(s.Serializer[Any]):
     created = s.DateTimeField()
 
 
+class DriftSerializer(s.Serializer[Any]):
+    field = s.CharField()
+    panel = _bytes()
+    seen = s.IntegerField(allow_null=True, help_text="By every node that is online; null: there is no such volume.")
+
+
 class DiskSerializer(s.Serializer[Any]):
     id = _id()
     vm = _nullable_id()
@@ -196,6 +209,7 @@ class DiskSerializer(s.Serializer[Any]):
         allow_null=True,
         help_text="What a guest that runs takes part in only when it is off; null: nothing.",
     )
+    drift = DriftSerializer(many=True, help_text="What its nodes see otherwise than the panel has it.")
     title = s.CharField()
     tenant = _id()
     version = s.IntegerField()

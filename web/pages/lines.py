@@ -24,6 +24,7 @@ ORDER = (
     "backup",
     "restore",
     "revert",
+    "adopt",
     "resize",
     "move",
     "change",
@@ -142,6 +143,7 @@ def snapshot_lines(actor: Actor, vm: Vm) -> list[SnapshotLine]:
 
 WITH_VM = ("resize", "move", "change", "detach", "image")
 LOOSE = ("move", "change", "attach", "image", "delete")
+DRIFTED = ("adopt",)
 
 
 @dataclass(frozen=True)
@@ -153,11 +155,13 @@ class DiskLine:
 def disk_lines(actor: Actor, disks: Iterable[Disk]) -> list[DiskLine]:
     """Each with what can ever be done with it as it is: with a VM, or without one. A CD-ROM drive is its VM's alone."""
     return [
-        DiskLine(
-            disk, actions_of(actor, disk, "disks", WITH_VM if disk.vm_id else LOOSE) if disk.device == "disk" else []
-        )
+        DiskLine(disk, actions_of(actor, disk, "disks", _codes(disk)) if disk.device == "disk" else [])
         for disk in disks
     ]
+
+
+def _codes(disk: Disk) -> tuple[str, ...]:
+    return (*(DRIFTED if disk.drift else ()), *(WITH_VM if disk.vm_id else LOOSE))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from django.shortcuts import redirect
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
-from cluster import selectors, services
+from cluster import drift, selectors, services
 from cluster.models import Node, Pool, PoolState
 from cluster.permissions import Actor
 from cluster.pools import fills_of, warnings_of
@@ -21,6 +21,7 @@ from .lines import actions_of, job_lines, running_jobs
 from .paging import page_of
 
 LAST_JOBS = 6
+MOST_DRIFTED = 20
 
 
 def see(actor: Actor) -> None:
@@ -53,7 +54,11 @@ def pool_card(request: PageRequest, pk: str) -> HttpResponse:
     disks = selectors.disks_in(actor, pool)
     jobs = selectors.jobs(actor).filter(subject=f"pool:{pool.pk}").order_by("-created", "-pk")[:LAST_JOBS]
     defaults = set(selectors.nodes(actor).filter(default_pool=pool).values_list("pk", flat=True))
+    seen_alike = drift.seen_alike(pool.places.all())
+    drifted = list(disks.filter(pk__in=seen_alike).exclude(drift={}).order_by("pk")) if seen_alike else []
     context = _line(pool) | {
+        "drifted": drifted[:MOST_DRIFTED],
+        "drifted_count": len(drifted),
         "places": [(place.node, place.node_id in defaults) for place in pool.places.all()],
         "is_default": bool(defaults),
         "actions": actions_of(actor, pool, "pools"),

@@ -13,6 +13,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import get_language, gettext, pgettext
 
+from cluster import drift
 from cluster.models import BackupState, JobState, NodeState, PoolState, Role, SnapshotState, StepState, VmState
 from cluster.os_catalogue import CATALOGUE
 from cluster.permissions import Actor
@@ -23,6 +24,7 @@ from web.pages.lines import Action
 from web.pages.words import lock_name, said_in_english
 
 register = template.Library()
+register.filter("drift", drift.line_of)
 
 LOOKS: dict[str, tuple[str, str]] = {
     # state -> colour and icon; the word beside them says the same

@@ -314,6 +314,13 @@ def _deleted_with_snapshot(scene: Scene) -> tuple[str, dict[str, Any]]:
     return scene.running.pk, {"disks": True}
 
 
+def _grown_by_hand(scene: Scene) -> tuple[str, dict[str, Any]]:
+    disk = scene.running.disks.all()[0]
+    Disk.objects.filter(pk=disk.pk).update(drift={"size_bytes": 3 * GIB})
+    scene.world.objects[scene.node.pk, "disk:" + disk.pk] = f"disk {3 * GIB}"
+    return disk.pk, {}
+
+
 SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "vm.create": _create,
     "vm.start": lambda s: (s.stopped.pk, {}),
@@ -342,6 +349,7 @@ SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
         {"title": "data", "bus": "sata", "cache": "writeback", "boot_first": True},
     ),
     "disk.move": lambda s: (s.running.disks.get(position=1).pk, {"pool": second_pool(s).pk}),
+    "disk.adopt": _grown_by_hand,
     "disk.resize": lambda s: (s.running.disks.all()[0].pk, {"size_bytes": 2 * GIB}),
     "pool.add": lambda s: (None, {"name": "fast", "kind": "lvm", "nodes": [s.node.pk], "path": "vg0"}),
     "pool.remove": _attached_pool,
