@@ -7,6 +7,7 @@ from django.db.models import F, QuerySet
 
 from . import events
 from .models import Disk, Pending, Vm, VmState
+from .refusals import Refusal
 
 S = VmState
 
@@ -37,6 +38,11 @@ SEEN: dict[str, VmState] = {
 
 REASONS = frozenset({"io_error"})
 """Of a node's reasons those for which there are words (``state_<reason>``)."""
+
+
+def trouble_of(vm: Vm) -> Refusal | None:
+    """Why it is in its state, where people must know."""
+    return Refusal(f"state_{vm.state_reason}") if vm.state_reason else None
 
 
 def move(vm: Vm, to: VmState) -> bool:

@@ -31,6 +31,7 @@ from cluster.models import (
 from cluster.permissions import Actor
 from cluster.pools import offers_of, warnings_of, warnings_on
 from cluster.refusals import Refusal
+from cluster.states import trouble_of
 
 Row = dict[str, Any]
 
@@ -46,7 +47,7 @@ def vms(actor: Actor, rows: Sequence[Vm]) -> list[Row]:
             "name": vm.name,
             "title": vm.title,
             "state": vm.state,
-            "state_reason": Refusal("state_" + vm.state_reason).said() if vm.state_reason else None,
+            "state_reason": trouble.said() if (trouble := trouble_of(vm)) else None,
             "node": _fabric(actor, vm.node_id),
             "home": _fabric(actor, vm.home_id),
             "tenant": vm.tenant_id,

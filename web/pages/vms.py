@@ -8,7 +8,7 @@ from django.views.decorators.http import require_POST
 from cluster import selectors, services
 from cluster.models import Nic, Vm, VmState
 from cluster.permissions import Actor
-from cluster.refusals import Refusal
+from cluster.states import trouble_of
 
 from .answers import told
 from .http import PageRequest, is_fragment, page, show
@@ -84,7 +84,7 @@ def vm_card(request: PageRequest, pk: str) -> HttpResponse:
         "schedules": list(selectors.schedules(request.actor).filter(vm=pk).order_by("next_run")),
         "jobs": jobs,
         "stop": line.action("stop") if overdue else None,
-        "trouble": Refusal("state_" + vm.state_reason).said() if vm.state_reason else None,
+        "trouble": trouble.said() if (trouble := trouble_of(vm)) else None,
         "resume": line.action("resume"),
     }
     return show(request, "vms/card.html", context)
