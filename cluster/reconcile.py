@@ -207,6 +207,8 @@ def _pools(node: Node, seen: Iterable[PoolFacts]) -> None:
         identities.add(facts.identity)
         pool = Pool.objects.filter(identity=facts.identity).first()
         if pool is None:
+            if Pool.objects.filter(state=PoolState.ADDING, kind=facts.kind, path=facts.path).exists():
+                continue  # its job has asked this node, and has not yet noted what was found
             pool = Pool.objects.create(
                 name=_free_pool_name(node), kind=facts.kind, identity=facts.identity, path=facts.path
             )

@@ -190,7 +190,7 @@ def grow(context: Context[MoveParams], key: str) -> Call | None:
 
 def grown(context: Context[MoveParams], key: str, result: VolumeFacts) -> None:
     context.data["left"]["size_bytes"] = context.data["size_bytes"] = result.size_bytes
-    Disk.objects.filter(pk=context.subject_id).update(size_bytes=result.size_bytes, version=F("version") + 1)
+    Disk.objects.filter(pk=context.subject_id).update(size_bytes=result.size_bytes, drift={}, version=F("version") + 1)
 
 
 def make(context: Context[MoveParams], key: str) -> Call:
@@ -264,7 +264,7 @@ def is_left(context: Context[MoveParams], results: Sequence[DiskState | None]) -
 def note(context: Context[MoveParams], key: str) -> None:
     disk = Disk.objects.filter(pk=context.subject_id)
     place = {"pool": context.data["pool"], "format": context.data["format"], "size_bytes": context.data["size_bytes"]}
-    disk.update(**place, image=None, version=F("version") + 1)
+    disk.update(**place, image=None, drift={}, version=F("version") + 1)
 
 
 def define(context: Context[MoveParams], key: str) -> Call | None:

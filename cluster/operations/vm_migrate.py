@@ -188,7 +188,7 @@ def grow(context: Context[MigrateParams], disk_id: str) -> Call:
 
 def grown(context: Context[MigrateParams], disk_id: str, result: VolumeFacts) -> None:
     context.data["left"][disk_id]["size_bytes"] = result.size_bytes
-    Disk.objects.filter(pk=disk_id).update(size_bytes=result.size_bytes, version=F("version") + 1)
+    Disk.objects.filter(pk=disk_id).update(size_bytes=result.size_bytes, drift={}, version=F("version") + 1)
 
 
 def create_disk(context: Context[MigrateParams], disk_id: str) -> Call:
@@ -286,7 +286,7 @@ def moved(context: Context[MigrateParams], key: str, result: DomainWhereabouts) 
         return
     for disk_id, copied in context.data["copied"].items():
         there = {"pool": copied["pool"], "format": copied["format"], "cache": "", "image": None}
-        Disk.objects.filter(pk=disk_id).update(**there, version=F("version") + 1)
+        Disk.objects.filter(pk=disk_id).update(**there, drift={}, version=F("version") + 1)
     states.touch(context.subject_id)
 
 

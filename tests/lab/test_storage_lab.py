@@ -1,6 +1,8 @@
 """Real Ceph and a node with real LVM: the parts that storage is tried on."""
 
+import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -74,3 +76,47 @@ def test_disks_are_made_grow_and_go_back_to_a_snapshot_on_every_kind_of_pool(sto
         assert api.get(f"disks/{more}/")["vm"] is None
         api.do(f"disks/{more}/delete/")
         goes_back_to_its_snapshot(storage_lab, vm)
+
+
+def test_a_volume_that_was_made_larger_by_hand_is_taken_over_on_every_kind_of_pool(storage_lab: Lab):
+    api, config = storage_lab.api, storage_lab.demo.storage.ceph.client_config
+    pools = {row["name"]: row["id"] for row in api.all("pools/")}
+    rbd = ("rbd", "-c", str(config), "--id", ceph.USER, "resize", "--no-progress", "--size", "128M")
+    for pool, node, grow in (
+        ("lvm", UML_NODE, lambda disk: ("lvextend", "--quiet", "--size", "128m", f"vg0/{disk}")),
+        ("thin", UML_NODE, lambda disk: ("lvextend", "--quiet", "--size", "128m", f"vg0/{disk}")),
+        ("ceph", "n1", lambda disk: (*rbd, f"{ceph.POOL}/{disk}")),
+    ):
+        disk = api.do("disks/", {"pool": pools[pool], "size_bytes": 64 * MIB})["subject"].removeprefix("disk:")
+        storage_lab.nodes[node].run(*grow(disk))
+        for row in api.all("nodes/"):
+            api.do(f"nodes/{row['id']}/inspect/")
+        drift = [{"field": "size_bytes", "panel": 64 * MIB, "seen": 128 * MIB}]
+        assert api.get(f"disks/{disk}/")["drift"] == drift, pool
+        api.do(f"disks/{disk}/adopt/")
+        row = api.get(f"disks/{disk}/")
+        assert (row["size_bytes"], row["drift"]) == (128 * MIB, [])
+        api.do(f"disks/{disk}/delete/")
+
+
+def test_while_the_monitor_is_away_an_operation_fails_in_words_and_others_go_on(storage_lab: Lab):
+    api, monitor = storage_lab.api, storage_lab.demo.storage.ceph.process("mon")
+    pools = {row["name"]: row["id"] for row in api.all("pools/")}
+    monitor.signal(signal.SIGSTOP)
+    try:
+        asked = api.post("disks/", {"pool": pools["ceph"], "size_bytes": 8 * MIB})["job"]["id"]
+        beside = api.do("disks/", {"pool": pools["n1-images"], "size_bytes": 8 * MIB})["subject"].removeprefix("disk:")
+        assert api.get(f"jobs/{asked}/")["state"] == "running"
+        api.do(f"disks/{beside}/delete/")
+        ended = wait(lambda: _ended(api.get(f"jobs/{asked}/")), 120, "the job on the silent Ceph to end or to say why")
+        assert ended["error"]["code"] == "pool_unreachable", ended
+        assert ended["error"]["hint"]
+    finally:
+        monitor.signal(signal.SIGCONT)
+    storage_lab.wait_settled()
+    disk = api.do("disks/", {"pool": pools["ceph"], "size_bytes": 8 * MIB})["subject"].removeprefix("disk:")
+    api.do(f"disks/{disk}/delete/")
+
+
+def _ended(job: dict[str, Any]) -> dict[str, Any] | None:
+    return job if job["error"] else None

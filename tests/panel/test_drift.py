@@ -7,11 +7,12 @@ import pytest
 
 from cluster import drift
 from cluster.models import Disk, Job, Lock, Node, ObjectNumber, Pool, PoolOnNode
+from cluster.operations import start
 from nodes.contract.sizes import GIB
 from nodes.contract.specs import VolumesSeen
 from tests.panel.browser import Browser, text_of
 from tests.panel.client import Api
-from tests.panel.engine.scenarios import Scene, backup_of, loose_disk
+from tests.panel.engine.scenarios import SCENARIOS, Scene, backup_of, loose_disk
 from tests.panel.engine.world import Executor
 from tests.people import Person
 
@@ -128,11 +129,18 @@ def test_a_reply_about_a_disk_is_newer_than_what_was_seen_before_it(scene: Scene
     assert drift_of(disk) == {}
 
 
-def test_growing_a_disk_ends_its_drift(scene: Scene, api: People, disk: Disk) -> None:
-    tell(scene, counter=0, **{disk.pk: 3 * GIB})
-    answer = api("administrator").post(f"disks/{disk.pk}/resize/", {"size_bytes": 4 * GIB})
-    Executor(world=scene.world).run(Job.objects.get(pk=answer.json()["job"]["id"]))
-    assert drift_of(disk) == {}
+@pytest.mark.parametrize("code", ["disk.resize", "disk.move", "vm.migrate"])
+def test_what_makes_a_volume_another_one_ends_the_drift(scene: Scene, code: str) -> None:
+    def places() -> dict[str, tuple[Any, ...]]:
+        return {disk.pk: (disk.pool_id, disk.size_bytes) for disk in Disk.objects.all()}
+
+    target, params = SCENARIOS[code](scene)
+    Disk.objects.update(drift={"size_bytes": GIB - 1})
+    before = places()
+    job = Executor(world=scene.world).run(start(scene.actor, code, params, target).job)
+    assert job.state == "succeeded", job.error
+    others = [pk for pk, place in places().items() if place != before.get(pk, place)]
+    assert [dict(disk.drift) for disk in Disk.objects.filter(pk__in=others)] == [{}] * len(others) != []
 
 
 # --- a pool that several nodes see ------------------------------------------------------------------------

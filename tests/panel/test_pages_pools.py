@@ -181,6 +181,24 @@ def test_a_report_brings_what_a_node_offers_and_how_full_its_pools_are(browser: 
     assert Pool.objects.get(pk=pool.pk).version == pool.version + 1
 
 
+def test_a_report_about_a_pool_that_is_just_being_added_makes_no_second_one(scene: Scene) -> None:
+    adding = scene.start("pool.add").subject
+    facts = {"kind": adding.kind, "path": adding.path, "capacity_bytes": GIB, "free_bytes": GIB}
+    seen = PoolFacts(identity="what its job has not yet noted", granules={"raw": 4 * MIB}, **facts)
+    report = {
+        "incarnation": 1,
+        "counter": 1,
+        "facts": NODE_FACTS,
+        "checks": (),
+        "domains": (),
+        "images": (),
+        "isos": (),
+    }
+    known = Pool.objects.count()
+    reconcile.inventory(scene.node, Inventory(pools=(seen,), **report), None)
+    assert Pool.objects.count() == known
+
+
 def test_a_pool_is_made_of_what_was_chosen(browser: Browser, offering: Scene) -> None:
     answer = browser.post("/pools/new/", typed(offering, stripes="2"))
     assert answer.status_code == 302

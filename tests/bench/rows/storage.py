@@ -1,0 +1,97 @@
+"""Volumes made and deleted by jobs, and a snapshot of a guest that runs, beside the bare tools on the same node.
+
+Ours is from the first byte of a POST to the websocket's word that its job ended, for two jobs one after the other;
+bare is a person's two commands, one after the other. LVM is on the user-mode Linux node, whose one CPU is emulated:
+there a command takes a second, and what a job adds drowns in it.
+"""
+
+from collections.abc import Callable, Iterator
+
+from deploy.lab.state import UML_NODE
+from tests.bench.bench import Bench
+from tests.bench.byhand import ByHand
+from tests.bench.row import Result, Row, compared, measures, within_added, within_ratio
+from tests.bench.rows.lifecycle import NODE, Life
+from tests.bench.statistics import interleaved
+from tests.bench.volumes import MIB
+
+WHERE = {"qcow2": (NODE, f"{NODE}-images"), "rbd": (NODE, "ceph"), "lvm": (UML_NODE, "lvm")}
+"""Kind -> (node, pool)"""
+TOOLS = {"qcow2": "qemu-img create, rm", "rbd": "rbd create, rbd rm", "lvm": "lvcreate, lvremove"}
+VOLUMES = {
+    kind: Row(f"volume-{kind}", f"disk made and deleted by jobs, {kind} / {tools}", goal=(within_added(60),))
+    for kind, tools in TOOLS.items()
+}
+SNAPSHOT = Row(
+    "snapshot", "snapshot of a guest that runs / virsh snapshot-create-as --disk-only", goal=(within_ratio(1.3),)
+)
+
+
+@measures(*VOLUMES.values(), SNAPSHOT)
+def storage(bench: Bench) -> Iterator[Result]:
+    yield snapshots(bench)
+    bench.lab.demo.start_storage()
+    for kind, row in VOLUMES.items():
+        pair = {"bare": by_hand(bench, kind), "ours": by_jobs(bench, kind)}
+        for measure in pair.values():
+            measure()
+        yield compared(row, interleaved(bench.pairs, pair))
+
+
+def job_ms(bench: Bench, path: str, body: dict[str, object] | None = None) -> tuple[float, str]:
+    """(how long the job took from its POST on, its subject's id)"""
+    told = bench.caller.post(path, body)
+    job = told.body["job"]
+    ended, state = bench.listener.job_ends(job["id"])
+    assert state == "succeeded", bench.lab.api.get(f"jobs/{job['id']}/")["error"]
+    return (ended - told.began) * 1000, job["subject"].partition(":")[2]
+
+
+def by_jobs(bench: Bench, kind: str) -> Callable[[], float]:
+    _node, name = WHERE[kind]
+    pool = next(row["id"] for row in bench.lab.api.all("pools/") if row["name"] == name)
+
+    def measure() -> float:
+        bench.wait_quiet()
+        made_ms, disk = job_ms(bench, "disks/", {"pool": pool, "size_bytes": MIB << 20})
+        return made_ms + job_ms(bench, f"disks/{disk}/delete/")[0]
+
+    return measure
+
+
+def by_hand(bench: Bench, kind: str) -> Callable[[], float]:
+    node = bench.lab.nodes[WHERE[kind][0]]
+    config = str(bench.lab.demo.storage.ceph.client_config)
+
+    def measure() -> float:
+        bench.wait_quiet()
+        return float(node.run("python", "-m", "tests.bench.volumes", kind, "bench-volume", config).stdout)
+
+    return measure
+
+
+def snapshots(bench: Bench) -> Result:
+    """Each is deleted again, or merged, before the next one: that is not measured."""
+    with ByHand(bench.lab.nodes[NODE]) as hands:
+        life = Life(bench, bench.lab, hands)
+        life.warm_up()
+        life.ours("create", 1)
+        life.bare("create", 1)
+
+        def ours() -> float:
+            bench.wait_quiet()
+            took_ms, _vm = job_ms(bench, f"vms/{life.vm}/snapshot/", {"name": "bench"})
+            snapshot = bench.lab.api.all(f"snapshots/?vm={life.vm}")[0]["id"]
+            job_ms(bench, f"snapshots/{snapshot}/delete/")
+            return took_ms
+
+        def bare() -> float:
+            bench.wait_quiet()
+            took_ms = hands.ms("snapshot", name="bench-libvirt-1")
+            hands.do("merge", name="bench-libvirt-1")
+            return took_ms
+
+        ours(), bare()
+        samples = interleaved(bench.pairs, {"bare": bare, "ours": ours})
+        note = "virsh lays a file over the disk, the panel keeps the snapshot in the file"
+        return compared(SNAPSHOT, samples, note)
