@@ -5,6 +5,7 @@ import random
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from deploy.lab import look
+from deploy.lab import look, network
 from deploy.lab.client import Api
 from deploy.lab.demo import Demo
 from deploy.lab.faults import Faults, GuestWatch
@@ -22,6 +23,11 @@ from deploy.lab.processes import ROOT, wait
 from deploy.lab.state import State
 
 T = TypeVar("T")
+ASK = """
+import socket, sys
+with socket.create_connection((sys.argv[1], 81), timeout=20) as guest:
+    print(guest.makefile().read().split()[0])
+"""
 MIB = 2**20
 FULL = bool(os.environ.get("ULEI_TEST_FULL"))
 SEED = int(os.environ.get("ULEI_TEST_SEED") or 1)
@@ -151,6 +157,17 @@ def console(node: Node, vm: str) -> str:
     """Everything that a guest has printed on its serial port; the log's name has the VM's id in it."""
     logs = sorted((node.folder / "var/log/libvirt/qemu").glob(f"*{vm}*"))
     return "".join(path.read_text(errors="replace") for path in logs)
+
+
+def content(lab: Lab, vm: dict[str, Any]) -> str:
+    """A checksum of its disk that the guest itself makes."""
+    space, address = network.namespace(lab.demo.state), vm["addresses"][0]["address"]
+
+    def asked() -> str:
+        argv = ["ip", "netns", "exec", space, sys.executable, "-c", ASK, address]
+        return subprocess.run(argv, capture_output=True, text=True).stdout.strip()
+
+    return wait(asked, 60, "the guest to say what its disk holds")
 
 
 def free_port() -> int:

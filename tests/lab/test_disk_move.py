@@ -1,23 +1,14 @@
 """A disk moves under a real guest: its content is the same, read from inside, and a fault leaves nothing half done."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from deploy.lab import network
 from deploy.lab.faults import Faults
-from deploy.lab.processes import wait
-from tests.lab.conftest import Lab, console, sample
+from tests.lab.conftest import Lab, console, content, sample
 
 FOLDER = "/var/lib/libvirt/second"
-ASK = """
-import socket, sys
-with socket.create_connection((sys.argv[1], 81), timeout=20) as guest:
-    print(guest.makefile().read().split()[0])
-"""
 
 
 @pytest.fixture
@@ -52,17 +43,6 @@ def disk_of(lab: Lab, vm: dict[str, Any]) -> dict[str, Any]:
 def move(lab: Lab, vm: dict[str, Any], pool: str, disk_format: str) -> str:
     disk = disk_of(lab, vm)["id"]
     return lab.api.post(f"disks/{disk}/move/", {"pool": pool, "format": disk_format})["job"]["id"]
-
-
-def content(lab: Lab, vm: dict[str, Any]) -> str:
-    """A checksum of its disk that the guest itself makes."""
-    space, address = network.namespace(lab.demo.state), vm["addresses"][0]["address"]
-
-    def asked() -> str:
-        argv = ["ip", "netns", "exec", space, sys.executable, "-c", ASK, address]
-        return subprocess.run(argv, capture_output=True, text=True).stdout.strip()
-
-    return wait(asked, 60, "the guest to say what its disk holds")
 
 
 def boots(lab: Lab, vm: dict[str, Any]) -> int:

@@ -10,7 +10,7 @@ from deploy.lab import ceph
 from deploy.lab.faults import Faults
 from deploy.lab.processes import wait
 from deploy.lab.state import UML_NODE
-from tests.lab.conftest import FULL, MIB, STATE, Lab, goes_back_to_its_snapshot, start_lab
+from tests.lab.conftest import FULL, MIB, STATE, Lab, content, goes_back_to_its_snapshot, start_lab
 
 pytestmark = pytest.mark.skipif(not FULL, reason="Ceph and user-mode Linux take minutes: deploy/test --full")
 
@@ -120,3 +120,30 @@ def test_while_the_monitor_is_away_an_operation_fails_in_words_and_others_go_on(
 
 def _ended(job: dict[str, Any]) -> dict[str, Any] | None:
     return job if job["error"] else None
+
+
+def test_a_disk_moves_under_its_guest_between_unlike_storages(storage_lab: Lab):
+    api = storage_lab.api
+    pools = {row["name"]: row for row in api.all("pools/")}
+    for node, ways in ((UML_NODE, ("lvm", "", "thin", "")), ("n1", ("ceph", ""))):
+        # Off the grid of extents and objects: it grows first, once.
+        vm = storage_lab.create(node=storage_lab.node_id(node), disks=[{"size_bytes": 128 * MIB + 64 * 1024}])
+        storage_lab.wait_console(vm["id"], f"LEASE {vm['addresses'][0]['address']}", 120)
+        disk, before = api.all(f"disks/?vm={vm['id']}")[0], content(storage_lab, vm)
+        for way in ways:
+            body = {"pool": pools[way]["id"] if way else disk["pool"]}
+            job = api.follow(api.post(f"disks/{disk['id']}/move/", body)["job"]["id"], 180)
+            assert (job["state"], job["error"]) == ("succeeded", None), way
+            now = api.get(f"disks/{disk['id']}/")
+            assert (now["pool"], now["format"]) == (body["pool"], "raw" if way else "qcow2")
+            assert now["size_bytes"] == 132 * MIB
+            assert content(storage_lab, vm) == before
+            if way == "lvm":
+                refused = api.request("POST", f"disks/{disk['id']}/move/", {"pool": pools["thin"]["id"]})
+                assert (refused.status, refused.body["code"]) == (422, "pools_share_names")
+        assert storage_lab.audit() == []
+        api.do(f"vms/{vm['id']}/reset/")
+        storage_lab.wait_console(vm["id"], f"DISK boots=2 sectors={132 * MIB // 512}", 120)
+        for left in api.all("disks/"):
+            if left["state"] == "trash":
+                api.do(f"disks/{left['id']}/delete/")
