@@ -109,7 +109,7 @@ def test_room_for_all_copies_is_asked_for_beforehand(scene: Scene, api: People) 
 def test_what_no_node_can_take_or_does_not_exist_is_refused(scene: Scene, api: People, ask: Ask) -> None:
     ask(f"vms/{scene.stopped.pk}/backup/")
     backup = Backup.objects.get()
-    Node.objects.update(state="maintenance")
+    Node.objects.update(in_maintenance=True)
     answer = api("administrator").post(f"backups/{backup.pk}/restore/", {"name": "again"})
     assert (answer.status_code, answer.json()["code"]) == (422, "maintenance")
     assert api("administrator").post(f"vms/{scene.stopped.pk}/clone/", {"name": "twin"}).status_code == 422
