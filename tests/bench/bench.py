@@ -42,8 +42,11 @@ class Bench:
     @cached_property
     def lab(self) -> Lab:
         """Two real nodes, with nothing in the processes that serves only tests."""
-        demo = Demo(State(self.folder / "lab", free_ports()), quiet=True)
-        self._begin(demo)
+        left_over = Demo(State(self.folder / "lab", free_ports()), quiet=True)
+        left_over.stop()
+        left_over.forget()
+        demo = Demo(left_over.state, quiet=True)  # without the nodes that were left over
+        self._open.callback(demo.stop)
         demo.start(first_vm=False)
         lab = Lab(demo)
         for name in demo.nodes:
@@ -77,11 +80,6 @@ class Bench:
             yield demo
         finally:
             demo.stop()
-
-    def _begin(self, demo: Demo) -> None:
-        self._open.callback(demo.stop)
-        demo.stop()
-        demo.forget()
 
     def settle_on(self, node: str) -> None:
         """One guest more, switched off, on this node of the lab: on an empty node each first NIC starts a DHCP server

@@ -15,34 +15,41 @@ from dataclasses import dataclass, field
 from tests.bench import machine
 from tests.storage.conftest import KINDS
 
-WORDS = {"passed": 3, "FAILED": 2, "skipped": 1, "": 0}
+WORST_FIRST = ("FAILED", "skipped", "passed")
 TOOLS = {"directory": "qemu-img info", "lvm": "lvs", "rbd": "rbd info"}
 FACTS = ("date", "commit", "cores", "kernel", "QEMU")
 
 
 @dataclass
 class Read:
-    cases: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
-    """case -> kind -> outcome"""
+    outcomes: dict[tuple[str, str], str] = field(default_factory=dict)
+    """(case, variant) -> the best of all reports; a failure in any of them stays one."""
     reasons: dict[tuple[str, str], str] = field(default_factory=dict)
-    """(case, kind) -> why it was skipped"""
+    """(case, variant) -> why it was skipped"""
     sizes: list[str] = field(default_factory=list)
+
+    def cases(self) -> dict[str, dict[str, str]]:
+        """case -> kind -> the worst of its variants"""
+        found: dict[str, dict[str, str]] = defaultdict(dict)
+        for (name, variant), outcome in self.outcomes.items():
+            kind = next((kind for kind in sorted(KINDS, key=len, reverse=True) if variant.startswith(kind)), "")
+            if kind:
+                found[name][kind] = min(found[name].get(kind, "passed"), outcome, key=WORST_FIRST.index)
+        return found
 
 
 def read(files: list[str]) -> Read:
     found = Read()
     for case in (case for file in files for case in ElementTree.parse(file).getroot().iter("testcase")):
         name, _, variant = str(case.get("name")).rstrip("]").partition("[")
-        kind = next((kind for kind in sorted(KINDS, key=len, reverse=True) if variant.startswith(kind)), "")
         failed = case.find("failure") is not None or case.find("error") is not None
         skipped = case.find("skipped")
         outcome = "FAILED" if failed else "skipped" if skipped is not None else "passed"
-        if kind:
-            known = found.cases[name].get(kind, "")
-            now = "FAILED" if "FAILED" in (known, outcome) else max(known, outcome, key=WORDS.__getitem__)
-            found.cases[name][kind] = now
+        known = found.outcomes.get((name, variant), outcome)
+        best = "FAILED" if "FAILED" in (known, outcome) else max(known, outcome, key=WORST_FIRST.index)
+        found.outcomes[name, variant] = best
         if skipped is not None:
-            found.reasons[name, kind] = str(skipped.get("message"))
+            found.reasons[name, variant] = str(skipped.get("message"))
         found.sizes += [str(each.get("value")) for each in case.iter("property") if each.get("name") == "sizes"]
     return found
 
@@ -52,7 +59,7 @@ def main(files: list[str]) -> None:
     print("# Storage drivers\n\n" + "; ".join(f"{name}: {facts[name]}" for name in FACTS))
     print("\nOne suite over every driver. LVM runs over real device-mapper in a user-mode Linux, the rest beside it.\n")
     print(f"| case | {' | '.join(KINDS)} |\n|{' --- |' * (len(KINDS) + 1)}")
-    for name, outcomes in found.cases.items():
+    for name, outcomes in found.cases().items():
         words = name.removeprefix("test_").replace("_", " ")
         print(f"| {words} | {' | '.join(outcomes.get(kind, '') for kind in KINDS)} |")
     _print_sums(found)
@@ -65,13 +72,12 @@ def main(files: list[str]) -> None:
 
 
 def _print_sums(found: Read) -> None:
-    outcomes = [outcome for each in found.cases.values() for outcome in each.values()]
-    print(
-        "\n" + ", ".join(f"{word} {outcomes.count(word)}" for word in ("passed", "FAILED", "skipped")) + " of the cells"
-    )
-    for (name, kind), reason in found.reasons.items():
-        if found.cases[name].get(kind) == "skipped":
-            print(f"\n- {name.removeprefix('test_').replace('_', ' ')}, {kind}: {reason}")
+    outcomes = list(found.outcomes.values())
+    sums = ", ".join(f"{word} {outcomes.count(word)}" for word in reversed(WORST_FIRST))
+    print(f"\nRuns, with each variant of a case counted: {sums}.")
+    for key, reason in found.reasons.items():
+        if found.outcomes[key] == "skipped":
+            print(f"\n- {' '.join(key).removeprefix('test_').replace('_', ' ')}: {reason}")
 
 
 if __name__ == "__main__":
