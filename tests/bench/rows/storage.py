@@ -22,6 +22,7 @@ VOLUMES = {
     kind: Row(f"volume-{kind}", f"disk made and deleted by jobs, {kind} / {tools}", goal=(within_added(60),))
     for kind, tools in TOOLS.items()
 }
+NOTES = {"lvm": "on the one emulated CPU of user-mode Linux: says little of a machine"}
 SNAPSHOT = Row(
     "snapshot", "snapshot of a guest that runs / virsh snapshot-create-as --disk-only", goal=(within_ratio(1.3),)
 )
@@ -35,7 +36,7 @@ def storage(bench: Bench) -> Iterator[Result]:
         pair = {"bare": by_hand(bench, kind), "ours": by_jobs(bench, kind)}
         for measure in pair.values():
             measure()
-        yield compared(row, interleaved(bench.pairs, pair))
+        yield compared(row, interleaved(bench.pairs, pair), NOTES.get(kind, ""))
 
 
 def job_ms(bench: Bench, path: str, body: dict[str, object] | None = None) -> tuple[float, str]:
