@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import libvirt
 
 from nodes import domain_xml
 from nodes.contract.errors import NodeError
+from nodes.contract.messages import DomainMove
 from nodes.contract.specs import MovedDisk
 from nodes.drain import CallLost
 from nodes.hypervisor.connections import Connections
@@ -32,38 +33,11 @@ SAFE_CACHES = ("none", "directsync")
 """The host keeps nothing of such a volume in its memory, so two nodes see the same. Source: qemu_migration.c"""
 
 
-@dataclass(frozen=True)
-class Options:
-    bandwidth_bytes: int | None = None
-    max_pause_ms: int | None = None
-    auto_converge: bool = False
-    compressed: bool = False
-    post_copy: bool = False
-    time_limit_s: float | None = None
-    on_time_limit: Literal["abort", "force"] = "abort"
-
-
-@dataclass(frozen=True)
-class Target:
-    """The other node."""
-
-    name: str
-    address: str
-
-    @property
-    def libvirtd(self) -> str:
-        return f"qemu+tls://{self.name}/system"
-
-    @property
-    def qemu(self) -> str:
-        return f"tcp://[{self.address}]" if ":" in self.address else f"tcp://{self.address}"
-
-
 @dataclass
 class Watch:
     """What becomes of a move while it is under way."""
 
-    options: Options
+    asked: DomainMove
     began: float = field(default_factory=time.monotonic)
     aborted: str = ""
     """Why we ended it: ``cancel`` or ``time_limit``."""
@@ -75,27 +49,25 @@ class Watch:
 class Migrating(Connections):
     def move(
         self,
-        uuid: str,
-        target: Target,
+        asked: DomainMove,
         disks: Mapping[str, MovedDisk],
-        options: Options,
         progress: Callable[[int, dict[str, int]], None],
         cancellation: Cancellation,
     ) -> str:
         """Returns when libvirt has ended it.
 
-        :param disks: by their names in the guest: ``vda``.
+        :param disks: the message's, by their names in the guest: ``vda``.
         :param progress: gets per cent, and what is left and how fast it goes.
         :returns: why it was ended from here, ``cancel`` or ``time_limit``; empty: it has moved.
         :raises NodeError: what libvirt said; where the guest is now is not known by that.
         """
-        watch = Watch(options)
+        watch = Watch(asked)
         cancellation.wake(self.changed)
-        with ThreadPoolExecutor(1, thread_name_prefix=f"move {uuid}") as beside:
-            call = beside.submit(self._migrate, uuid, target, disks, options)
+        with ThreadPoolExecutor(1, thread_name_prefix=f"move {asked.uuid}") as beside:
+            call = beside.submit(self._migrate, asked, disks)
             call.add_done_callback(lambda _: self._notify())
             while not call.done():
-                self._watch(uuid, watch, progress, cancellation)
+                self._watch(watch, progress, cancellation)
                 with self.changed:
                     if not call.done():
                         self.changed.wait(LOOK_S)
@@ -113,17 +85,15 @@ class Migrating(Connections):
         with self.changed:
             self.changed.notify_all()
 
-    def _migrate(self, uuid: str, target: Target, disks: Mapping[str, MovedDisk], options: Options) -> None:
+    def _migrate(self, asked: DomainMove, disks: Mapping[str, MovedDisk]) -> None:
         with self._call() as connection:
-            domain = connection.lookupByUUIDString(uuid)
-            domain.migrateToURI3(target.libvirtd, *_asked(domain, target, disks, options))
+            domain = connection.lookupByUUIDString(asked.uuid)
+            domain.migrateToURI3(f"qemu+tls://{asked.target}/system", *_how(domain, asked, disks))
 
-    def _watch(
-        self, uuid: str, watch: Watch, progress: Callable[[int, dict[str, int]], None], cancellation: Cancellation
-    ) -> None:
+    def _watch(self, watch: Watch, progress: Callable[[int, dict[str, int]], None], cancellation: Cancellation) -> None:
         try:
             with self._call() as connection:
-                domain = connection.lookupByUUIDString(uuid)
+                domain = connection.lookupByUUIDString(watch.asked.uuid)
                 stats = domain.jobStats()
                 if stats.get("operation") != libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT:
                     return  # it has not begun, or it is over
@@ -150,11 +120,13 @@ class Migrating(Connections):
                 self.changed.wait(LOOK_S)
 
 
-def _asked(domain: Any, target: Target, disks: Mapping[str, MovedDisk], options: Options) -> tuple[dict[str, Any], int]:
+def _how(domain: Any, asked: DomainMove, disks: Mapping[str, MovedDisk]) -> tuple[dict[str, Any], int]:
     """The call's parameters and flags."""
+    address = f"[{asked.target_address}]" if ":" in asked.target_address else asked.target_address
+    qemu = f"tcp://{address}"
     copied = sorted(name for name, disk in disks.items() if disk.copied)
     parameters: dict[str, Any] = {
-        libvirt.VIR_MIGRATE_PARAM_URI: target.qemu,
+        libvirt.VIR_MIGRATE_PARAM_URI: qemu,
         libvirt.VIR_MIGRATE_PARAM_DEST_XML: domain_xml.moved_xml(
             domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE), disks
         ),
@@ -169,14 +141,14 @@ def _asked(domain: Any, target: Target, disks: Mapping[str, MovedDisk], options:
     if copied:
         flags |= libvirt.VIR_MIGRATE_NON_SHARED_DISK
         parameters[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = copied
-        parameters[libvirt.VIR_MIGRATE_PARAM_DISKS_URI] = target.qemu
-    if options.bandwidth_bytes:
-        parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = max(1, options.bandwidth_bytes // MIB)
-    if options.auto_converge:
+        parameters[libvirt.VIR_MIGRATE_PARAM_DISKS_URI] = qemu
+    if asked.bandwidth_bytes:
+        parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = max(1, asked.bandwidth_bytes // MIB)
+    if asked.auto_converge:
         flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
-    if options.compressed:
+    if asked.compressed:
         flags |= libvirt.VIR_MIGRATE_COMPRESSED
-    if options.post_copy:
+    if asked.post_copy:
         flags |= libvirt.VIR_MIGRATE_POSTCOPY
     if _is_one_folder(disks):
         flags |= libvirt.VIR_MIGRATE_UNSAFE
@@ -216,8 +188,8 @@ def progress_of(stats: Mapping[str, Any]) -> tuple[int, dict[str, int]]:
 
 def _tune(domain: Any, watch: Watch) -> None:
     """What libvirt takes only while the move is under way."""
-    if watch.options.max_pause_ms and not watch.tuned:
-        domain.migrateSetMaxDowntime(watch.options.max_pause_ms)
+    if watch.asked.max_pause_ms and not watch.tuned:
+        domain.migrateSetMaxDowntime(watch.asked.max_pause_ms)
     watch.tuned = True
 
 
@@ -226,15 +198,15 @@ def _steer(domain: Any, watch: Watch, stats: Mapping[str, Any], cancelled: bool)
         domain.abortJob()
         watch.aborted = "cancel"
         return
-    options = watch.options
-    is_late = options.time_limit_s is not None and time.monotonic() - watch.began >= options.time_limit_s
-    if is_late and options.on_time_limit == "abort" and not watch.aborted:
+    asked = watch.asked
+    is_late = asked.time_limit_s is not None and time.monotonic() - watch.began >= asked.time_limit_s
+    if is_late and asked.on_time_limit == "abort" and not watch.aborted:
         domain.abortJob()
         watch.aborted = "time_limit"
-    elif is_late and options.on_time_limit == "force" and not watch.forced:
+    elif is_late and asked.on_time_limit == "force" and not watch.forced:
         domain.suspend()
         watch.forced = True
     # The first pass has taken most of the memory along: the rest is what keeps changing.
-    if options.post_copy and not watch.switched_to_post_copy and int(stats.get("memory_iteration", 0)) >= 2:
+    if asked.post_copy and not watch.switched_to_post_copy and int(stats.get("memory_iteration", 0)) >= 2:
         domain.migrateStartPostCopy()
         watch.switched_to_post_copy = True

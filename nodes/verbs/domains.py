@@ -12,7 +12,6 @@ from nodes.contract.messages import (
     DomainLook,
     DomainMedium,
     DomainMirror,
-    DomainMove,
     DomainPivot,
     DomainPlug,
     DomainReboot,
@@ -29,7 +28,7 @@ from nodes.contract.messages import (
 )
 from nodes.contract.specs import DiskSource, DomainDisk, DomainSpec, FileSource
 from nodes.drain import CallLost
-from nodes.hypervisor import Devices, Hypervisor
+from nodes.hypervisor import Devices, Domain, Hypervisor
 from nodes.ledger import Wanted, WantedChange
 from nodes.node import Node
 from nodes.verbs import handles
@@ -97,7 +96,7 @@ def drop_console(node: Node, vm: str) -> None:
 
 @handles(DomainStart)
 def start(node: Node, message: DomainStart, run: Run) -> DomainWhereabouts:
-    required(node, message)
+    required(node, message.vm, message.uuid)
     where = _not_moving(node, message.uuid)
     if where.state == "paused" and not message.paused:
         call_libvirt(message.verb, lambda: node.hypervisor.resume(message.uuid))
@@ -202,7 +201,7 @@ def reset(node: Node, message: DomainReset, run: Run) -> DomainWhereabouts:
 
 @handles(DomainPlug)
 def plug(node: Node, message: DomainPlug, run: Run) -> PluggedDisk:
-    required(node, message)
+    required(node, message.vm, message.uuid)
     where = _not_moving(node, message.uuid)
     if where.state not in ("running", "paused"):
         return _plugged(where, None)
@@ -238,7 +237,7 @@ def unplug(node: Node, message: DomainUnplug, run: Run) -> PluggedDisk:
 
 @handles(DomainMedium)
 def medium(node: Node, message: DomainMedium, run: Run) -> PluggedDisk:
-    required(node, message)
+    required(node, message.vm, message.uuid)
     where = _not_moving(node, message.uuid)
     if where.state not in ("running", "paused"):
         return _plugged(where, None)
@@ -304,7 +303,7 @@ def mirror(node: Node, message: DomainMirror, run: Run) -> DomainWhereabouts:
 
 @handles(DomainPivot)
 def pivot(node: Node, message: DomainPivot, run: Run) -> DomainWhereabouts:
-    required(node, message)
+    required(node, message.vm, message.uuid)
     target = message.target
     place = domain_xml.place_of(node.driver(target.pool).source(target.id, target.format))
     devices = _devices_with(node, message)
@@ -348,28 +347,19 @@ def look(node: Node, message: DomainLook, run: Run) -> DomainWhereabouts:
     return node.hypervisor.whereabouts(message.uuid)
 
 
-_Named = (
-    DomainMove
-    | DomainBackup
-    | DomainMirror
-    | DomainPivot
-    | DomainStart
-    | DomainSuspend
-    | DomainResume
-    | DomainReboot
-    | DomainReset
-    | DomainPlug
-    | DomainMedium
-)
+_Named = DomainBackup | DomainMirror | DomainPivot | DomainSuspend | DomainResume | DomainReboot | DomainReset
 
 
-def required(node: Node, message: _Named) -> None:
-    if node.own_domain(message.vm, message.uuid) is None:
-        raise NodeError("domain_absent", f"this node has no domain with the uuid {message.uuid}")
+def required(node: Node, vm: str, uuid: str) -> Domain:
+    """Raises ``domain_absent``."""
+    domain = node.own_domain(vm, uuid)
+    if domain is None:
+        raise NodeError("domain_absent", f"this node has no domain with the uuid {uuid}")
+    return domain
 
 
 def _active(node: Node, message: _Named) -> DomainWhereabouts:
-    required(node, message)
+    required(node, message.vm, message.uuid)
     where = _not_moving(node, message.uuid)
     if where.state not in ("running", "paused"):
         raise NodeError("domain_not_active", f"the domain is {where.state}", "Start it first.")

@@ -18,7 +18,7 @@ from nodes.contract.messages import (
 )
 from nodes.contract.specs import DomainDisk, MovedDisk
 from nodes.drain import CallLost
-from nodes.hypervisor.migration import Options, Target
+from nodes.hypervisor import Domain
 from nodes.ledger import WantedChange
 from nodes.node import Node
 from nodes.shell import Cancelled
@@ -80,17 +80,15 @@ def dismiss(node: Node, message: DomainDismiss, run: Run) -> DomainWhereabouts:
 def move(node: Node, message: DomainMove, run: Run) -> DomainWhereabouts:
     if run.repeats:
         return _looked_at(node, message)
-    required(node, message)
+    required(node, message.vm, message.uuid)
     before = node.hypervisor.whereabouts(message.uuid)
     if before.job_active or before.paused_by_migration or before.state not in ON:
         raise NodeError("domain_state", f"the domain is {before.state}, or something is under way with it")
     run.cancellation.check()
     names = _names(node, message)
-    options = Options(**message.model_dump(include=set(Options.__dataclass_fields__)))
-    target = Target(message.target, message.target_address)
     point("domain.before-call", message.verb)
     try:
-        ended = node.hypervisor.move(message.uuid, target, names, options, run.progress, run.cancellation)
+        ended = node.hypervisor.move(message, names, run.progress, run.cancellation)
     except CallLost:
         raise
     except NodeError as error:
@@ -149,42 +147,45 @@ def _unknown(cause: str) -> NodeError:
 
 @handles(DomainKeep)
 def keep(node: Node, message: DomainKeep, run: Run) -> DomainWhereabouts:
-    domain = node.own_domain(message.vm, message.uuid)
-    where = node.hypervisor.whereabouts(message.uuid)
-    if domain is None:
-        raise NodeError("domain_absent", f"this node has no domain with the uuid {message.uuid}")
-    if where.job_active or where.state == "incoming" or where.post_copy:
+    domain, where = _settled(node, message.vm, message.uuid)
+    if where.post_copy:
         raise moving()
     if domain.shut_itself_down:
         run.wanted = WantedChange(message.vm, running=False)
         return where
-    if where.state not in ON:
-        call_libvirt(message.verb, lambda: power_on(node.hypervisor, message.uuid, paused=message.paused))
-    elif where.state == "paused" and not message.paused:
-        call_libvirt(message.verb, lambda: node.hypervisor.resume(message.uuid))
+    _power(node, message.verb, message.uuid, where, paused=message.paused)
     run.wanted = WantedChange(message.vm, running=True)
     return node.hypervisor.whereabouts(message.uuid)
+
+
+def _settled(node: Node, vm: str, uuid: str) -> tuple[Domain, DomainWhereabouts]:
+    """Raises ``domain_absent``; ``domain_migrating`` while a migration has not ended."""
+    where = node.hypervisor.whereabouts(uuid)
+    # Behind it: that the guest has just shut itself down must not be missed.
+    domain = required(node, vm, uuid)
+    if where.job_active or where.state == "incoming":
+        raise moving()
+    return domain, where
+
+
+def _power(node: Node, verb: str, uuid: str, where: DomainWhereabouts, *, paused: bool) -> None:
+    """Let the guest be on, and run unless it is to be paused."""
+    if where.state not in ON:
+        call_libvirt(verb, lambda: power_on(node.hypervisor, uuid, paused=paused))
+    elif where.state == "paused" and not paused:
+        call_libvirt(verb, lambda: node.hypervisor.resume(uuid))
 
 
 @handles(DomainAdopt)
 def adopt(node: Node, message: DomainAdopt, run: Run) -> DomainWhereabouts:
     spec = message.domain
-    domain = node.own_domain(spec.id, spec.uuid)
-    where = node.hypervisor.whereabouts(spec.uuid)
-    if domain is None:
-        raise NodeError("domain_absent", f"this node has no domain with the uuid {spec.uuid}")
-    if where.job_active or where.state == "incoming":
-        raise moving()
+    domain, where = _settled(node, spec.id, spec.uuid)
     if message.state == "shutoff":
         if domain.active:
             call_libvirt(message.verb, lambda: node.hypervisor.destroy(spec.uuid))
-    elif domain.shut_itself_down:
-        pass  # as it would have been where it came from
-    elif not domain.active:
-        # It was to run here when the node lost power.
-        call_libvirt(message.verb, lambda: power_on(node.hypervisor, spec.uuid, paused=message.state == "paused"))
-    elif where.state == "paused" and message.state == "running":
-        call_libvirt(message.verb, lambda: node.hypervisor.resume(spec.uuid))
+    elif not domain.shut_itself_down:
+        # One that is off was to run here when the node lost power.
+        _power(node, message.verb, spec.uuid, where, paused=message.state == "paused")
     node.hypervisor.define(definition_of(node, spec))
     node.network.arrivals.forget(spec.id)
     runs = message.state != "shutoff" and not domain.shut_itself_down
