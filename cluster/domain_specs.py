@@ -1,5 +1,6 @@
 """Rows -> the values that travel to a node."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nodes.contract.messages import NodeInspect
@@ -66,14 +67,25 @@ def domain_disk(disk: Disk) -> DomainDisk:
     )
 
 
-def domain_spec(vm: Vm, without: str = "", moved: Disk | None = None) -> DomainSpec:
+def elsewhere(disk: Disk, place: Mapping[str, Any]) -> Disk:
+    """A disk as it will be when its content has gone to another volume; its row is left as it is.
+
+    :param place: ``pool`` (its id), ``format`` and ``size_bytes``.
+    """
+    disk.pool = Pool.objects.get(pk=place["pool"])
+    disk.format, disk.size_bytes, disk.image = place["format"], place["size_bytes"], None
+    return disk
+
+
+def domain_spec(vm: Vm, without: str = "", moved: Iterable[Disk] = ()) -> DomainSpec:
     """
     :param without: id of a disk that is left out.
-    :param moved: a disk of it as it will be.
+    :param moved: disks of it as they will be.
     """
     # One that the guest still has, but shall not have again.
     rows = vm.disks.select_related("pool", "iso").exclude(pending=Pending.DETACH).exclude(pk=without)
-    disks = (moved if moved and row.pk == moved.pk else row for row in rows)
+    changed = {disk.pk: disk for disk in moved}
+    disks = (changed.get(row.pk, row) for row in rows)
     nics = vm.nics.select_related("network", "lease").prefetch_related("network__ranges")
     return DomainSpec(
         id=vm.pk,

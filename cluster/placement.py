@@ -1,6 +1,7 @@
 """Choose a node for a VM, and say why each other one was not taken."""
 
 import ipaddress
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,7 @@ from django.db.models import F
 
 from nodes.contract.sizes import nearest_sizes
 
-from .models import Image, Iso, Network, Node, NodeState, Pool, PoolState
+from .models import Disk, Image, Iso, Network, Node, NodeState, Pool, PoolState
 from .refusals import Refusal
 from .saga.steps import Lost
 
@@ -120,6 +121,12 @@ def off_grid(pool: Pool, size_bytes: int, granule_bytes: int, field: str) -> lis
     below, above = nearest_sizes(size_bytes, granule_bytes)
     facts = {"pool": pool.name, "asked": size_bytes, "granule": granule_bytes, "below": below, "above": above}
     return [Refusal("size_off_grid" if below else "size_below_grid", facts, field=field)]
+
+
+def granule_of_both_bytes(disk: Disk, pool: Pool, disk_format: str) -> int:
+    """Of sizes that a disk can have where it is and in another pool: QEMU mirrors between volumes of one size only."""
+    here = disk.pool.granules.get(disk.format, 1) if disk.pool else 1
+    return math.lcm(pool.granules[disk_format], here)
 
 
 def reserve_room(pool_id: str, size_bytes: int) -> None:

@@ -108,6 +108,11 @@ class Pool(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def usual_format(self) -> str:
+        """Of a disk for which nobody has said one."""
+        return "qcow2" if "qcow2" in self.granules else "raw"
+
 
 class PoolOnNode(models.Model):
     pool = models.ForeignKey(Pool, on_delete=models.CASCADE, related_name="places")

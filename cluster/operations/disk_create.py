@@ -61,7 +61,7 @@ class DiskCreate(Operation[DiskParams]):
         if pool is None:
             refusals.append(Refusal("pool_unknown" if params.pool or vm else "pool_needed", field="pool"))
             return Plan(refusals=refusals)
-        chosen = params.format or ("qcow2" if "qcow2" in pool.granules else "raw")
+        chosen = params.format or pool.usual_format
         if chosen not in pool.granules:
             facts = {"pool": pool.name, "format": chosen, "formats": sorted(pool.granules)}
             return Plan(refusals=[*refusals, Refusal("format_unsupported", facts, field="format")])

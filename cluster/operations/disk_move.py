@@ -4,7 +4,6 @@ Of a guest that runs its QEMU copies the disk and writes to both volumes until i
 point of no return. A volume of a disk that nobody runs on is copied whole, and its VM is defined anew.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from django.db.models import F
 from django.utils.translation import gettext_lazy as _
 
 from cluster import placement, states
-from cluster.domain_specs import disk_spec, domain_spec, volume_of
+from cluster.domain_specs import disk_spec, domain_spec, elsewhere, volume_of
 from cluster.models import POOL_AT_REST, Disk, Node, NodeState, Pool, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
@@ -73,13 +72,12 @@ class DiskMove(Operation[MoveParams]):
         nowhere = {"vm": target.vm_id, "node": None}
         if pool is None or source is None:
             return Plan(refusals=[Refusal("pool_unknown", field="pool")], data=nowhere)
-        chosen = params.format or ("qcow2" if "qcow2" in pool.granules else "raw")
+        chosen = params.format or pool.usual_format
         granule_bytes = pool.granules.get(chosen)
         if granule_bytes is None:
             facts = {"pool": pool.name, "format": chosen, "formats": sorted(pool.granules)}
             return Plan(refusals=[Refusal("format_unsupported", facts, field="format")], data=nowhere)
-        # QEMU mirrors between volumes of one size only: the least that both can have.
-        both = math.lcm(granule_bytes, source.granules.get(target.format, 1))
+        both = placement.granule_of_both_bytes(target, pool, chosen)
         size_bytes = round_up(target.size_bytes, both)
         grows_by_bytes = size_bytes - target.size_bytes if _runs(target) else 0
         node = _node(target, pool)
@@ -165,10 +163,7 @@ def _hindered(disk: Disk, source: Pool, pool: Pool, chosen: str) -> list[Refusal
 
 def moved(context: Context[MoveParams]) -> Disk:
     """The disk as it will be; its row is as it was until the move is certain."""
-    disk = disk_of(context)
-    disk.pool = Pool.objects.get(pk=context.data["pool"])
-    disk.format, disk.size_bytes, disk.image = context.data["format"], context.data["size_bytes"], None
-    return disk
+    return elsewhere(disk_of(context), context.data)
 
 
 def release(context: Context[MoveParams], key: str) -> None:
@@ -240,7 +235,7 @@ def go_over(context: Context[MoveParams], key: str) -> Call | None:
         return None
     vm, disk = vm_of(context), moved(context)
     if not context.data["runs"]:
-        return Call(vm.node_id, DomainDefine(domain=domain_spec(vm, moved=disk)))
+        return Call(vm.node_id, DomainDefine(domain=domain_spec(vm, moved=[disk])))
     target = VolumeSpec(**volume_of(disk))
     return Call(vm.node_id, DomainPivot(vm=vm.pk, uuid=vm.uuid, disk=disk.pk, target=target))
 

@@ -90,12 +90,7 @@ def open_again(context: Context[EvacuateParams], key: str) -> None:
 def move(context: Context[EvacuateParams], key: str) -> Any:
     for vm in context.data["stops"]:
         states.touch(vm, home=context.subject_id, starts_at_home=True)
-    moves = [(vm, node) for vm, node in context.data["moves"]]
-    return node_moves.begin(context, moves, [(vm, "vm.shutdown") for vm in context.data["stops"]])
-
-
-def check(context: Context[EvacuateParams], key: str) -> None:
-    node_moves.check(context)
+    return node_moves.begin(context, [(vm, "vm.shutdown") for vm in context.data["stops"]])
 
 
 NodeEvacuate.steps = (
@@ -107,5 +102,5 @@ NodeEvacuate.steps = (
         undo=NoUndo(_("what has moved stays there until it is put back")),
         tolerant=True,
     ),
-    Step("check", _("See whether all have moved"), do=check, undo=NoUndo(_("it only looks"))),
+    Step("check", _("See whether all have moved"), do=node_moves.check, undo=NoUndo(_("it only looks"))),
 )

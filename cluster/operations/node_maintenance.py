@@ -51,10 +51,10 @@ def set_to(node_id: str, on: bool) -> None:
     """Also while it is offline; then its state says only that."""
     node = Node.objects.get(pk=node_id)
     node.in_maintenance = on
-    if node.state != NodeState.OFFLINE:
-        node.state = reconcile.shown_state(node)
-    Node.objects.filter(pk=node_id).update(in_maintenance=on, state=node.state, version=F("version") + 1)
-    events.node_changed(Node.objects.get(pk=node_id))
+    state = node.state if node.state == NodeState.OFFLINE else reconcile.shown_state(node)
+    Node.objects.filter(pk=node_id).update(in_maintenance=on, state=state, version=F("version") + 1)
+    node.refresh_from_db()
+    events.node_changed(node)
 
 
 def change(context: Context[MaintenanceParams], key: str) -> None:

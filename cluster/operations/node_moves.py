@@ -5,28 +5,26 @@ Not an operation: the parts that emptying a node, filling it again and balancing
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from django.db.models import QuerySet
-from pydantic import Field
 
 from cluster.models import Vm, VmState
 from cluster.operations import start_child
 from cluster.refusals import Forbidden, NotKnown, Refusal, Refused
-from cluster.saga.steps import Children, Context, Params
+from cluster.saga.steps import Children, Context
 
+from .vm_migrate import TimeLimit
 from .vm_move_plan import Candidate, MovePlanning, nodes_for_moves
 
 MOVABLE = (VmState.RUNNING, VmState.PAUSED, VmState.STOPPED)
 
 
-class MovesParams(Params):
+class MovesParams(TimeLimit):
     """What is said of every move at once."""
 
     auto_converge: bool = True
     """Without it a busy guest could keep its node from ever being empty."""
-    time_limit_s: Annotated[int, Field(ge=1, le=7 * 86400)] | None = None
-    on_time_limit: Literal["abort", "force"] = "abort"
 
 
 @dataclass
@@ -47,7 +45,7 @@ class Intended:
             "then": self.then,
             "node": target.pk if target else None,
             "node_name": target.name if target else None,
-            "copied_bytes": sum(one.size_bytes for one in self.best.copied) if self.best else 0,
+            "copied_bytes": self.best.copied_bytes if self.best else 0,
             "reasons": [reason.said() for reason in self.reasons],
         }
 
@@ -93,14 +91,13 @@ def _why_none(vm: Vm, rows: Sequence[Candidate]) -> list[Refusal]:
     return reasons or [Refusal("no_target", {"vm": vm.name})]
 
 
-def begin(context: Context[Any], moves: Iterable[tuple[str, str]], more: Iterable[tuple[str, str]] = ()) -> Any:
-    """Begin them all; what cannot begin is noted in ``data["hindered"]``, and the others go on.
+def begin(context: Context[Any], more: Iterable[tuple[str, str]]) -> Any:
+    """Begin all of ``data["moves"]``; what cannot begin is noted in ``data["hindered"]``, and the others go on.
 
-    :param moves: (VM, node).
     :param more: (VM, operation): ``vm.shutdown``, ``vm.start``.
     """
     options = context.params.model_dump(include=set(MovesParams.model_fields), exclude_none=True)
-    wanted = [("vm.migrate", vm, {"target": node, **options}) for vm, node in moves]
+    wanted = [("vm.migrate", vm, {"target": node, **options}) for vm, node in context.data["moves"]]
     wanted += [(code, vm, {}) for vm, code in more]
     jobs = []
     for code, vm, params in wanted:
@@ -112,7 +109,7 @@ def begin(context: Context[Any], moves: Iterable[tuple[str, str]], more: Iterabl
     return Children(jobs) if jobs else None
 
 
-def check(context: Context[Any]) -> None:
+def check(context: Context[Any], key: str) -> None:
     """Raises :class:`Refused` where a part of it could not be begun, or was not done."""
     children = context.job.children
     failed = list(children.exclude(state="succeeded").values_list("pk", flat=True))

@@ -70,14 +70,13 @@ def close_again(context: Context[MovesParams], key: str) -> None:
 
 
 def move(context: Context[MovesParams], key: str) -> Any:
-    moves = [(vm, node) for vm, node in context.data["moves"]]
-    return node_moves.begin(context, moves, [(vm, "vm.start") for vm in context.data["starts"]])
+    return node_moves.begin(context, [(vm, "vm.start") for vm in context.data["starts"]])
 
 
 def check(context: Context[MovesParams], key: str) -> None:
     for vm in Vm.objects.filter(home=context.subject_id, node=context.subject_id).exclude(state=VmState.STOPPED):
         states.touch(vm.pk, home=None, starts_at_home=False)
-    node_moves.check(context)
+    node_moves.check(context, key)
 
 
 NodePutBack.steps = (

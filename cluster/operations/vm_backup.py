@@ -53,7 +53,7 @@ class VmBackup(Operation[BackupParams]):
         pool = _pool(actor, target, params)
         if pool is None:
             return Plan(refusals=[Refusal("pool_unknown", field="pool")], data={"node": target.node_id, "sources": {}})
-        chosen = "qcow2" if "qcow2" in pool.granules else "raw"
+        chosen = pool.usual_format
         granule_bytes = pool.granules[chosen]
         rows = [
             {

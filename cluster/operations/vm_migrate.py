@@ -14,8 +14,8 @@ from django.utils.translation import gettext_lazy as _
 from pydantic import Field
 
 from cluster import placement, states, whereabouts
-from cluster.domain_specs import domain_spec, nic_spec, pool_spec, volume_of
-from cluster.models import Disk, Lock, Nic, Node, Pool, Vm, VmState
+from cluster.domain_specs import disk_spec, domain_spec, elsewhere, nic_spec, volume_of
+from cluster.models import Disk, Lock, Nic, Node, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
 from cluster.saga.steps import Call, Context, Id, LockName, NoUndo, Operation, Params, Plan, Settle, Step, Verdict, done
@@ -41,7 +41,7 @@ from nodes.contract.messages import (
     VolumeFacts,
 )
 from nodes.contract.sizes import MAX_BYTES, MIB
-from nodes.contract.specs import DiskSpec, DomainSpec, MovedDisk
+from nodes.contract.specs import MovedDisk
 
 from . import trash
 from .vm_create import FOREIGN, nic_ids
@@ -51,32 +51,31 @@ from .vm_snapshot import disks_changed
 
 S = VmState
 NEEDS = (S.STOPPED, S.RUNNING, S.PAUSED)
-OPTIONS = {
-    "bandwidth_bytes",
-    "max_pause_ms",
-    "auto_converge",
-    "compressed",
-    "post_copy",
-    "time_limit_s",
-    "on_time_limit",
-}
 
 
-class MigrateParams(Params):
-    target: Id | None = None
-    """None: the panel chooses."""
-    live: bool = True
-    """False: a guest that runs is paused until it has arrived."""
-    pools: dict[Id, Id] = {}
-    """disk -> pool of the other node; without it, a pool that both see, else the default one over there."""
+class TimeLimit(Params):
+    time_limit_s: Annotated[int, Field(ge=1, le=7 * 86400)] | None = None
+    on_time_limit: Literal["abort", "force"] = "abort"
+
+
+class MoveOptions(TimeLimit):
+    """What libvirt and QEMU are told of the move (``nodes.contract.messages.DomainMove``)."""
+
     bandwidth_bytes: Annotated[int, Field(ge=MIB, le=MAX_BYTES)] | None = None
     """A second."""
     max_pause_ms: Annotated[int, Field(ge=1, le=2_000_000)] | None = None
     auto_converge: bool = False
     compressed: bool = False
     post_copy: bool = False
-    time_limit_s: Annotated[int, Field(ge=1, le=7 * 86400)] | None = None
-    on_time_limit: Literal["abort", "force"] = "abort"
+
+
+class MigrateParams(MoveOptions):
+    target: Id | None = None
+    """None: the panel chooses."""
+    live: bool = True
+    """False: a guest that runs is paused until it has arrived."""
+    pools: dict[Id, Id] = {}
+    """disk -> pool of the other node; without it, a pool that both see, else the default one over there."""
 
 
 class VmMigrate(Operation[MigrateParams]):
@@ -152,17 +151,11 @@ def grown_disks(context: Context[Any]) -> list[str]:
     return list(context.data["grown"])
 
 
-def _volume(copied: dict[str, Any], disk_id: str) -> dict[str, Any]:
-    """``id``, ``pool`` and ``format`` of a disk's volume, as data has them."""
-    return {"id": disk_id, "pool": pool_spec(Pool.objects.get(pk=copied["pool"])), "format": copied["format"]}
-
-
-def _arriving(context: Context[Any]) -> DomainSpec:
-    """The domain as it will be over there."""
-    spec = domain_spec(vm_of(context))
-    there = {pk: _volume(copied, pk) for pk, copied in context.data["copied"].items()}
-    disks = (d.model_copy(update=there[d.id] | {"cache": None}) if d.id in there else d for d in spec.disks)
-    return spec.model_copy(update={"disks": tuple(disks)})
+def _there(context: Context[Any], disk_id: str) -> Disk:
+    """A copied disk as it will be over there."""
+    disk = elsewhere(Disk.objects.get(pk=disk_id), context.data["copied"][disk_id])
+    disk.cache = ""  # what suits the storage there
+    return disk
 
 
 # --- before the move ----------------------------------------------------------------------------------------
@@ -192,10 +185,8 @@ def grown(context: Context[MigrateParams], disk_id: str, result: VolumeFacts) ->
 
 
 def create_disk(context: Context[MigrateParams], disk_id: str) -> Call:
-    copied = context.data["copied"][disk_id]
     # Without the image behind it: the content of the whole chain goes along.
-    disk = DiskSpec(**_volume(copied, disk_id), size_bytes=copied["size_bytes"])
-    return Call(context.data["target"], DiskCreate(disk=disk))
+    return Call(context.data["target"], DiskCreate(disk=disk_spec(_there(context, disk_id))))
 
 
 def disk_created(context: Context[MigrateParams], disk_id: str, result: VolumeFacts) -> None:
@@ -206,7 +197,7 @@ def disk_created(context: Context[MigrateParams], disk_id: str, result: VolumeFa
 
 
 def delete_disk(context: Context[MigrateParams], disk_id: str) -> Call:
-    return Call(context.data["target"], DiskDelete(**_volume(context.data["copied"][disk_id], disk_id)))
+    return Call(context.data["target"], DiskDelete(**volume_of(_there(context, disk_id))))
 
 
 def plug_nic(context: Context[MigrateParams], nic_id: str) -> Call:
@@ -248,7 +239,8 @@ def let_go(context: Context[MigrateParams], key: str) -> Call | None:
 
 def expect(context: Context[MigrateParams], key: str) -> Call:
     source = Node.objects.get(pk=context.data["source"])
-    return Call(context.data["target"], DomainExpect(domain=_arriving(context), source_address=source.address))
+    arriving = domain_spec(vm_of(context), moved=[_there(context, disk_id) for disk_id in copied_disks(context)])
+    return Call(context.data["target"], DomainExpect(domain=arriving, source_address=source.address))
 
 
 def expected(context: Context[MigrateParams], key: str, result: ExpectedDomain) -> None:
@@ -266,7 +258,7 @@ def dismiss(context: Context[MigrateParams], key: str) -> Call:
 def move(context: Context[MigrateParams], key: str) -> Call:
     vm, target = vm_of(context), Node.objects.get(pk=context.data["target"])
     disks = [MovedDisk(**{**disk, "copied": disk["id"] in context.data["copied"]}) for disk in context.data["there"]]
-    options = context.params.model_dump(include=OPTIONS, exclude_unset=True)
+    options = context.params.model_dump(include=set(MoveOptions.model_fields), exclude_unset=True)
     message = DomainMove(
         vm=vm.pk, uuid=vm.uuid, target=target.name, target_address=target.address, disks=tuple(disks), **options
     )

@@ -6,7 +6,6 @@ Not an operation: the planning half of :mod:`cluster.operations.vm_migrate`. Rea
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import lcm
 from typing import Any
 
 from django.db.models import QuerySet, prefetch_related_objects
@@ -42,6 +41,10 @@ class Copied:
 class Candidate(placement.Candidate):
     copied: list[Copied] = field(default_factory=list)
 
+    @property
+    def copied_bytes(self) -> int:
+        return sum(one.size_bytes for one in self.copied)
+
     def said(self, best: bool) -> dict[str, Any]:
         return {
             "node": self.node.pk,
@@ -49,7 +52,7 @@ class Candidate(placement.Candidate):
             "possible": not self.reasons,
             "chosen": best and not self.reasons,
             "score": self.score,
-            "copied_bytes": sum(copied.size_bytes for copied in self.copied),
+            "copied_bytes": self.copied_bytes,
             "reasons": [reason.said() for reason in self.reasons],
         }
 
@@ -98,15 +101,15 @@ class MovePlanning:
             if self.target and not nodes:
                 raise NotKnown(f"node {self.target}")
         prefetch_related_objects([self.vm], "nics__network", "disks__pool", "disks__iso")
-        rows = [self._candidate(node) for node in nodes]
-        rows.sort(key=lambda c: (bool(c.reasons), sum(d.size_bytes for d in c.copied), -c.score, c.node.name))
+        need = placement.Need(self.vm.vcpus, self.vm.memory_bytes, [nic.network for nic in self.vm.nics.all()])
+        rows = [self._candidate(plain) for plain in placement.candidates(need, nodes)]
+        rows.sort(key=lambda c: (bool(c.reasons), c.copied_bytes, -c.score, c.node.name))
         return rows
 
-    def _candidate(self, node: Node) -> Candidate:
+    def _candidate(self, plain: placement.Candidate) -> Candidate:
+        node = plain.node
         if node.pk == self.vm.node_id:
             return Candidate(node, 0, [Refusal("same_node", {"vm": self.vm.name, "node": node.name}, field="target")])
-        need = placement.Need(self.vm.vcpus, self.vm.memory_bytes, [nic.network for nic in self.vm.nics.all()])
-        plain = placement.candidates(need, [node])[0]
         copied, reasons = self._layout(node)
         # A default pool is needed only for a disk that is copied, and then it is missed there.
         others = [reason for reason in plain.reasons if reason.code != "no_pool"]
@@ -136,6 +139,10 @@ class MovePlanning:
     def _has_snapshots(self) -> bool:
         return self.vm.snapshots.exists()
 
+    @cached_property
+    def _asked_pools(self) -> dict[str, Pool]:
+        return Pool.objects.in_bulk(set(self.pools.values()))
+
     # --- disks ------------------------------------------------------------------------------------------
 
     def _disks(self) -> list[Disk]:
@@ -155,8 +162,8 @@ class MovePlanning:
                 continue  # both nodes see it
             pool = there.get(asked or node.default_pool_id or "")
             if pool is None:
-                name = Pool.objects.filter(pk=asked).values_list("name", flat=True).first() if asked else None
-                code, facts = ("pool_elsewhere", {"pool": name}) if name else ("no_pool", {})
+                known = self._asked_pools.get(asked or "")
+                code, facts = ("pool_elsewhere", {"pool": known.name}) if known else ("no_pool", {})
                 reasons.append(Refusal(code, {**facts, "node": node.name}, field="pools"))
                 continue
             one = self._copied(disk, pool)
@@ -171,9 +178,8 @@ class MovePlanning:
         chosen = next((one for one in (disk.format, "qcow2", "raw") if one in pool.granules), None)
         if chosen is None or disk.pool is None:
             return None
-        # QEMU's copy ends with an error where the two differ in size, so both must be able to have it.
-        granule = lcm(pool.granules[chosen], disk.pool.granules.get(disk.format, 1))
-        return Copied(disk, pool, chosen, round_up(disk.size_bytes, granule), pool.granules[chosen])
+        size_bytes = round_up(disk.size_bytes, placement.granule_of_both_bytes(disk, pool, chosen))
+        return Copied(disk, pool, chosen, size_bytes, pool.granules[chosen])
 
     def _hindered(self, node: Node, copied: Sequence[Copied]) -> list[Refusal]:
         reasons = []

@@ -166,7 +166,7 @@ class Planning:
                 if asked.pool:
                     self.refusals.append(Refusal("pool_unknown", field=f"disks.{position}.pool"))
                 continue
-            chosen = "qcow2" if "qcow2" in pool.granules else "raw"
+            chosen = pool.usual_format
             granule = pool.granules[chosen]
             self.refusals += placement.off_grid(pool, asked.size_bytes, granule, f"disks.{position}.size_bytes")
             from_image = image if position == 0 else None

@@ -1,5 +1,6 @@
 """What a node's reply says to the engine."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import ValidationError
@@ -8,6 +9,8 @@ from cluster.models import Look
 from cluster.refusals import Refusal
 from nodes.contract.errors import ErrorInfo
 from nodes.contract.messages import VERBS, Reply
+
+from .steps import Call
 
 
 def as_understood(verb: str, reply: Reply) -> Reply:
@@ -38,6 +41,12 @@ def refusal_of(reply: Reply) -> Refusal | None:
     if reply.error:
         return Refusal(reply.error.code, reply.error.facts, cause=reply.error.cause, hint=reply.error.hint)
     return Refusal("superseded", {"object": reply.object}) if reply.outcome == "superseded" else None
+
+
+def as_asked(looks: Iterable[Look], calls: Iterable[Call]) -> list[Look]:
+    """In the order of their questions."""
+    order = [(call.node, call.message.object) for call in calls]
+    return sorted(looks, key=lambda look: order.index((look.node_id, look.object)))
 
 
 def result_of(look: Look) -> Any:

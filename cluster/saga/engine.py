@@ -22,7 +22,7 @@ from nodes.contract.faults import point
 from nodes.contract.messages import VERBS, Cancel, Reply
 
 from . import dispatch, locks
-from .answers import as_understood, is_doubt, is_retryable, must_be_asked_again, refusal_of, result_of
+from .answers import as_asked, as_understood, is_doubt, is_retryable, must_be_asked_again, refusal_of, result_of
 from .context import context_of
 from .resolve import resolve
 from .steps import Call, Children, Context, NoUndo, Operation, WaitForClick
@@ -377,9 +377,7 @@ class Run:
         spec = self.spec(step)
         assert spec.settle
         self.job.waiting_reason = {"code": "settling", "facts": {"step": step.name}}
-        looks = list(step.looks.order_by("id"))
-        order = [(c.node, c.message.object) for c in spec.settle.ask(self.context, step.key)]
-        looks.sort(key=lambda look: order.index((look.node_id, look.object)))
+        looks = as_asked(step.looks.all(), spec.settle.ask(self.context, step.key))
         for look in looks:
             if look.answer is None:
                 self.left.ask.append(look.pk)

@@ -9,7 +9,7 @@ from django.utils import timezone
 from cluster.models import Job, JobState, Look, Node, NodeState, Step, StepState
 
 from . import dispatch
-from .answers import result_of
+from .answers import as_asked, result_of
 from .steps import Call, NoUndo
 from .steps import Step as Spec
 
@@ -57,12 +57,10 @@ def _contradictions(run: "Run", looks: Sequence[Look], outcome: str) -> list[dic
     """What the nodes show that speaks against the administrator's word."""
     found = []
     for step in dict.fromkeys(look.step for look in looks):
-        its = [look for look in looks if look.step == step]
         spec = _spec(run, step)
         if spec is None or spec.settle is None or (outcome == "undone" and isinstance(spec.undo, NoUndo)):
             continue
-        order = [(call.node, call.message.object) for call in spec.settle.ask(run.context, step.key)]
-        its.sort(key=lambda look: order.index((look.node_id, look.object)))
+        its = as_asked((look for look in looks if look.step == step), spec.settle.ask(run.context, step.key))
         results = [result_of(look) for look in its]
         if spec.settle.bears_out:
             contradicts = not spec.settle.bears_out(run.context, outcome, results)
