@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 from deploy.lab import broker, network
 from deploy.lab.demo import Demo
@@ -200,19 +201,14 @@ def reached(armed: Path) -> Path:
     return armed.with_name(f"{armed.name}.reached")
 
 
-class GuestWatch:
-    """Looks all the time for a guest that runs twice on the machine; law 7 allows it at no moment.
+class Watch:
+    """Looks twenty times a second, in a thread of its own, for as long as it is entered."""
 
-    A guest is a QEMU process with ``-uuid``; during a move its target waits with ``-incoming`` and does not run.
-    """
-
-    def __init__(self, nodes: dict[str, Node]) -> None:
-        self._nodes = nodes
+    def __init__(self) -> None:
         self._stop = threading.Event()
-        self.violations: list[str] = []
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> "GuestWatch":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -222,9 +218,25 @@ class GuestWatch:
 
     def _watch(self) -> None:
         while not self._stop.wait(0.05):
-            twice = [uuid for uuid, count in Counter(running_guests(self._nodes)).items() if count > 1]
-            if twice:
-                self.violations += twice
+            self.look()
+
+    def look(self) -> None:
+        raise NotImplementedError
+
+
+class GuestWatch(Watch):
+    """Looks all the time for a guest that runs twice on the machine; law 7 allows it at no moment.
+
+    A guest is a QEMU process with ``-uuid``; during a move its target waits with ``-incoming`` and does not run.
+    """
+
+    def __init__(self, nodes: dict[str, Node]) -> None:
+        super().__init__()
+        self._nodes = nodes
+        self.violations: list[str] = []
+
+    def look(self) -> None:
+        self.violations += [uuid for uuid, count in Counter(running_guests(self._nodes)).items() if count > 1]
 
 
 def running_guests(nodes: dict[str, Node]) -> list[str]:

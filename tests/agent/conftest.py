@@ -16,6 +16,7 @@ import pytest
 
 from nodes.contract import messages as m
 from nodes.contract.specs import PoolSpec
+from nodes.storage.directory import IDENTITY_FILE
 from tests.agent.panel import NODE, PASSWORD, PATIENCE_S, Panel
 
 ROOT = Path(__file__).parents[2]
@@ -180,9 +181,15 @@ class Agent:
             text=True,
         ).stdout
 
+    def empty(self) -> None:
+        """Nothing is left in its folders, so that the next test begins anew."""
+        for file in [*self.images.iterdir(), *self.isos.iterdir()]:
+            if file.name != IDENTITY_FILE:
+                file.unlink()
+
     @property
     def pool(self) -> PoolSpec:
-        identity = (self.images / ".ulei-pool").read_text().strip()
+        identity = (self.images / IDENTITY_FILE).read_text().strip()
         return PoolSpec(id="p" * 13, kind="directory", identity=identity, path=str(self.images))
 
 

@@ -121,3 +121,11 @@ def _flat(entries: list[Any]) -> list[Any]:
     return (
         entries[0] if entries and isinstance(entries[0], list) and isinstance(entries[0][0], (list, tuple)) else entries
     )
+
+
+def code(reply: m.Reply) -> str:
+    """Of a certain failure."""
+    assert reply.outcome == "failed", reply
+    assert reply.error is not None
+    assert reply.error.certain
+    return reply.error.code

@@ -7,6 +7,7 @@ import pytest
 
 from nodes.contract import messages as m
 from nodes.contract.specs import DiskSpec, DomainDisk, DomainSpec, PoolSpec, VolumeSpec
+from tests.agent.panel import code
 
 DISK, VM = "d" * 13, "v" * 13
 UUID = "11111111-2222-3333-4444-555555555555"
@@ -15,9 +16,7 @@ UUID = "11111111-2222-3333-4444-555555555555"
 @pytest.fixture
 def agent(shared_agent):
     yield shared_agent
-    for file in [*shared_agent.images.iterdir(), *shared_agent.isos.iterdir()]:
-        if file.name != ".ulei-pool":
-            file.unlink()
+    shared_agent.empty()
 
 
 @pytest.fixture
@@ -40,12 +39,6 @@ def look(agent, **changes):
 
 def volume(agent, disk=DISK, suffix="qcow2"):
     return agent.images / f"{disk}.{suffix}"
-
-
-def code(reply):
-    assert reply.outcome == "failed"
-    assert reply.error.certain
-    return reply.error.code
 
 
 def image(agent, name="image.qcow2", *arguments):

@@ -6,6 +6,7 @@ import pytest
 
 from nodes.contract import messages as m
 from nodes.contract.specs import DomainDisk, DomainSpec
+from tests.agent.panel import code
 
 VM, UUID = "v" * 13, "11111111-2222-3333-4444-555555555555"
 ONE = {"vm": VM, "uuid": UUID}
@@ -28,12 +29,6 @@ def panel(agent):
 def define(**changes):
     values = {"id": VM, "uuid": UUID, "name": "web", "vcpus": 1, "memory_bytes": 1 << 27}
     return m.DomainDefine(domain=DomainSpec(**{**values, **changes}))
-
-
-def code(reply):
-    assert reply.outcome == "failed"
-    assert reply.error.certain
-    return reply.error.code
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ The web here is a small HTTP server on this machine's loopback, which no node ta
 
 import hashlib
 import os
-import subprocess
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +13,8 @@ import pytest
 
 from nodes.contract import messages as m
 from tests.agent.conftest import a_node
-from tests.agent.panel import Panel
+from tests.agent.folders import image_over_shadow, left
+from tests.agent.panel import Panel, code
 
 FILE = "f" * 13
 ISO = bytes(32769) + b"CD001" + os.urandom(3 << 20)
@@ -98,9 +98,7 @@ def web():
 @pytest.fixture
 def agent(shared_agent):
     yield shared_agent
-    for file in [*shared_agent.images.iterdir(), *shared_agent.isos.iterdir()]:
-        if file.name != ".ulei-pool":
-            file.unlink()
+    shared_agent.empty()
 
 
 @pytest.fixture
@@ -115,16 +113,6 @@ def named(**changes):
 def download(web, **changes):
     about = {"url": web.base + "/install.iso", "most_bytes": 1 << 30, "networks": LOOPBACK}
     return m.FileDownload(**{**named(), **about, **changes})
-
-
-def code(reply):
-    assert reply.outcome == "failed", reply
-    assert reply.error.certain
-    return reply.error.code
-
-
-def left(folder):
-    return sorted(file.name for file in folder.iterdir() if file.name != ".ulei-pool")
 
 
 def test_a_file_is_downloaded_marked_described_and_not_asked_for_again(agent, panel, web):
@@ -201,11 +189,7 @@ def test_a_wrong_checksum_and_a_wrong_content_leave_nothing(agent, panel, web):
 
 
 def test_an_image_that_names_another_file_is_refused(agent, panel, web, tmp_path):
-    path = tmp_path / "evil.qcow2"
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), "1M"], check=True)
-    rebase = ["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", "/etc/shadow", str(path)]
-    subprocess.run(rebase, check=True)
-    web.content = path.read_bytes()
+    web.content = image_over_shadow(tmp_path)
     assert code(panel.call(download(web, kind="image", name="evil.qcow2"))) == "image_has_backing"
     assert left(agent.images) == []
 

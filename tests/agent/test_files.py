@@ -20,7 +20,8 @@ from nodes.contract.specs import DiskSpec, DomainDisk, DomainSpec, VolumeSpec
 from nodes.panel_files import SENT_AT_ONCE_BYTES
 from tests.agent.authority import PEM, Authority
 from tests.agent.conftest import a_node
-from tests.agent.panel import Panel
+from tests.agent.folders import image_over_shadow, left
+from tests.agent.panel import Panel, code
 
 FILE, DISK, VM = "f" * 13, "d" * 13, "v" * 13
 UUID = "11111111-2222-3333-4444-555555555555"
@@ -104,9 +105,7 @@ class Server:
 @pytest.fixture
 def agent(shared_agent):
     yield shared_agent
-    for file in [*shared_agent.images.iterdir(), *shared_agent.isos.iterdir()]:
-        if file.name != ".ulei-pool":
-            file.unlink()
+    shared_agent.empty()
 
 
 @pytest.fixture
@@ -142,16 +141,6 @@ def fetch(server, **changes):
         "checksum": "sha256:" + hashlib.sha256(server.content).hexdigest(),
     }
     return m.FileFetch(**{**named(), **about, **changes})
-
-
-def code(reply):
-    assert reply.outcome == "failed"
-    assert reply.error.certain
-    return reply.error.code
-
-
-def left(folder):
-    return sorted(file.name for file in folder.iterdir() if file.name != ".ulei-pool")
 
 
 def test_an_iso_is_fetched_marked_and_shown_and_goes_again(agent, panel, server):
@@ -224,11 +213,7 @@ def test_another_content_than_promised_leaves_nothing(agent, panel, server):
 
 
 def test_an_image_that_names_another_file_is_refused_by_the_node_too(agent, panel, server, tmp_path):
-    path = tmp_path / "evil.qcow2"
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), "1M"], check=True)
-    rebase = ["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", "/etc/shadow", str(path)]
-    subprocess.run(rebase, check=True)
-    server.content = path.read_bytes()
+    server.content = image_over_shadow(tmp_path)
     assert code(panel.call(fetch(server, kind="image", name="evil.qcow2"))) == "image_has_backing"
     assert left(agent.images) == []
 

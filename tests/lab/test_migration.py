@@ -4,14 +4,13 @@ import itertools
 import re
 import subprocess
 import sys
-import threading
 from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from deploy.lab import network
-from deploy.lab.faults import Faults
+from deploy.lab.faults import Faults, Watch
 from deploy.lab.processes import wait
 from tests.lab.conftest import MIB, Lab, console, sample
 
@@ -31,26 +30,13 @@ while True:
 """
 
 
-class Ticks:
+class Ticks(Watch):
     """Reads all the time what the guest says on each node: it counts seconds, so no number may come from two nodes."""
 
     def __init__(self, lab: Lab, vm: str) -> None:
+        super().__init__()
         self._lab, self._vm = lab, vm
-        self._stop = threading.Event()
         self.seen: dict[str, set[int]] = {name: set() for name in lab.nodes}
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> "Ticks":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.05):
-            self.look()
 
     def look(self) -> None:
         for name, node in self._lab.nodes.items():
