@@ -118,6 +118,9 @@ class Lab:
         jobs = [self.api.post(f"vms/{vm}/delete/", {"disks": True})["job"]["id"] for vm in ids]
         for job in jobs:
             self.api.follow(job)
+        for disk in self.api.all("disks/"):
+            if disk["state"] == "trash":
+                self.api.do(f"disks/{disk['id']}/delete/")
 
 
 def goes_back_to_its_snapshot(lab: Lab, vm: str) -> None:
@@ -213,7 +216,7 @@ def running_lab() -> Iterator[Lab]:
 
 @pytest.fixture
 def lab(running_lab: Lab) -> Iterator[Lab]:
-    """The lab without a VM in it. Every test ends with an audit of what it did, and with nothing left."""
+    """The lab without a VM in it. Every test ends with an audit of what it did, and with nothing left, no trash either."""
     yield running_lab
     running_lab.wait_settled()
     assert running_lab.audit() == []

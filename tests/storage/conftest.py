@@ -15,6 +15,16 @@ KINDS = ("directory-qcow2", "directory-raw", "lvm", "lvm-striped", "lvmthin", "r
 NO_DEVICE_MAPPER = "this kernel has no device-mapper: LVM can only write down here what it would do"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """There is one Ceph pool, and a disk does not move to where it is: no test, and none that is skipped."""
+    moves = {"place": "rbd", "elsewhere": "rbd"}
+    items[:] = [item for item in items if not moves.items() <= _params(item).items()]
+
+
+def _params(item: pytest.Item) -> dict[str, object]:
+    return item.callspec.params if hasattr(item, "callspec") else {}
+
+
 @pytest.fixture(scope="session")
 def folder() -> Iterator[Path]:
     """On a disk: a memory file system may have no user xattrs."""
