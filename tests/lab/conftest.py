@@ -216,7 +216,7 @@ def running_lab() -> Iterator[Lab]:
 
 @pytest.fixture
 def lab(running_lab: Lab) -> Iterator[Lab]:
-    """The lab without a VM in it. Every test ends with an audit of what it did, and with nothing left, no trash either."""
+    """The lab without a VM in it. Every test ends with an audit, and with nothing left, in the trash neither."""
     yield running_lab
     running_lab.wait_settled()
     assert running_lab.audit() == []
