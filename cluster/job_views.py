@@ -57,6 +57,7 @@ def _view(actor: Actor, job: Job, waits: list[dict[str, Any]]) -> dict[str, Any]
         "error": _said(job.error, hide),
         "undone": [_undone(operation, s) for s in reversed(steps) if s.state in (StepState.UNDONE, StepState.KEPT)],
         "leftovers": [] if hide else job.leftovers,
+        "result": None if hide else job.data.get("result"),
         "resolution": None if hide else job.resolution,
         "cancel_requested": job.cancel_requested,
         "past_pivot": job.past_pivot,

@@ -61,6 +61,7 @@ TABLE: dict[str, frozenset[Role]] = {
     "vm.reboot": frozenset({A, F, V, T, S}),
     "vm.reset": frozenset({A, F, V, T, S}),
     "vm.migrate": frozenset({A, F, V}),
+    "vm.forecast": frozenset({A, F, V}),
     "vm.delete": frozenset({A, F, V, T, S}),
     "vm.edit": frozenset({A, F, V, T, S}),
     "vm.snapshot": frozenset({A, F, V, T, S}),

@@ -170,6 +170,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("the guest had not moved within %(limit_s)s s, and goes on where it was"),
         _("allow more time or a longer pause, or choose auto-converge or post-copy"),
     ),
+    "path_closed": (
+        _("the node %(node)s takes nothing from the other one"),
+        _("look at the network between the two nodes, and at what filters it"),
+    ),
     "move_unknown": (_("the node does not know what became of the move"), _("both nodes are asked where the guest is")),
     "domain_state": (
         _("the domain is in a state in which this cannot be done"),

@@ -49,6 +49,19 @@ class Node(models.Model):
         return self.name
 
 
+class Link(models.Model):
+    """How fast one node was seen to send to another, last time that somebody looked."""
+
+    source = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="+")
+    target = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="+")
+    bandwidth_bytes = models.BigIntegerField()
+    """A second."""
+    measured = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["source", "target"], name="link_once_per_way")]
+
+
 class JoinToken(models.Model):
     """Lets one machine join as this node, once. Only the hash is kept."""
 

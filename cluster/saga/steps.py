@@ -172,6 +172,8 @@ class Operation(Generic[P]):
     danger: ClassVar[bool] = False
     dialog: ClassVar[bool] = False
     """Its button asks first, although nothing must be said."""
+    button: ClassVar[bool] = True
+    """False: another one's dialog offers it."""
     creates: ClassVar[bool] = False
     """Asked of the collection (``POST /api/v1/<noun>/``), not of a thing that exists."""
     makes: ClassVar[str] = ""

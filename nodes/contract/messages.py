@@ -356,7 +356,7 @@ class DomainWhereabouts(Result):
 
 
 class _Domain(Message):
-    result = DomainWhereabouts
+    result: ClassVar[type[Result]] = DomainWhereabouts
     vm: Id
     uuid: Uuid
 
@@ -584,6 +584,56 @@ class DomainLeave(_Domain):
     verb = "domain.leave"
 
 
+class DomainLoad(Result):
+    """What a guest would have to be sent, and how fast it changes."""
+
+    memory_bytes: Annotated[int, Field(ge=0)]
+    """Of the guest, as much as it has ever touched; 0 of one that is off."""
+    dirty_bytes: Annotated[int, Field(ge=0)] | None
+    """Of memory that it changes in a second; None: its QEMU cannot tell."""
+    allocated: dict[Id, Annotated[int, Field(ge=0)]] = {}
+    """Disk -> bytes that its volume holds."""
+
+
+class DomainMeasure(_Domain):
+    """Look for a second at how fast a guest changes its memory. Source: QEMU, docs/about, ``calc-dirty-rate``."""
+
+    verb = "domain.measure"
+    changes = False
+    result = DomainLoad
+    disks: tuple[Id, ...] = ()
+    """Of which it says how much their volumes hold."""
+
+
+class PathPort(Result):
+    port: int
+
+
+class PathOpen(_Domain):
+    """Take what another node sends for a moment, so that it can measure; ``domain.dismiss`` closes the node again."""
+
+    verb = "domain.open_path"
+    result = PathPort
+    source_address: Annotated[str, Field(max_length=45)]
+
+
+class PathFacts(Result):
+    bandwidth_bytes: Annotated[int, Field(ge=0)]
+    """A second."""
+    round_trip_us: Annotated[int, Field(ge=0)]
+
+
+class PathMeasure(_Domain):
+    """How fast another node takes what this one sends over TLS."""
+
+    verb = "domain.measure_path"
+    changes = False
+    result = PathFacts
+    target: Name
+    target_address: Annotated[str, Field(max_length=45)]
+    port: Annotated[int, Field(ge=1, le=65535)]
+
+
 class DomainLook(_Domain):
     """Whereabouts of one domain on this node; after an uncertain answer, both nodes of a move are asked."""
 
@@ -675,6 +725,9 @@ VERBS: dict[str, type[Message]] = {
         DomainAdopt,
         DomainLeave,
         DomainLook,
+        DomainMeasure,
+        PathOpen,
+        PathMeasure,
         NodeInspect,
         DemoMark,
         DemoUnmark,

@@ -14,13 +14,15 @@ import libvirt
 
 from nodes import domain_xml
 from nodes.contract.errors import NodeError
-from nodes.contract.messages import DomainMove
+from nodes.contract.messages import DomainLoad, DomainMove
 from nodes.contract.specs import MovedDisk
 from nodes.drain import CallLost
 from nodes.hypervisor.connections import Connections
 from nodes.shell import Cancellation
 
 LOOK_S = 0.5
+DIRTY_LOOK_S = 1
+DIRTY_PATIENCE_S = 3.0
 MIB = 1 << 20
 FLAGS = (
     libvirt.VIR_MIGRATE_PEER2PEER
@@ -104,6 +106,22 @@ class Migrating(Connections):
             # The guest may have gone in this moment, or libvirtd be away: the call itself says what came of it.
             return
 
+    def load(self, uuid: str, devices: Mapping[str, str]) -> DomainLoad:
+        """What a move would have to send, and how fast the guest changes it; it is looked at for a second.
+
+        :param devices: disk -> its name in the guest: ``vda``.
+        """
+        with self._call() as connection:
+            domain = connection.lookupByUUIDString(uuid)
+            allocated = {disk: domain.blockInfo(device)[1] for disk, device in devices.items()}
+            if not domain.isActive():
+                return DomainLoad(memory_bytes=0, dirty_bytes=0, allocated=allocated)
+            stats = domain.memoryStats()
+            # What QEMU needs for itself is in the first, too.
+            memory_bytes = min(stats.get("rss", stats["actual"]), stats["actual"]) << 10
+            dirty_bytes = _dirty_bytes(connection, domain)
+            return DomainLoad(memory_bytes=memory_bytes, dirty_bytes=dirty_bytes, allocated=allocated)
+
     def await_end_of_move(self, uuid: str) -> None:
         """Wait until no migration of this domain is under way here."""
         while True:
@@ -118,6 +136,18 @@ class Migrating(Connections):
                 return
             with self.changed:
                 self.changed.wait(LOOK_S)
+
+
+def _dirty_bytes(connection: Any, domain: Any) -> int | None:
+    """Of memory that the guest changes in a second; None where its QEMU does not say."""
+    domain.startDirtyRateCalc(DIRTY_LOOK_S, 0)
+    until = time.monotonic() + DIRTY_LOOK_S + DIRTY_PATIENCE_S
+    while time.monotonic() < until:
+        time.sleep(DIRTY_LOOK_S / 4)  # libvirt has no event for its end
+        [(_domain, stats)] = connection.domainListGetStats([domain], libvirt.VIR_DOMAIN_STATS_DIRTYRATE)
+        if stats.get("dirtyrate.calc_status") == libvirt.VIR_DOMAIN_DIRTYRATE_MEASURED:
+            return int(stats["dirtyrate.megabytes_per_second"]) * MIB
+    return None
 
 
 def _how(domain: Any, asked: DomainMove, disks: Mapping[str, MovedDisk]) -> tuple[dict[str, Any], int]:

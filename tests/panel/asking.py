@@ -56,6 +56,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "vms/new/": VM,
     "vms/new/check/": VM,
     "vms/{id}/edit/": {"title": "Новая"},
+    "vms/{id}/forecast/": {},
     "nodes/new/": NODE,
     "nodes/{id}/token/": {},
     "disks/new/": {"size_bytes": "1 GB", "pool": "{pools}"},

@@ -325,6 +325,7 @@ class JobSerializer(s.Serializer[Any]):
     error = ReasonSerializer(allow_null=True)
     undone = UndoneSerializer(many=True)
     leftovers = s.ListField(child=s.JSONField())
+    result = s.JSONField(allow_null=True, help_text="What it has found out, of one that only looks; else null.")
     resolution = s.JSONField(allow_null=True)
     cancel_requested = s.BooleanField()
     past_pivot = s.BooleanField()

@@ -98,6 +98,8 @@ def actions_of(actor: Actor, target: Any, noun: str = "vms", codes: Collection[s
     rows = []
     for row in selectors.allowed_actions(actor, target, noun, codes):
         operation = next(o for o in Operation.registry.values() if (o.noun, o.name()) == (noun, row["code"]))
+        if not operation.button:
+            continue
         rows.append(
             Action(
                 row["code"],

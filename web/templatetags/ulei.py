@@ -18,7 +18,7 @@ from cluster.models import BackupState, JobState, NodeState, PoolState, Role, Sn
 from cluster.os_catalogue import CATALOGUE
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
-from nodes.contract.sizes import format_size
+from nodes.contract.sizes import GIB, KIB, MIB, format_size
 from web.pages import addresses
 from web.pages.lines import Action
 from web.pages.words import lock_name, said_in_english
@@ -338,3 +338,39 @@ def move_facts(facts: dict[str, int]) -> str:
     if "left_s" in facts:
         words.append(gettext("about %(seconds)s s more") % {"seconds": facts["left_s"]})
     return " · ".join(words)
+
+
+def _about(value: int) -> str:
+    """In whole units, of what is measured and not counted."""
+    unit = next((unit for unit in (GIB, MIB, KIB) if value >= 10 * unit), 1)
+    return size(value // unit * unit)
+
+
+@register.simple_tag
+def forecast_facts(seen: dict[str, Any]) -> str:
+    """What a forecast was made from, in words."""
+    words = [gettext("%(size)s of memory") % {"size": _about(seen["memory_bytes"])}]
+    if seen["disk_bytes"]:
+        words.append(gettext("%(size)s of disks") % {"size": _about(seen["disk_bytes"])})
+    if seen["dirty_bytes"]:
+        words.append(gettext("the guest changes %(size)s a second") % {"size": _about(seen["dirty_bytes"])})
+    words.append(gettext("the link takes %(size)s a second") % {"size": _about(seen["bandwidth_bytes"])})
+    return " · ".join(words)
+
+
+@register.simple_tag
+def way_of_move(way: str) -> str:
+    return {
+        "live": gettext("As it runs"),
+        "auto_converge": gettext("Slowed down"),
+        "post_copy": gettext("Post-copy"),
+        "paused": gettext("Paused"),
+    }[way]
+
+
+@register.simple_tag
+def about_s(milliseconds: int) -> str:
+    """About how long: nobody wants to know it to the millisecond."""
+    if milliseconds < 950:
+        return gettext("%(ms)d ms") % {"ms": round(milliseconds, -1)}
+    return duration(timedelta(milliseconds=milliseconds))

@@ -331,6 +331,7 @@ SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "vm.reboot": lambda s: (s.running.pk, {}),
     "vm.reset": lambda s: (s.running.pk, {}),
     "vm.migrate": moving,
+    "vm.forecast": moving,
     "vm.delete": _deleted_with_snapshot,
     "vm.snapshot": lambda s: (s.running.pk, {"name": "before"}),
     "snapshot.delete": lambda s: (_snapshot(s, s.running), {}),

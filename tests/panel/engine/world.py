@@ -164,6 +164,13 @@ class World:
                     raise Refusal("domain_active")
                 self.objects.pop(name, None)
                 self.objects.pop((node, "definition:" + message.vm), None)  # type: ignore[attr-defined]
+            case "domain.measure":
+                return {"memory_bytes": 100 << 20, "dirty_bytes": 1 << 20, "allocated": {}}
+            case "domain.open_path":
+                self.objects[node, "arrival:" + message.vm] = "expected"  # type: ignore[attr-defined]
+                return {"port": 49215}
+            case "domain.measure_path":
+                return {"bandwidth_bytes": 100 << 20, "round_trip_us": 200}
             case "node.inspect" | "domain.look":
                 pass
             case other:
