@@ -17,6 +17,7 @@ from .models import (
     Network,
     Nic,
     Node,
+    NodeGroup,
     Pool,
     Role,
     Schedule,
@@ -81,6 +82,8 @@ TABLE: dict[str, frozenset[Role]] = {
     "disk.adopt": frozenset({A, F, V}),
     # The fabric.
     "node.add": frozenset({A, F}),
+    "node.edit": frozenset({A, F}),
+    "node_group.edit": frozenset({A, F}),
     "node.remove": frozenset({A, F}),
     "node.inspect": frozenset({A, F}),
     "node.maintenance": frozenset({A, F}),
@@ -171,7 +174,7 @@ def visible(queryset: "QuerySet[M]", actor: Actor) -> "QuerySet[M]":
         return queryset.filter(pk=actor.grant.tenant_id)
     if model in (Network, Image, Iso):
         return queryset
-    if model in (Node, Pool, Upload):
+    if model in (Node, NodeGroup, Pool, Upload):
         return queryset.none()
     return queryset.none()
 

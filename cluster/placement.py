@@ -10,7 +10,7 @@ from django.db.models import F
 
 from nodes.contract.sizes import nearest_sizes
 
-from .models import Disk, Image, Iso, Network, Node, NodeState, Pool, PoolState
+from .models import Disk, Image, Iso, Network, Node, NodeGroup, NodeState, Pool, PoolState
 from .refusals import Refusal
 from .saga.steps import Lost
 
@@ -27,6 +27,8 @@ class Need:
     networks: Sequence[Network]
     image: Image | None = None
     iso: Iso | None = None
+    group: NodeGroup | None = None
+    """The only nodes that come into question; None: all."""
 
 
 @dataclass
@@ -62,6 +64,8 @@ def _against(need: Need, node: Node) -> Sequence[Refusal]:
         reasons.append(Refusal("node_offline", {"node": node.name}, field="node"))
     if node.in_maintenance:
         reasons.append(Refusal("maintenance", {"node": node.name}, field="node"))
+    if need.group and node.group_id != need.group.pk:
+        reasons.append(Refusal("outside_group", {"node": node.name, "node_group": need.group.name}, field="group"))
     if need.vcpus > node.cpus:
         facts = {"node": node.name, "cpus": node.cpus, "needed": need.vcpus}
         reasons.append(Refusal("no_cpus", facts, field="vcpus", status=507))

@@ -18,6 +18,7 @@ from .models import (
     Network,
     Nic,
     Node,
+    NodeGroup,
     Pool,
     PoolOnNode,
     Schedule,
@@ -61,6 +62,12 @@ def vms_in_full(actor: Actor) -> "QuerySet[Vm]":
 
 def nodes(actor: Actor) -> "QuerySet[Node]":
     return visible(Node.objects.all(), actor)
+
+
+def node_groups(actor: Actor) -> "QuerySet[NodeGroup]":
+    return visible(
+        NodeGroup.objects.prefetch_related(Prefetch("nodes", Node.objects.only("group").order_by("pk"))), actor
+    )
 
 
 def pools(actor: Actor) -> "QuerySet[Pool]":

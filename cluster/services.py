@@ -11,7 +11,6 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
-from pydantic import TypeAdapter, ValidationError
 
 from nodes.contract import image_file
 from nodes.contract.messages import EnrolAnswer, EnrolRequest
@@ -30,6 +29,7 @@ from .models import (
     Look,
     Network,
     Node,
+    NodeGroup,
     NodeState,
     Pool,
     PoolState,
@@ -39,7 +39,7 @@ from .models import (
     Vm,
 )
 from .os_catalogue import CATALOGUE
-from .permissions import Actor, action_of, may_drive
+from .permissions import Actor, action_of, may_drive, visible
 from .refusals import BadShape, Forbidden, Refusal, Refused
 from .saga import dispatch
 from .saga.context import context_of
@@ -52,6 +52,8 @@ JOIN_TOKEN_LIFETIME = timedelta(hours=1)
 IDEMPOTENCY_LIFETIME = timedelta(hours=24)
 UPLOAD_PATIENCE = timedelta(hours=24)
 LIBRARY: dict[str, Any] = {"image": Image, "iso": Iso}
+KEEP: Any = object()
+"""Of a setting that may also be None: it stays as it is."""
 
 
 # --- nodes ------------------------------------------------------------------------------------------------
@@ -63,8 +65,8 @@ def node_add(actor: Actor, name: str, address: str) -> tuple[Node, dict[str, Any
     Raises :class:`Forbidden`, :class:`BadShape`, :class:`Refused` (``node_name_taken``, ``node_address_taken``).
     """
     actor.require("node.add")
-    _must_be(Name, name, "name")
-    address = str(_must_be(ipaddress.IPv4Address, address, "address"))
+    shapes.must_be(Name, name, "name")
+    address = str(shapes.must_be(ipaddress.IPv4Address, address, "address"))
     taken = []
     with transaction.atomic():
         serialise()
@@ -99,6 +101,34 @@ def node_token(actor: Actor, node: Node) -> dict[str, Any]:
         "expires": expires,
         "command": f"ulei-node join --panel {panel} --token {secret} --ca-fingerprint {fingerprint}",
     }
+
+
+def node_edit(actor: Actor, node: Node, *, group: str | None = KEEP) -> Node:
+    """Change what the panel decides of a node; what is left out stays.
+
+    Raises :class:`Forbidden`, :class:`Refused` (``node_group_unknown``).
+    """
+    actor.require("node.edit")
+    changes: dict[str, Any] = {}
+    if group is not KEEP:
+        changes["group"] = _group(actor, group)
+    with transaction.atomic():
+        Node.objects.filter(pk=node.pk).update(version=F("version") + 1, **changes)
+        node.refresh_from_db()
+        audit.write(
+            actor, "node.edit", "done", subject="node:" + node.pk, subject_name=node.name, fields=sorted(changes)
+        )
+        events.node_changed(node)
+    return node
+
+
+def _group(actor: Actor, pk: str | None) -> NodeGroup | None:
+    if pk is None:
+        return None
+    group = visible(NodeGroup.objects.all(), actor).filter(pk=pk).first()
+    if group is None:
+        raise Refused(Refusal("node_group_unknown", field="group"))
+    return group
 
 
 def enrol(request: EnrolRequest) -> EnrolAnswer:
@@ -358,7 +388,7 @@ def pool_edit(
     """
     actor.require("pool.edit")
     if name is not None:
-        _must_be(Name, name, "name")
+        shapes.must_be(Name, name, "name")
     asked = {"name": name, "exact": exact, "state": state, "warning_percent": warning_percent}
     changes = {field: value for field, value in asked.items() if value is not None}
     with transaction.atomic():
@@ -409,14 +439,26 @@ def _make_default(pool: Pool, nodes: Sequence[str]) -> None:
 
 
 def vm_edit(
-    actor: Actor, vm: Vm, *, title: str | None = None, protected: bool | None = None, os: str | None = None
+    actor: Actor,
+    vm: Vm,
+    *,
+    title: str | None = None,
+    protected: bool | None = None,
+    os: str | None = None,
+    group: str | None = KEEP,
 ) -> Vm:
-    """Change what no node needs to hear of."""
+    """Change what no node needs to hear of. A group of nodes is for those who may move the VM: its next move obeys it.
+
+    Raises :class:`Forbidden`, :class:`Refused` (``os_unknown``, ``node_group_unknown``).
+    """
     actor.require("vm.edit")
     if os and os not in CATALOGUE:
         raise Refused(Refusal("os_unknown", {"os": os}, field="os"))
     asked = {"title": title, "protected": protected, "os": os}
-    changes = {name: value for name, value in asked.items() if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    if group is not KEEP:
+        actor.require("vm.migrate")
+        changes["node_group"] = _group(actor, group)
     with transaction.atomic():
         Vm.objects.filter(pk=vm.pk).update(version=F("version") + 1, **changes)
         vm.refresh_from_db()
@@ -609,10 +651,3 @@ JOB_CHECKS: dict[str, Callable[[Actor, Job], None]] = {
     "priority": check_priority,
 }
 """Each raises :class:`Forbidden` or :class:`Refused` with the reason; the job page's buttons read this list too."""
-
-
-def _must_be(kind: Any, value: Any, path: str) -> Any:
-    try:
-        return TypeAdapter(kind).validate_python(value)
-    except ValidationError as error:
-        raise BadShape({path: shapes.errors_of(error)[shapes.WHOLE]}) from None

@@ -4,10 +4,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django.utils.translation import gettext as _
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
+
+from .refusals import BadShape
 
 WHOLE = "__all__"
 """The key of an error that belongs to no single field."""
+
+
+def must_be(kind: Any, value: Any, path: str) -> Any:
+    """The value as one of this kind. Raises :class:`BadShape`."""
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise BadShape({path: errors_of(error)[WHOLE]}) from None
 
 
 def errors_of(error: ValidationError) -> dict[str, list[str]]:

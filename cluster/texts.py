@@ -104,6 +104,16 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("look at the reasons of each node; free something, or ask for less"),
     ),
     "maintenance": (_("node %(node)s is in maintenance"), _("choose another node, or end the maintenance")),
+    "outside_group": (
+        _("node %(node)s is not in the group %(node_group)s, which is the only place for this VM"),
+        _("choose a node of that group, or let the VM go anywhere"),
+    ),
+    "node_group_unknown": (_("there is no such group of nodes"), _("choose one from the list")),
+    "node_group_name_taken": (_("there is already a group of nodes named %(name)s"), _("choose another name")),
+    "node_group_in_use": (
+        _("the group %(name)s is in use (nodes: %(nodes)s, VMs bound to it: %(vms)s)"),
+        _("take its nodes out of it, and let its VMs go anywhere"),
+    ),
     "no_memory": (
         _("no memory on node %(node)s: %(free)s free, %(needed)s needed"),
         _("ask for less, stop something there, or choose another node"),

@@ -14,6 +14,18 @@ class NodeState(models.TextChoices):
     MAINTENANCE = "maintenance", _("maintenance")
 
 
+class NodeGroup(models.Model):
+    """Nodes that are meant for the same VMs; a node is in one group at most."""
+
+    id = IdField()
+    name = models.CharField(max_length=63, unique=True)
+    title = models.CharField(max_length=200, blank=True)
+    created = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class Node(models.Model):
     """A hypervisor. What it reports is kept as it said it; what the panel decides has columns of its own."""
 
@@ -44,6 +56,7 @@ class Node(models.Model):
     memory_allocated_bytes = models.BigIntegerField(default=0)
     """Sum over the VMs placed here; raised by a conditional UPDATE, so that many creates at once cannot overshoot."""
     default_pool = models.ForeignKey("Pool", on_delete=models.SET_NULL, null=True, related_name="+")
+    group = models.ForeignKey(NodeGroup, on_delete=models.PROTECT, null=True, related_name="nodes")
 
     def __str__(self) -> str:
         return self.name

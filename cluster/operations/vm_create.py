@@ -68,6 +68,8 @@ class VmCreate(Operation["VmCreate.Params"]):
         title: Title = ""
         tenant: Id | None = None
         node: Id | None = None
+        group: Id | None = None
+        """Of nodes: it is made on one of them, and moves to no other; None: anywhere."""
         os: Annotated[str, StringConstraints(max_length=40)] | None = None
         vcpus: Annotated[int, Field(ge=1, le=512)]
         memory_bytes: Annotated[int, Field(ge=16 * MIB, le=MAX_BYTES)]
@@ -91,6 +93,7 @@ class VmCreate(Operation["VmCreate.Params"]):
             tenant_id=data["tenant"],
             owner=actor.user,
             node_id=data["node"],
+            node_group_id=data["group"],
             vcpus=params.vcpus,
             memory_bytes=params.memory_bytes,
             os=params.os or "",

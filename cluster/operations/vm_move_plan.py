@@ -101,7 +101,9 @@ class MovePlanning:
             if self.target and not nodes:
                 raise NotKnown(f"node {self.target}")
         prefetch_related_objects([self.vm], "nics__network", "disks__pool", "disks__iso")
-        need = placement.Need(self.vm.vcpus, self.vm.memory_bytes, [nic.network for nic in self.vm.nics.all()])
+        vm = self.vm
+        networks = [nic.network for nic in vm.nics.all()]
+        need = placement.Need(vm.vcpus, vm.memory_bytes, networks, group=vm.node_group)
         rows = [self._candidate(plain) for plain in placement.candidates(need, nodes)]
         rows.sort(key=lambda c: (bool(c.reasons), c.copied_bytes, -c.score, c.node.name))
         return rows

@@ -21,6 +21,9 @@ NODE = {"name": "n9", "address": "10.99.0.19"}
 RESOLVE = {"outcome": "undone", "note": "by a test"}
 BODIES: dict[str, Any] = {
     "POST nodes/": NODE,
+    "PATCH nodes/{id}/": {"group": None},
+    "POST node-groups/": {"name": "new"},
+    "PATCH node-groups/{id}/": {"title": "Новая"},
     "POST networks/": {"name": "new", "bridge": "br1", "ranges": []},
     "POST images/": {"name": "debian.qcow2", "size_bytes": 1},
     "POST isos/": {"name": "debian.iso", "size_bytes": 1},

@@ -20,6 +20,7 @@ from cluster.models import (
     Network,
     Nic,
     Node,
+    NodeGroup,
     Pool,
     Schedule,
     Snapshot,
@@ -50,6 +51,7 @@ def vms(actor: Actor, rows: Sequence[Vm]) -> list[Row]:
             "state_reason": trouble.said() if (trouble := trouble_of(vm)) else None,
             "node": _fabric(actor, vm.node_id),
             "home": _fabric(actor, vm.home_id),
+            "group": _fabric(actor, vm.node_group_id),
             "tenant": vm.tenant_id,
             "owner": vm.owner_id,
             "vcpus": vm.vcpus,
@@ -100,6 +102,7 @@ def nodes(actor: Actor, rows: Sequence[Node]) -> list[Row]:
             "address": node.address,
             "state": node.state,
             "maintenance": node.in_maintenance,
+            "group": node.group_id,
             "cpus": node.cpus,
             "memory_bytes": node.memory_bytes,
             "memory_allocated_bytes": node.memory_allocated_bytes,
@@ -117,6 +120,19 @@ def nodes(actor: Actor, rows: Sequence[Node]) -> list[Row]:
             "version": node.version,
         }
         for node in rows
+    ]
+
+
+def node_groups(actor: Actor, rows: Sequence[NodeGroup]) -> list[Row]:
+    return [
+        {
+            "id": group.pk,
+            "name": group.name,
+            "title": group.title,
+            "nodes": [node.pk for node in group.nodes.all()],
+            "created": group.created,
+        }
+        for group in rows
     ]
 
 

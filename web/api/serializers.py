@@ -66,6 +66,7 @@ class VmSerializer(s.Serializer[Any]):
     state_reason = StateReasonSerializer(allow_null=True, help_text="Why, where somebody has to do something.")
     node = _nullable_id("Null for tenants.")
     home = _nullable_id("The node in maintenance to which it is put back; null for tenants.")
+    group = _nullable_id("The group of nodes that it stays in; null: it goes anywhere. Null for tenants.")
     tenant = _id()
     owner = _id()
     vcpus = s.IntegerField()
@@ -104,6 +105,7 @@ class NodeSerializer(s.Serializer[Any]):
     address = s.IPAddressField()
     state = s.ChoiceField(NodeState.choices)
     maintenance = s.BooleanField(help_text="It gets no VM; true also while it is offline.")
+    group = _nullable_id()
     cpus = s.IntegerField()
     memory_bytes = _bytes()
     memory_allocated_bytes = _bytes()
@@ -113,6 +115,14 @@ class NodeSerializer(s.Serializer[Any]):
     simulated = s.BooleanField(help_text="It has no hypervisor: libvirt's test driver stands for one.")
     joined = s.DateTimeField(allow_null=True)
     version = s.IntegerField()
+
+
+class NodeGroupSerializer(s.Serializer[Any]):
+    id = _id()
+    name = s.CharField()
+    title = s.CharField()
+    nodes = s.ListField(child=_id())
+    created = s.DateTimeField()
 
 
 class PoolSerializer(s.Serializer[Any]):
