@@ -9,6 +9,7 @@ from django.db.models.functions import Concat
 
 from .models import (
     Address,
+    AffinityGroup,
     Backup,
     Grant,
     Image,
@@ -64,6 +65,7 @@ TABLE: dict[str, frozenset[Role]] = {
     "vm.migrate": frozenset({A, F, V}),
     "vm.delete": frozenset({A, F, V, T, S}),
     "vm.edit": frozenset({A, F, V, T, S}),
+    "affinity_group.edit": frozenset({A, F, V, T}),
     "vm.snapshot": frozenset({A, F, V, T, S}),
     "vm.clone": frozenset({A, F, V, T, S}),
     "vm.backup": frozenset({A, F, V, T, S}),
@@ -170,6 +172,8 @@ def visible(queryset: "QuerySet[M]", actor: Actor) -> "QuerySet[M]":
         jobs = Q(tenant=actor.tenant) if actor.role == T else Q(tenant=actor.tenant, user=actor.user)
         subjects = vms.annotate(subject=Concat(Value("vm:"), "pk", output_field=CharField())).values("subject")
         return queryset.filter(jobs | Q(subject__in=subjects))
+    if model is AffinityGroup:
+        return queryset.filter(tenant=actor.tenant)
     if model is Tenant:
         return queryset.filter(pk=actor.grant.tenant_id)
     if model in (Network, Image, Iso):

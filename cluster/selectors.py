@@ -7,6 +7,7 @@ from django.db.models import Count, Model, Prefetch, QuerySet
 
 from .models import (
     Address,
+    AffinityGroup,
     AuditEvent,
     Backup,
     Disk,
@@ -62,6 +63,12 @@ def vms_in_full(actor: Actor) -> "QuerySet[Vm]":
 
 def nodes(actor: Actor) -> "QuerySet[Node]":
     return visible(Node.objects.all(), actor)
+
+
+def affinity_groups(actor: Actor) -> "QuerySet[AffinityGroup]":
+    """With those of their VMs of which the actor may know."""
+    members = Prefetch("vms", vms(actor).only("name", "state").order_by("name", "pk"))
+    return visible(AffinityGroup.objects.prefetch_related(members), actor)
 
 
 def node_groups(actor: Actor) -> "QuerySet[NodeGroup]":

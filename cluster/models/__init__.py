@@ -1,8 +1,10 @@
 from .access import Grant, Role, Tenant, Token, User
+from .affinity import AffinityGroup, AffinityMember, AffinityPolicy
 from .audit import AuditEvent, IdempotencyKey
 from .backup import Backup, BackupState
 from .base import new_id
 from .inventory import (
+    LEAST_RESERVE_BYTES,
     POOL_AT_REST,
     Address,
     AddressRange,
@@ -27,9 +29,13 @@ from .vm import Disk, Nic, Pending, Vm, VmState
 
 __all__ = [
     "FINAL",
+    "LEAST_RESERVE_BYTES",
     "POOL_AT_REST",
     "Address",
     "AddressRange",
+    "AffinityGroup",
+    "AffinityMember",
+    "AffinityPolicy",
     "AuditEvent",
     "Backup",
     "BackupState",

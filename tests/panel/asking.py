@@ -24,6 +24,8 @@ BODIES: dict[str, Any] = {
     "PATCH nodes/{id}/": {"group": None},
     "POST node-groups/": {"name": "new"},
     "PATCH node-groups/{id}/": {"title": "Новая"},
+    "POST affinity-groups/": {"name": "new", "policy": "apart"},
+    "PATCH affinity-groups/{id}/": {"hard": True},
     "POST networks/": {"name": "new", "bridge": "br1", "ranges": []},
     "POST images/": {"name": "debian.qcow2", "size_bytes": 1},
     "POST isos/": {"name": "debian.iso", "size_bytes": 1},

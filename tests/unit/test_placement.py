@@ -15,8 +15,11 @@ def node(name: str, **fields: Any) -> Any:
         "in_maintenance": False,
         "redis_password_sha256": "x",
         "cpus": 8,
-        "memory_bytes": 16 * GIB,
+        "cpus_limit": 64,
+        "cpus_allocated": 0,
+        "memory_limit_bytes": 16 * GIB,
         "memory_allocated_bytes": 0,
+        "group_id": None,
         "facts": {"bridges": ["br0"]},
         "default_pool_id": "p",
     }
@@ -43,8 +46,18 @@ def test_every_reason_of_a_node_is_said_not_only_the_first() -> None:
     assert explain(rows) is None
 
 
-def test_the_host_keeps_a_reserve_that_no_guest_gets() -> None:
-    assert codes(candidates(Need(1, 16 * GIB, []), [node("a")])) == {"a": ["no_memory"]}
+def test_a_node_gives_no_more_memory_and_vcpus_than_its_limits() -> None:
+    assert codes(candidates(Need(1, 17 * GIB, []), [node("a")])) == {"a": ["no_memory"]}
+    full = {"a": ["no_cpus"]}
+    assert codes(candidates(Need(2, GIB, []), [node("a", cpus_allocated=63)])) == full
+    assert codes(candidates(Need(1, GIB, []), [node("a", cpus_allocated=63)])) == {"a": []}
+
+
+def test_a_vm_never_has_more_vcpus_than_its_node_has_cpus() -> None:
+    [candidate] = candidates(Need(9, GIB, []), [node("a")])
+    assert [reason.said()["cause"] for reason in candidate.reasons] == [
+        "no room for 9 vCPUs on node a: CPUs there: 8, vCPUs free: 64 of 64"
+    ]
 
 
 def test_a_node_that_has_not_joined_says_just_that() -> None:

@@ -11,6 +11,8 @@ from .schema import DocsView, SchemaView
 from .uploads import LibraryListView, UploadView
 from .views import ActionsView, DetailView, ListView, OsView, RolesView, SessionView, Unknown
 from .writes import (
+    AffinityGroupsView,
+    AffinityGroupView,
     ImageView,
     NetworksView,
     NodeGroupsView,
@@ -49,6 +51,7 @@ register_converter(NumberConverter, "number")
 LISTS = {
     "nodes": NodesView,
     "node-groups": NodeGroupsView,
+    "affinity-groups": AffinityGroupsView,
     "networks": NetworksView,
     "schedules": SchedulesView,
     "images": LibraryListView,
@@ -58,6 +61,7 @@ DETAILS = {
     "vms": VmView,
     "nodes": NodeView,
     "node-groups": NodeGroupView,
+    "affinity-groups": AffinityGroupView,
     "images": ImageView,
     "pools": PoolView,
     "schedules": ScheduleView,

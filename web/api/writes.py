@@ -1,12 +1,13 @@
 """Small writes that are no jobs: each reads its body and calls one service."""
 
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, Field, IPvAnyAddress
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from cluster import groups, schedules, selectors, services
+from cluster import affinity, groups, schedules, selectors, services
 from cluster.models import Node, Repeated
 from cluster.refusals import BadShape
 from nodes.contract.specs import Name, Title
@@ -24,6 +25,7 @@ class VmEdit(bodies.Shape):
     os: Id | None = None
     group: Id | None = None
     """Null: it goes anywhere."""
+    affinity_groups: Annotated[list[Id], Field(max_length=affinity.MOST_OF_A_VM)] = []
 
 
 class ImageEdit(bodies.Shape):
@@ -45,6 +47,11 @@ class NodeAdd(bodies.Shape):
 
 class NodeEdit(bodies.Shape):
     group: Id | None = None
+    cpu_overcommit: services.CpuOvercommit = Decimal(8)
+    """vCPUs for each thread of its processors."""
+    memory_overcommit: services.MemoryOvercommit = Decimal(1)
+    memory_reserve_bytes: services.MemoryReserve | None = None
+    """What the host keeps for itself; null: a fiftieth of its memory, and 512 MiB at least."""
 
 
 class NodeGroupAdd(bodies.Shape):
@@ -55,6 +62,18 @@ class NodeGroupAdd(bodies.Shape):
 class NodeGroupEdit(bodies.Shape):
     name: Name | None = None
     title: Title | None = None
+
+
+class AffinityGroupAdd(bodies.Shape):
+    name: Name
+    policy: Literal["apart", "together"]
+    hard: bool = False
+    tenant: Id | None = None
+
+
+class AffinityGroupEdit(bodies.Shape):
+    name: Name | None = None
+    hard: bool | None = None
 
 
 class ScheduleAdd(bodies.Shape):
@@ -193,10 +212,8 @@ class NodeGroupsView(ListView, WriteView):
     def describe(self, method: str) -> Described:
         if method != "POST":
             return super().describe(method)
-        body = body_of(NodeGroupAdd, "node_group.add")
-        return Described(
-            "node_group_add", "Add a group of nodes", serializers.NodeGroupSerializer, status=201, body=body
-        )
+        body, answer = body_of(NodeGroupAdd, "node_group.add"), serializers.NodeGroupSerializer
+        return Described("node_group_add", "Add a group of nodes", answer, status=201, body=body)
 
 
 class NodeGroupView(DetailView, WriteView):
@@ -218,6 +235,44 @@ class NodeGroupView(DetailView, WriteView):
             return Described("node_group_edit", "Rename a group of nodes", serializers.NodeGroupSerializer, body=body)
         if method == "DELETE":
             return Described("node_group_remove", "Remove one that nothing is in", {}, status=204)
+        return super().describe(method)
+
+
+class AffinityGroupsView(ListView, WriteView):
+    """``GET POST /api/v1/affinity-groups/``"""
+
+    def post(self, request: Request) -> Response:
+        said = self.said(request, "affinity_group.edit", AffinityGroupAdd)
+        group = groups.affinity_group_add(self.actor, **said.model_dump())
+        body = rows.affinity_groups(self.actor, [group])[0]
+        return Response(body, 201, headers={"Location": f"/api/v1/affinity-groups/{group.pk}/"})
+
+    def describe(self, method: str) -> Described:
+        if method != "POST":
+            return super().describe(method)
+        body, answer = body_of(AffinityGroupAdd, "affinity_group.add"), serializers.AffinityGroupSerializer
+        return Described("affinity_group_add", "Add a group of VMs", answer, status=201, body=body)
+
+
+class AffinityGroupView(DetailView, WriteView):
+    """``GET PATCH DELETE /api/v1/affinity-groups/<id>/``"""
+
+    def patch(self, request: Request, pk: str) -> Response:
+        group = self.row(pk)
+        said = self.said(request, "affinity_group.edit", AffinityGroupEdit)
+        groups.affinity_group_edit(self.actor, group, **said.model_dump(exclude_unset=True))
+        return Response(rows.affinity_groups(self.actor, [self.row(pk)])[0])
+
+    def delete(self, request: Request, pk: str) -> Response:
+        groups.affinity_group_remove(self.actor, self.row(pk))
+        return Response(status=204)
+
+    def describe(self, method: str) -> Described:
+        if method == "PATCH":
+            body, answer = body_of(AffinityGroupEdit, "affinity_group.edit"), serializers.AffinityGroupSerializer
+            return Described("affinity_group_edit", "Change an affinity group", answer, body=body)
+        if method == "DELETE":
+            return Described("affinity_group_remove", "Remove it; its VMs stay where they are", {}, status=204)
         return super().describe(method)
 
 
