@@ -3,6 +3,8 @@
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from django.db.models import QuerySet
+
 from .models import AffinityGroup, AffinityMember, AffinityPolicy, Vm
 from .refusals import Refusal
 from .saga.steps import Lost
@@ -118,16 +120,26 @@ def _members(rules: dict[str, list[Rule]]) -> Iterable[Member]:
     return (member for its in rules.values() for rule in its for member in rule.members)
 
 
-def hold(groups: Sequence[str], node: str, vm: str = "") -> None:
+def hold(groups: Sequence[str], node: str) -> None:
     """Asked again in the transaction that reserves: two VMs that must be apart may have been planned at once.
 
     The rows stay locked until it ends. Raises :class:`Lost` where a group is gone, or its hard rule is broken there.
     """
-    rows = list(AffinityGroup.objects.select_for_update().filter(pk__in=groups).order_by("pk")) if groups else []
-    gone = len(rows) < len(set(groups))
-    if gone or any(rule.against(node, vm) for rule in rules_of_groups(row for row in rows if row.hard)):
+    rows = _locked(AffinityGroup.objects.filter(pk__in=groups)) if groups else []
+    if len(rows) < len(set(groups)):
         raise Lost(node)
+    _check([row for row in rows if row.hard], node)
 
 
-def groups_of(vm: Vm) -> list[str]:
-    return list(vm.affinity_groups.order_by("name").values_list("pk", flat=True))
+def hold_for(vm: Vm, node: str) -> None:
+    """The same for a VM that there is already, of whatever groups it is in now."""
+    _check(_locked(AffinityGroup.objects.filter(members__vm=vm, hard=True)), node, vm.pk)
+
+
+def _locked(groups: "QuerySet[AffinityGroup]") -> list[AffinityGroup]:
+    return list(groups.select_for_update(of=("self",)).order_by("pk"))
+
+
+def _check(groups: Iterable[AffinityGroup], node: str, vm: str = "") -> None:
+    if any(rule.against(node, vm) for rule in rules_of_groups(groups)):
+        raise Lost(node)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import F, Q
 from pydantic import Field
 
 from nodes.contract.specs import Name
@@ -113,8 +113,7 @@ def affinity_group_edit(
         if hard:
             _refuse_broken(rules_of_groups([group]))
         _affinity_group_noted(actor, "edit", group)
-        for vm in group.vms.values_list("pk", flat=True):
-            states.touch(vm)
+        _tell(group)
     return group
 
 
@@ -123,11 +122,9 @@ def affinity_group_remove(actor: Actor, group: AffinityGroup) -> None:
     actor.require("affinity_group.edit")
     with transaction.atomic():
         serialise()
-        vms = list(group.vms.values_list("pk", flat=True))
         _affinity_group_noted(actor, "remove", group)
+        _tell(group)
         group.delete()
-        for vm in vms:
-            states.touch(vm)
 
 
 def join(actor: Actor, vm: Vm, groups: Sequence[str]) -> None:
@@ -143,6 +140,13 @@ def join(actor: Actor, vm: Vm, groups: Sequence[str]) -> None:
         raise Refused(Refusal("affinity_group_unknown", field="affinity_groups"))
     vm.affinity_groups.set(found)
     _refuse_broken(rules_of_groups(group for group in found if group.hard))
+
+
+def _tell(group: AffinityGroup) -> None:
+    """Its VMs' cards show it."""
+    vms = list(group.vms.values_list("pk", flat=True))
+    Vm.objects.filter(pk__in=vms).update(version=F("version") + 1)
+    states.tell(vms)
 
 
 def _refuse_broken(rules: Sequence[Rule]) -> None:

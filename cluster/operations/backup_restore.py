@@ -45,7 +45,8 @@ class BackupRestore(Operation[RestoreParams]):
     def plan(cls, actor: Actor, target: Backup, params: RestoreParams) -> Plan:
         copies = list(target.disks.order_by("position"))
         near = set(PoolOnNode.objects.filter(pool__in={c.pool_id for c in copies}).values_list("node_id", flat=True))
-        group = NodeGroup.objects.filter(pk=target.settings.get("group")).first()
+        bound_to = target.settings.get("group")
+        group = NodeGroup.objects.filter(pk=bound_to).first() if bound_to else None
         create = as_create(params, target.settings, target.tenant_id, copies)
         plan = Planning(actor, create, only_on=near, group=group).plan()
         plan.data |= {"backup": target.pk, "copies": [copy.pk for copy in copies]}

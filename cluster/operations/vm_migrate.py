@@ -100,7 +100,7 @@ class VmMigrate(Operation[MigrateParams]):
 
     @classmethod
     def begin(cls, actor: Actor, target: Vm, params: MigrateParams, plan: Plan) -> Vm:
-        affinity.hold(affinity.groups_of(target), plan.data["target"], target.pk)
+        affinity.hold_for(target, plan.data["target"])
         placement.reserve(plan.data["target"], target)
         Vm.objects.filter(pk=target.pk).update(moving_to=plan.data["target"])
         for copied in plan.data["copied"].values():

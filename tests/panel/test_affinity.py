@@ -152,7 +152,7 @@ def test_what_was_planned_is_asked_again_when_it_is_reserved(scene: Scene, there
     apart = group("apart", scene.running)
     with pytest.raises(Lost):
         affinity.hold([apart.pk], scene.node.pk)
-    affinity.hold([apart.pk], scene.node.pk, scene.running.pk)
+    affinity.hold_for(scene.running, scene.node.pk)
     affinity.hold([apart.pk], there.pk)
     with pytest.raises(Lost):
         affinity.hold([apart.pk, "removed meanwhile"], there.pk)
