@@ -188,7 +188,7 @@ def vm_groups(request: PageRequest, pk: str) -> HttpResponse:
         hint = _("each move obeys it; where the VM is now does not change")
         if not fields:
             hint = _("there is no group yet; they are made on the page “Groups”")
-        return ask(request, Dialog(_("Groups"), hint), fields, home, vm)
+        return ask(request, Dialog(_("Change the groups"), hint), fields, home, vm)
 
     def change() -> None:
         ticked = [group.pk for group in known if request.POST.get(f"affinity-{group.pk}") == "1"]
