@@ -9,6 +9,7 @@ from django.db.models.functions import Concat
 
 from .models import (
     Address,
+    AffinityGroup,
     Backup,
     Grant,
     Image,
@@ -17,6 +18,7 @@ from .models import (
     Network,
     Nic,
     Node,
+    NodeGroup,
     Pool,
     Role,
     Schedule,
@@ -64,6 +66,7 @@ TABLE: dict[str, frozenset[Role]] = {
     "vm.forecast": frozenset({A, F, V}),
     "vm.delete": frozenset({A, F, V, T, S}),
     "vm.edit": frozenset({A, F, V, T, S}),
+    "affinity_group.edit": frozenset({A, F, V, T}),
     "vm.snapshot": frozenset({A, F, V, T, S}),
     "vm.clone": frozenset({A, F, V, T, S}),
     "vm.backup": frozenset({A, F, V, T, S}),
@@ -82,6 +85,8 @@ TABLE: dict[str, frozenset[Role]] = {
     "disk.adopt": frozenset({A, F, V}),
     # The fabric.
     "node.add": frozenset({A, F}),
+    "node.edit": frozenset({A, F}),
+    "node_group.edit": frozenset({A, F}),
     "node.remove": frozenset({A, F}),
     "node.inspect": frozenset({A, F}),
     "node.maintenance": frozenset({A, F}),
@@ -168,11 +173,13 @@ def visible(queryset: "QuerySet[M]", actor: Actor) -> "QuerySet[M]":
         jobs = Q(tenant=actor.tenant) if actor.role == T else Q(tenant=actor.tenant, user=actor.user)
         subjects = vms.annotate(subject=Concat(Value("vm:"), "pk", output_field=CharField())).values("subject")
         return queryset.filter(jobs | Q(subject__in=subjects))
+    if model is AffinityGroup:
+        return queryset.filter(tenant=actor.tenant)
     if model is Tenant:
         return queryset.filter(pk=actor.grant.tenant_id)
     if model in (Network, Image, Iso):
         return queryset
-    if model in (Node, Pool, Upload):
+    if model in (Node, NodeGroup, Pool, Upload):
         return queryset.none()
     return queryset.none()
 

@@ -1,4 +1,11 @@
-"""Choose a node for a VM, and say why each other one was not taken."""
+"""Choose a node for a VM, and say why each other one was not taken.
+
+Whatever speaks against a node is a reason, and all of them are told. Of the nodes that are left the one with the most
+points is taken, of equals the first by name; a move takes the one with the least to copy before that. Points, out of
+1000: two parts the share of the node's memory for VMs that would stay free, one part the same of its vCPUs; then
+:data:`AFFINITY_POINTS` less for each VM that a soft affinity group would rather have elsewhere, or it elsewhere. How
+busy a node is does not count: the panel is not told.
+"""
 
 import ipaddress
 import math
@@ -10,12 +17,12 @@ from django.db.models import F
 
 from nodes.contract.sizes import nearest_sizes
 
-from .models import Disk, Image, Iso, Network, Node, NodeState, Pool, PoolState
+from .affinity import Rule
+from .models import Disk, Image, Iso, Network, Node, NodeGroup, NodeState, Pool, PoolState, Vm
 from .refusals import Refusal
 from .saga.steps import Lost
 
-HOST_RESERVE_BYTES = 512 << 20
-"""Memory that is never given to guests."""
+AFFINITY_POINTS = 250
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,12 @@ class Need:
     networks: Sequence[Network]
     image: Image | None = None
     iso: Iso | None = None
+    group: NodeGroup | None = None
+    """The only nodes that come into question; None: all."""
+    rules: Sequence[Rule] = ()
+    """Of its affinity groups."""
+    vm: str = ""
+    """Itself, where there is such a VM already: what is said of the others of its groups is not about it."""
 
 
 @dataclass
@@ -34,24 +47,45 @@ class Candidate:
     node: Node
     score: int = 0
     reasons: list[Refusal] = field(default_factory=list)
+    wishes: list[Refusal] = field(default_factory=list)
+    """What soft affinity groups have against it."""
 
 
 def free_memory_bytes(node: Node) -> int:
-    return node.memory_bytes - HOST_RESERVE_BYTES - node.memory_allocated_bytes
+    """Of what its VMs may have; below zero where the limit was lowered."""
+    return node.memory_limit_bytes - node.memory_allocated_bytes
+
+
+def free_cpus(node: Node) -> int:
+    return node.cpus_limit - node.cpus_allocated
 
 
 def candidates(need: Need, nodes: Sequence[Node]) -> list[Candidate]:
-    """Every node with its reasons against; the best of the possible ones first.
-
-    The score is the share of memory that would stay free, in per mille: the emptiest node is taken.
-    """
-    rows = []
-    for node in nodes:
-        reasons = list(_against(need, node))
-        left = free_memory_bytes(node) - need.memory_bytes
-        rows.append(Candidate(node, max(0, left * 1000 // max(1, node.memory_bytes)), reasons))
+    """Every node with its reasons against; the best of the possible ones first."""
+    rows = [_candidate(need, node) for node in nodes]
     rows.sort(key=lambda c: (bool(c.reasons), -c.score, c.node.name))
     return rows
+
+
+def _candidate(need: Need, node: Node) -> Candidate:
+    reasons, wishes = list(_against(need, node)), list[Refusal]()
+    points = _points(need, node)
+    for rule in need.rules:
+        if reason := rule.reason(node.pk, node.name, need.vm):
+            (reasons if rule.hard else wishes).append(reason)
+            points -= 0 if rule.hard else AFFINITY_POINTS * len(rule.against(node.pk, need.vm))
+    return Candidate(node, points, reasons, wishes)
+
+
+def _points(need: Need, node: Node) -> int:
+    memory = _share(free_memory_bytes(node) - need.memory_bytes, node.memory_limit_bytes)
+    cpus = _share(free_cpus(node) - need.vcpus, node.cpus_limit)
+    return (2 * memory + cpus) // 3
+
+
+def _share(part: int, whole: int) -> int:
+    """In per mille."""
+    return max(0, part * 1000 // whole) if whole else 0
 
 
 def _against(need: Need, node: Node) -> Sequence[Refusal]:
@@ -62,12 +96,15 @@ def _against(need: Need, node: Node) -> Sequence[Refusal]:
         reasons.append(Refusal("node_offline", {"node": node.name}, field="node"))
     if node.in_maintenance:
         reasons.append(Refusal("maintenance", {"node": node.name}, field="node"))
-    if need.vcpus > node.cpus:
-        facts = {"node": node.name, "cpus": node.cpus, "needed": need.vcpus}
+    if need.group and node.group_id != need.group.pk:
+        reasons.append(Refusal("outside_group", {"node": node.name, "node_group": need.group.name}, field="group"))
+    if need.vcpus > min(node.cpus, free_cpus(node)):
+        left = {"left": max(0, free_cpus(node)), "limit": node.cpus_limit}
+        facts = {"node": node.name, "cpus": node.cpus, **left, "vcpus": need.vcpus}
         reasons.append(Refusal("no_cpus", facts, field="vcpus", status=507))
-    free = free_memory_bytes(node)
-    if need.memory_bytes > free:
-        facts = {"node": node.name, "free": max(0, free), "needed": need.memory_bytes}
+    if need.memory_bytes > free_memory_bytes(node):
+        free, whole = max(0, free_memory_bytes(node)), node.memory_limit_bytes
+        facts = {"node": node.name, "free": free, "whole": whole, "needed": need.memory_bytes}
         reasons.append(Refusal("no_memory", facts, field="memory_bytes", status=507))
     bridges = node.facts.get("bridges", [])
     for network in need.networks:
@@ -81,17 +118,26 @@ def _against(need: Need, node: Node) -> Sequence[Refusal]:
     return reasons
 
 
-def reserve_memory(node_id: str, memory_bytes: int) -> None:
-    """Take memory of a node if it is still there; raises :class:`Lost` when somebody was quicker."""
+def reserve(node_id: str, vm: Vm) -> None:
+    """Take what the VM needs of a node if it is still there; raises :class:`Lost` when somebody was quicker."""
     room = Node.objects.filter(
-        pk=node_id, memory_bytes__gte=F("memory_allocated_bytes") + memory_bytes + HOST_RESERVE_BYTES
+        pk=node_id,
+        memory_limit_bytes__gte=F("memory_allocated_bytes") + vm.memory_bytes,
+        cpus_limit__gte=F("cpus_allocated") + vm.vcpus,
     )
-    if not room.update(memory_allocated_bytes=F("memory_allocated_bytes") + memory_bytes):
+    if not room.update(**_more(vm.memory_bytes, vm.vcpus)):
         raise Lost(node_id)
 
 
-def release_memory(node_id: str, memory_bytes: int) -> None:
-    Node.objects.filter(pk=node_id).update(memory_allocated_bytes=F("memory_allocated_bytes") - memory_bytes)
+def release(node_id: str, vm: Vm) -> None:
+    Node.objects.filter(pk=node_id).update(**_more(-vm.memory_bytes, -vm.vcpus))
+
+
+def _more(memory_bytes: int, vcpus: int) -> dict[str, Any]:
+    return {
+        "memory_allocated_bytes": F("memory_allocated_bytes") + memory_bytes,
+        "cpus_allocated": F("cpus_allocated") + vcpus,
+    }
 
 
 def free_room_bytes(pool: Pool) -> int:
@@ -143,25 +189,30 @@ def explain(rows: Sequence[Candidate]) -> dict[str, Any] | None:
     """``{"node", "name", "score", "reasons": [...], "others": [...]}`` for a dry run; None when no node can take it."""
     if not rows or rows[0].reasons:
         return None
-    best = rows[0]
-    others = [
-        {
-            "node": c.node.pk,
-            "name": c.node.name,
-            "score": c.score,
-            "reasons": [r.said() for r in c.reasons]
-            or [Refusal("less_room", {"node": c.node.name, "best": best.node.name}).said()],
-        }
-        for c in rows[1:]
-    ]
-    chosen = "only_node" if all(c.reasons for c in rows[1:]) else "most_room"
+    best, others = rows[0], rows[1:]
+    points = {"node": best.node.name, "points": best.score}
+    chosen = Refusal("most_points" if any(not c.reasons for c in others) else "only_node", points)
     return {
         "node": best.node.pk,
         "name": best.node.name,
         "score": best.score,
-        "reasons": [Refusal(chosen, {"node": best.node.name}).said()],
-        "others": others,
+        "reasons": [reason.said() for reason in (chosen, *best.wishes)],
+        "others": [
+            {
+                "node": c.node.pk,
+                "name": c.node.name,
+                "score": c.score,
+                "reasons": [reason.said() for reason in c.reasons or (_less(c, best), *c.wishes)],
+            }
+            for c in others
+        ],
     }
+
+
+def _less(candidate: Candidate, best: Candidate) -> Refusal:
+    """Why one that could take it was not taken."""
+    both = {"node": candidate.node.name, "points": candidate.score, "best": best.node.name, "most": best.score}
+    return Refusal("fewer_points" if candidate.score < best.score else "as_good", both)
 
 
 def next_free_address(network: Network, taken: set[str]) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from . import texts
 
-_PLACES = frozenset({"node", "pool", "bridge", "best"})
+_PLACES = frozenset({"node", "there", "node_group", "pool", "bridge", "best"})
 
 
 @dataclass(frozen=True)

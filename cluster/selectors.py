@@ -7,6 +7,7 @@ from django.db.models import Count, Model, Prefetch, QuerySet
 
 from .models import (
     Address,
+    AffinityGroup,
     AuditEvent,
     Backup,
     Disk,
@@ -18,6 +19,7 @@ from .models import (
     Network,
     Nic,
     Node,
+    NodeGroup,
     Pool,
     PoolOnNode,
     Schedule,
@@ -53,14 +55,27 @@ def vms_with_places(actor: Actor) -> "QuerySet[Vm]":
 
 def vms_in_full(actor: Actor) -> "QuerySet[Vm]":
     """VMs with what a card shows of one."""
-    return vms(actor).select_related("tenant", "owner", "node", "home").defer(*WITHOUT_REPORTS).prefetch_related(
+    rows = vms(actor).select_related("tenant", "owner", "node", "home", "node_group").defer(*WITHOUT_REPORTS)
+    return rows.prefetch_related(
         Prefetch("disks", Disk.objects.select_related("iso", "pool", "image").prefetch_related("snapshots")),
         Prefetch("nics", Nic.objects.select_related("lease", "network")),
-    )  # fmt: skip
+    )
 
 
 def nodes(actor: Actor) -> "QuerySet[Node]":
     return visible(Node.objects.all(), actor)
+
+
+def affinity_groups(actor: Actor) -> "QuerySet[AffinityGroup]":
+    """With those of their VMs of which the actor may know."""
+    members = Prefetch("vms", vms(actor).only("name", "state").order_by("name", "pk"))
+    return visible(AffinityGroup.objects.prefetch_related(members), actor)
+
+
+def node_groups(actor: Actor) -> "QuerySet[NodeGroup]":
+    return visible(
+        NodeGroup.objects.prefetch_related(Prefetch("nodes", Node.objects.only("group").order_by("pk"))), actor
+    )
 
 
 def pools(actor: Actor) -> "QuerySet[Pool]":

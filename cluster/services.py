@@ -5,20 +5,23 @@ import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from decimal import Decimal
+from typing import Annotated, Any
 
 from django.conf import settings
 from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field
 
 from nodes.contract import image_file
 from nodes.contract.messages import EnrolAnswer, EnrolRequest
+from nodes.contract.sizes import MAX_BYTES
 from nodes.contract.specs import Name
 
-from . import audit, ca, events, library, pools, shapes, wake
+from . import audit, ca, events, groups, library, pools, shapes, wake
 from .models import (
+    LEAST_RESERVE_BYTES,
     POOL_AT_REST,
     AddressRange,
     IdempotencyKey,
@@ -30,6 +33,7 @@ from .models import (
     Look,
     Network,
     Node,
+    NodeGroup,
     NodeState,
     Pool,
     PoolState,
@@ -39,7 +43,7 @@ from .models import (
     Vm,
 )
 from .os_catalogue import CATALOGUE
-from .permissions import Actor, action_of, may_drive
+from .permissions import Actor, action_of, may_drive, visible
 from .refusals import BadShape, Forbidden, Refusal, Refused
 from .saga import dispatch
 from .saga.context import context_of
@@ -52,6 +56,11 @@ JOIN_TOKEN_LIFETIME = timedelta(hours=1)
 IDEMPOTENCY_LIFETIME = timedelta(hours=24)
 UPLOAD_PATIENCE = timedelta(hours=24)
 LIBRARY: dict[str, Any] = {"image": Image, "iso": Iso}
+CpuOvercommit = Annotated[Decimal, Field(ge=1, le=64, decimal_places=2)]
+MemoryOvercommit = Annotated[Decimal, Field(ge=1, le=2, decimal_places=2)]
+MemoryReserve = Annotated[int, Field(ge=LEAST_RESERVE_BYTES, le=MAX_BYTES)]
+KEEP: Any = object()
+"""Of a setting that may also be None: it stays as it is."""
 
 
 # --- nodes ------------------------------------------------------------------------------------------------
@@ -63,8 +72,8 @@ def node_add(actor: Actor, name: str, address: str) -> tuple[Node, dict[str, Any
     Raises :class:`Forbidden`, :class:`BadShape`, :class:`Refused` (``node_name_taken``, ``node_address_taken``).
     """
     actor.require("node.add")
-    _must_be(Name, name, "name")
-    address = str(_must_be(ipaddress.IPv4Address, address, "address"))
+    shapes.must_be(Name, name, "name")
+    address = str(shapes.must_be(ipaddress.IPv4Address, address, "address"))
     taken = []
     with transaction.atomic():
         serialise()
@@ -99,6 +108,57 @@ def node_token(actor: Actor, node: Node) -> dict[str, Any]:
         "expires": expires,
         "command": f"ulei-node join --panel {panel} --token {secret} --ca-fingerprint {fingerprint}",
     }
+
+
+def node_edit(
+    actor: Actor,
+    node: Node,
+    *,
+    group: str | None = KEEP,
+    cpu_overcommit: Decimal = KEEP,
+    memory_overcommit: Decimal = KEEP,
+    memory_reserve_bytes: int | None = KEEP,
+) -> Node:
+    """Change what the panel decides of a node; what is left out stays. A lower limit moves no VM, and lets none come.
+
+    :param cpu_overcommit: vCPUs for each thread of its processors.
+    :param memory_reserve_bytes: what the host keeps; None: by the rule.
+
+    Raises :class:`Forbidden`, :class:`BadShape`, :class:`Refused` (``node_group_unknown``, ``reserve_too_large``).
+    """
+    actor.require("node.edit")
+    changes: dict[str, Any] = {}
+    if group is not KEEP:
+        changes["group"] = _group(actor, group)
+    if cpu_overcommit is not KEEP:
+        shapes.must_be(CpuOvercommit, cpu_overcommit, "cpu_overcommit")
+        changes["cpu_overcommit_percent"] = int(cpu_overcommit * 100)
+    if memory_overcommit is not KEEP:
+        shapes.must_be(MemoryOvercommit, memory_overcommit, "memory_overcommit")
+        changes["memory_overcommit_percent"] = int(memory_overcommit * 100)
+    if memory_reserve_bytes is not KEEP:
+        shapes.must_be(MemoryReserve | None, memory_reserve_bytes, "memory_reserve_bytes")
+        if node.memory_bytes and (memory_reserve_bytes or 0) > node.memory_bytes:
+            facts = {"node": node.name, "size": node.memory_bytes, "asked": memory_reserve_bytes}
+            raise Refused(Refusal("reserve_too_large", facts, field="memory_reserve_bytes"))
+        changes["memory_reserve_bytes"] = memory_reserve_bytes
+    with transaction.atomic():
+        Node.objects.filter(pk=node.pk).update(version=F("version") + 1, **changes)
+        node.refresh_from_db()
+        audit.write(
+            actor, "node.edit", "done", subject="node:" + node.pk, subject_name=node.name, fields=sorted(changes)
+        )
+        events.node_changed(node)
+    return node
+
+
+def _group(actor: Actor, pk: str | None) -> NodeGroup | None:
+    if pk is None:
+        return None
+    group = visible(NodeGroup.objects.all(), actor).filter(pk=pk).first()
+    if group is None:
+        raise Refused(Refusal("node_group_unknown", field="group"))
+    return group
 
 
 def enrol(request: EnrolRequest) -> EnrolAnswer:
@@ -358,7 +418,7 @@ def pool_edit(
     """
     actor.require("pool.edit")
     if name is not None:
-        _must_be(Name, name, "name")
+        shapes.must_be(Name, name, "name")
     asked = {"name": name, "exact": exact, "state": state, "warning_percent": warning_percent}
     changes = {field: value for field, value in asked.items() if value is not None}
     with transaction.atomic():
@@ -409,18 +469,34 @@ def _make_default(pool: Pool, nodes: Sequence[str]) -> None:
 
 
 def vm_edit(
-    actor: Actor, vm: Vm, *, title: str | None = None, protected: bool | None = None, os: str | None = None
+    actor: Actor,
+    vm: Vm,
+    *,
+    title: str | None = None,
+    protected: bool | None = None,
+    os: str | None = None,
+    group: str | None = KEEP,
+    affinity_groups: Sequence[str] = KEEP,
 ) -> Vm:
-    """Change what no node needs to hear of."""
+    """Change what no node needs to hear of. A group of nodes is for those who may move the VM: its next move obeys it.
+
+    Raises :class:`Forbidden`, :class:`Refused` (``os_unknown``, ``node_group_unknown``, as :func:`groups.join`).
+    """
     actor.require("vm.edit")
     if os and os not in CATALOGUE:
         raise Refused(Refusal("os_unknown", {"os": os}, field="os"))
     asked = {"title": title, "protected": protected, "os": os}
-    changes = {name: value for name, value in asked.items() if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    if group is not KEEP:
+        actor.require("vm.migrate")
+        changes["node_group"] = _group(actor, group)
     with transaction.atomic():
+        if affinity_groups is not KEEP:
+            groups.join(actor, vm, affinity_groups)
         Vm.objects.filter(pk=vm.pk).update(version=F("version") + 1, **changes)
         vm.refresh_from_db()
-        audit.write(actor, "vm.edit", "done", subject="vm:" + vm.pk, subject_name=vm.name, fields=sorted(changes))
+        fields = sorted([*changes, *([] if affinity_groups is KEEP else ["affinity_groups"])])
+        audit.write(actor, "vm.edit", "done", subject="vm:" + vm.pk, subject_name=vm.name, fields=fields)
         events.vm_changed(vm)
     return vm
 
@@ -609,10 +685,3 @@ JOB_CHECKS: dict[str, Callable[[Actor, Job], None]] = {
     "priority": check_priority,
 }
 """Each raises :class:`Forbidden` or :class:`Refused` with the reason; the job page's buttons read this list too."""
-
-
-def _must_be(kind: Any, value: Any, path: str) -> Any:
-    try:
-        return TypeAdapter(kind).validate_python(value)
-    except ValidationError as error:
-        raise BadShape({path: shapes.errors_of(error)[shapes.WHOLE]}) from None

@@ -4,10 +4,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django.utils.translation import gettext as _
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
+
+from .refusals import BadShape
 
 WHOLE = "__all__"
 """The key of an error that belongs to no single field."""
+
+
+def must_be(kind: Any, value: Any, path: str) -> Any:
+    """The value as one of this kind. Raises :class:`BadShape`."""
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise BadShape({path: errors_of(error)[WHOLE]}) from None
 
 
 def errors_of(error: ValidationError) -> dict[str, list[str]]:
@@ -28,6 +38,9 @@ def _say(kind: str, facts: Mapping[str, Any], path: Sequence[int | str]) -> str:
         "int_type": _("must be a whole number"),
         "int_parsing": _("must be a whole number"),
         "int_from_float": _("must be a whole number"),
+        "decimal_type": _("must be a number"),
+        "decimal_parsing": _("must be a number"),
+        "decimal_max_places": _("must have at most %(decimal_places)s decimal places"),
         "string_type": _("must be text"),
         "bool_type": _("must be true or false"),
         "list_type": _("must be a list"),

@@ -11,7 +11,7 @@ from django.utils.translation import gettext_noop as _
 
 from nodes.contract.sizes import format_exact, format_size
 
-from .models import Role, VmState
+from .models import AffinityPolicy, Role, VmState
 
 TEXTS: dict[str, tuple[str, str]] = {
     # Rights
@@ -104,15 +104,69 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("look at the reasons of each node; free something, or ask for less"),
     ),
     "maintenance": (_("node %(node)s is in maintenance"), _("choose another node, or end the maintenance")),
+    "outside_group": (
+        _("node %(node)s is not in the group %(node_group)s, which is the only place for this VM"),
+        _("choose a node of that group, or let the VM go anywhere"),
+    ),
+    "node_group_unknown": (_("there is no such group of nodes"), _("choose one from the list")),
+    "node_group_name_taken": (_("there is already a group of nodes named %(name)s"), _("choose another name")),
+    "node_group_in_use": (
+        _("the group %(name)s is in use (nodes: %(nodes)s, VMs bound to it: %(vms)s)"),
+        _("take its nodes out of it, and let its VMs go anywhere"),
+    ),
     "no_memory": (
-        _("no memory on node %(node)s: %(free)s free, %(needed)s needed"),
+        _("no memory on node %(node)s: %(free)s free of %(whole)s for VMs, %(needed)s needed"),
         _("ask for less, stop something there, or choose another node"),
     ),
-    "no_cpus": (_("node %(node)s has %(cpus)s CPUs, %(needed)s asked"), _("ask for fewer, or choose another node")),
+    "no_cpus": (
+        _("no room for %(vcpus)s vCPUs on node %(node)s: CPUs there: %(cpus)s, vCPUs free: %(left)s of %(limit)s"),
+        _("ask for no more than either, or choose another node"),
+    ),
+    "reserve_too_large": (
+        _("node %(node)s has %(size)s of memory, and %(asked)s would be kept from its VMs"),
+        _("choose less"),
+    ),
     "no_bridge": (_("node %(node)s has no bridge %(bridge)s"), _("make the bridge there, or choose another network")),
-    "less_room": (_("node %(node)s could take it too, but %(best)s has more memory free"), ""),
+    "fewer_points": (
+        _("node %(node)s could take it too, and has %(points)s points by what would stay free; %(best)s has %(most)s"),
+        "",
+    ),
+    "as_good": (_("node %(node)s could take it too (%(points)s points); %(best)s comes before it"), ""),
     "only_node": (_("%(node)s is the only node that can take it"), ""),
-    "most_room": (_("%(node)s has the largest share of free memory"), ""),
+    "most_points": (
+        _("%(node)s has the most points (%(points)s of 1000) by what would stay free of its memory and vCPUs"),
+        "",
+    ),
+    # Affinity
+    "affinity_apart": (
+        _("VM %(vm)s of group %(group)s is on %(there)s, and the group keeps its VMs apart"),
+        _("choose another node, add one, or take one of the two VMs out of the group"),
+    ),
+    "affinity_together": (
+        _("VM %(vm)s of group %(group)s is on %(there)s, and the group keeps its VMs together"),
+        _("choose that node, or take one of the two VMs out of the group"),
+    ),
+    "affinity_apart_soft": (
+        _("VM %(vm)s of group %(group)s is on %(there)s, and the group would rather have its VMs apart"),
+        "",
+    ),
+    "affinity_together_soft": (
+        _("VM %(vm)s of group %(group)s is on %(there)s, and the group would rather have its VMs together"),
+        "",
+    ),
+    "affinity_in_the_way": (
+        _("the group %(group)s allows no node on which there is room for this VM"),
+        _("leave that group out, or ask the operators for room"),
+    ),
+    "affinity_broken": (
+        _("%(vm)s and %(other)s are not where the group %(group)s wants its VMs (%(policy)s)"),
+        _("move one of them first, or do not make the group strict"),
+    ),
+    "affinity_group_unknown": (_("there is no such affinity group"), _("choose one from the list")),
+    "affinity_group_name_taken": (
+        _("there is already an affinity group named %(name)s in this tenant"),
+        _("choose another name"),
+    ),
     # Moves between nodes
     "same_node": (_("%(vm)s is on node %(node)s already"), _("choose another node")),
     "no_target": (
@@ -611,7 +665,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "agent_error": (_("an internal error of the node's agent"), _("look at the agent's log on that node")),
 }
 
-_SIZES = frozenset({"free", "needed", "asked", "size", "seen", "most", "granule"})
+_SIZES = frozenset({"free", "whole", "needed", "asked", "size", "seen", "most", "granule"})
 _TYPED = frozenset({"below", "above"})
 """Sizes that people type as they read them."""
 
@@ -628,6 +682,8 @@ def _word(name: str, value: Any, language: Literal["ru", "en"]) -> Any:
         return format_exact(value, language)
     if name in ("state", "needed") and value in VmState.values:
         return VmState(value).label
+    if name == "policy" and value in AffinityPolicy.values:
+        return AffinityPolicy(value).label
     if name == "role" and value in Role.values:
         return Role(value).label
     if name == "action" and value in Operation.registry:

@@ -1,8 +1,10 @@
 from .access import Grant, Role, Tenant, Token, User
+from .affinity import AffinityGroup, AffinityMember, AffinityPolicy
 from .audit import AuditEvent, IdempotencyKey
 from .backup import Backup, BackupState
 from .base import new_id
 from .inventory import (
+    LEAST_RESERVE_BYTES,
     POOL_AT_REST,
     Address,
     AddressRange,
@@ -14,6 +16,7 @@ from .inventory import (
     Link,
     Network,
     Node,
+    NodeGroup,
     NodeState,
     Pool,
     PoolOnNode,
@@ -27,9 +30,13 @@ from .vm import Disk, Nic, Pending, Vm, VmState
 
 __all__ = [
     "FINAL",
+    "LEAST_RESERVE_BYTES",
     "POOL_AT_REST",
     "Address",
     "AddressRange",
+    "AffinityGroup",
+    "AffinityMember",
+    "AffinityPolicy",
     "AuditEvent",
     "Backup",
     "BackupState",
@@ -49,6 +56,7 @@ __all__ = [
     "Network",
     "Nic",
     "Node",
+    "NodeGroup",
     "NodeState",
     "ObjectNumber",
     "Pending",

@@ -1,8 +1,11 @@
 """What the cluster consists of: nodes, pools, networks, addresses, images."""
 
 import ipaddress
+from decimal import Decimal
 
 from django.db import models
+from django.db.models import F, Value
+from django.db.models.functions import Coalesce, Greatest
 from django.utils.translation import gettext_lazy as _
 
 from .base import IdField
@@ -12,6 +15,27 @@ class NodeState(models.TextChoices):
     OFFLINE = "offline", _("offline")
     ONLINE = "online", _("online")
     MAINTENANCE = "maintenance", _("maintenance")
+
+
+class NodeGroup(models.Model):
+    """Nodes that are meant for the same VMs; a node is in one group at most."""
+
+    id = IdField()
+    name = models.CharField(max_length=63, unique=True)
+    title = models.CharField(max_length=200, blank=True)
+    created = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+LEAST_RESERVE_BYTES = 512 << 20
+_RESERVE = Coalesce(
+    F("memory_reserve_bytes"),
+    Greatest(Value(LEAST_RESERVE_BYTES), F("memory_bytes") / Value(50), output_field=models.BigIntegerField()),
+    output_field=models.BigIntegerField(),
+)
+"""What a host keeps of its memory where nobody has said it: a fiftieth, and 512 MiB at least."""
 
 
 class Node(models.Model):
@@ -43,10 +67,44 @@ class Node(models.Model):
     memory_bytes = models.BigIntegerField(default=0)
     memory_allocated_bytes = models.BigIntegerField(default=0)
     """Sum over the VMs placed here; raised by a conditional UPDATE, so that many creates at once cannot overshoot."""
+    cpus_allocated = models.IntegerField(default=0)
+    """The same of their vCPUs."""
+    memory_reserve_bytes = models.BigIntegerField(null=True)
+    """What the host keeps for itself; None: by the rule."""
+    memory_overcommit_percent = models.PositiveSmallIntegerField(default=100)
+    cpu_overcommit_percent = models.PositiveSmallIntegerField(default=800)
+    """vCPUs for a hundred threads of its processors."""
+    memory_kept_bytes = models.GeneratedField(
+        expression=_RESERVE, output_field=models.BigIntegerField(), db_persist=True
+    )
+    """``memory_reserve_bytes``, by the rule too."""
+    memory_limit_bytes = models.GeneratedField(
+        expression=Greatest(F("memory_bytes") - _RESERVE, Value(0), output_field=models.BigIntegerField())
+        * F("memory_overcommit_percent")
+        / Value(100),
+        output_field=models.BigIntegerField(),
+        db_persist=True,
+    )
+    """What its VMs may have together. The database computes it, so that the reserving UPDATE can ask for it."""
+    cpus_limit = models.GeneratedField(
+        expression=F("cpus") * F("cpu_overcommit_percent") / Value(100),
+        output_field=models.IntegerField(),
+        db_persist=True,
+    )
     default_pool = models.ForeignKey("Pool", on_delete=models.SET_NULL, null=True, related_name="+")
+    group = models.ForeignKey(NodeGroup, on_delete=models.PROTECT, null=True, related_name="nodes")
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def cpu_overcommit(self) -> Decimal:
+        """vCPUs for each thread of its processors."""
+        return Decimal(self.cpu_overcommit_percent) / 100
+
+    @property
+    def memory_overcommit(self) -> Decimal:
+        return Decimal(self.memory_overcommit_percent) / 100
 
 
 class Link(models.Model):

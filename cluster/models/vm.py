@@ -49,6 +49,10 @@ class Vm(models.Model):
     """The node in maintenance to which it is put back afterwards."""
     starts_at_home = models.BooleanField(default=False)
     """It was shut down for the maintenance of its node."""
+    moving_to = models.ForeignKey("Node", on_delete=models.SET_NULL, null=True, related_name="+")
+    """The node that a move has reserved for it; None: no move is under way, or it is there."""
+    node_group = models.ForeignKey("NodeGroup", on_delete=models.PROTECT, null=True, related_name="vms")
+    """It goes to no node outside of this group; None: anywhere."""
     created = models.DateTimeField(auto_now_add=True)
 
     class Meta:

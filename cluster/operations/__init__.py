@@ -93,15 +93,20 @@ def _start(
     parent: Job | None = None,
 ) -> Started:
     for attempt in range(MAX_PLANS):
-        plan = operation.plan(actor, target, parsed)
+        last = attempt == MAX_PLANS - 1
+        plan = None if last else operation.plan(actor, target, parsed)
         try:
             with transaction.atomic():
+                locks.serialise()
+                # The last plan is made while nobody else can begin anything: whoever lost twice to quicker ones gets
+                # the room that is left.
+                plan = plan or operation.plan(actor, target, parsed)
                 started = _begin(actor, operation, target, parsed, plan, wait, parent)
                 point("start.before-commit", operation.code)
             point("start.after-commit", operation.code)
             return started
         except Lost:
-            if attempt == MAX_PLANS - 1:
+            if last:
                 raise Refused(Refusal("placement_lost", status=507)) from None
     raise AssertionError("unreachable")
 
@@ -115,7 +120,6 @@ def _begin(
     wait: bool,
     parent: Job | None,
 ) -> Started:
-    locks.serialise()
     if target is not None:
         target = selectors.target(actor, operation.noun, target.pk)
     job = Job(

@@ -7,7 +7,7 @@ from typing import Any
 from django.utils.translation import gettext_lazy as _
 
 from cluster.domain_specs import disk_spec, volume_of
-from cluster.models import Backup, Disk, Network, PoolOnNode, Vm
+from cluster.models import Backup, Disk, Network, NodeGroup, PoolOnNode, Vm
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
 from cluster.saga.steps import Call, Context, Id, LockName, Operation, Params, Plan
@@ -45,7 +45,10 @@ class BackupRestore(Operation[RestoreParams]):
     def plan(cls, actor: Actor, target: Backup, params: RestoreParams) -> Plan:
         copies = list(target.disks.order_by("position"))
         near = set(PoolOnNode.objects.filter(pool__in={c.pool_id for c in copies}).values_list("node_id", flat=True))
-        plan = Planning(actor, as_create(params, target.settings, target.tenant_id, copies), only_on=near).plan()
+        bound_to = target.settings.get("group")
+        group = NodeGroup.objects.filter(pk=bound_to).first() if bound_to else None
+        create = as_create(params, target.settings, target.tenant_id, copies)
+        plan = Planning(actor, create, only_on=near, group=group).plan()
         plan.data |= {"backup": target.pk, "copies": [copy.pk for copy in copies]}
         return plan
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from django.db.models import QuerySet
 
+from cluster import affinity
 from cluster.models import Vm, VmState
 from cluster.operations import start_child
 from cluster.refusals import Forbidden, NotKnown, Refusal, Refused
@@ -52,7 +53,7 @@ class Intended:
 
 def all_vms() -> "QuerySet[Vm]":
     """With all that a plan asks of each; the largest first: the small ones fit into what is left."""
-    vms = Vm.objects.select_related("node").prefetch_related("nics__network", "disks__pool", "disks__iso")
+    vms = Vm.objects.select_related("node", "node_group").prefetch_related("nics__network", "disks__pool", "disks__iso")
     return vms.order_by("-memory_bytes", "name")
 
 
@@ -63,6 +64,9 @@ def intend(vms: Iterable[Vm], targets: Collection[str] | None = None) -> list[In
     nodes = list(nodes_for_moves())
     for node in nodes:
         node.in_maintenance = node.in_maintenance and targets is None
+    vms = list(vms)
+    rules = affinity.rules_of_vms([vm.pk for vm in vms])
+    affinity.leave(rules)
     found = []
     for vm in vms:
         if vm.state not in MOVABLE:
@@ -70,9 +74,10 @@ def intend(vms: Iterable[Vm], targets: Collection[str] | None = None) -> list[In
             found.append(Intended(vm, "leave", reasons=[why]))
             continue
         others = [n for n in nodes if n.pk != vm.node_id and (targets is None or n.pk in targets)]
-        rows = MovePlanning(vm, nodes=others).candidates()
+        rows = MovePlanning(vm, nodes=others, rules=rules.get(vm.pk, [])).candidates()
         if rows and not rows[0].reasons:
             _promise(rows[0], vm)
+            affinity.promise(rules, vm.pk, rows[0].node.pk, rows[0].node.name)
             found.append(Intended(vm, "move", rows[0]))
         else:
             found.append(Intended(vm, "leave", reasons=_why_none(vm, rows)))
@@ -82,6 +87,7 @@ def intend(vms: Iterable[Vm], targets: Collection[str] | None = None) -> list[In
 def _promise(best: Candidate, vm: Vm) -> None:
     """In memory alone: what the next one is told of the room that is left."""
     best.node.memory_allocated_bytes += vm.memory_bytes
+    best.node.cpus_allocated += vm.vcpus
     for copied in best.copied:
         copied.pool.reserved_bytes += copied.size_bytes
 

@@ -127,7 +127,8 @@ class VmBackup(Operation[BackupParams]):
 def settings_of(vm: Vm) -> dict[str, Any]:
     """What, beside its disks, such a VM is made of (``Backup.settings``)."""
     nics = [{"network": nic.network_id, "model": nic.model} for nic in vm.nics.all()]
-    return {"vcpus": vm.vcpus, "memory_bytes": vm.memory_bytes, "os": vm.os, "nics": nics}
+    sizes = {"vcpus": vm.vcpus, "memory_bytes": vm.memory_bytes}
+    return {**sizes, "os": vm.os, "nics": nics, "group": vm.node_group_id}
 
 
 def _pool(actor: Actor, vm: Vm, params: BackupParams) -> Pool | None:

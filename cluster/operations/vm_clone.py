@@ -37,7 +37,7 @@ class VmClone(Operation[RestoreParams]):
     def plan(cls, actor: Actor, target: Vm, params: RestoreParams) -> Plan:
         disks = disks_of(target)
         create = as_create(params, settings_of(target), target.tenant_id, disks)
-        plan = Planning(actor, create, only_on={target.node_id}).plan()
+        plan = Planning(actor, create, only_on={target.node_id}, group=target.node_group).plan()
         plan.data |= {"source": target.pk, "copies": [disk.pk for disk in disks]}
         return plan
 

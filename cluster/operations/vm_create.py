@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from django.utils.translation import gettext_lazy as _
 from pydantic import Field, SecretStr, StringConstraints
 
-from cluster import placement, states
+from cluster import affinity, placement, states
 from cluster.domain_specs import nic_spec, volume_of
 from cluster.models import Address, Disk, Image, Iso, Network, Nic, Vm, VmState
 from cluster.permissions import Actor
@@ -68,6 +68,9 @@ class VmCreate(Operation["VmCreate.Params"]):
         title: Title = ""
         tenant: Id | None = None
         node: Id | None = None
+        group: Id | None = None
+        """Of nodes: it is made on one of them, and moves to no other; None: anywhere."""
+        affinity_groups: Annotated[list[Id], Field(max_length=affinity.MOST_OF_A_VM)] = []
         os: Annotated[str, StringConstraints(max_length=40)] | None = None
         vcpus: Annotated[int, Field(ge=1, le=512)]
         memory_bytes: Annotated[int, Field(ge=16 * MIB, le=MAX_BYTES)]
@@ -91,6 +94,7 @@ class VmCreate(Operation["VmCreate.Params"]):
             tenant_id=data["tenant"],
             owner=actor.user,
             node_id=data["node"],
+            node_group_id=data["group"],
             vcpus=params.vcpus,
             memory_bytes=params.memory_bytes,
             os=params.os or "",
@@ -99,8 +103,11 @@ class VmCreate(Operation["VmCreate.Params"]):
             raise Refused(Refusal("name_taken", {"name": vm.name}, field="name", status=409))
         check_stays(Image, params.image)
         check_stays(Iso, params.iso)
-        placement.reserve_memory(vm.node_id, vm.memory_bytes)
+        affinity.hold(data["affinity_groups"], vm.node_id)
+        placement.reserve(vm.node_id, vm)
         vm.save(force_insert=True)
+        if data["affinity_groups"]:
+            vm.affinity_groups.set(data["affinity_groups"])
         first_disk = 1
         if params.iso:
             Disk.objects.create(
@@ -195,7 +202,7 @@ def release(context: Context[VmCreate.Params], key: str) -> None:
         return
     for disk in vm.disks.filter(state="creating", pool__isnull=False):
         placement.release_room(disk.pool_id or "", disk.size_bytes)
-    placement.release_memory(vm.node_id, vm.memory_bytes)
+    placement.release(vm.node_id, vm)
     vm.disks.all().delete()
     states.forget(vm)
 

@@ -108,7 +108,7 @@ def forget(context: Context[DeleteParams], key: str) -> None:
     vm = Vm.objects.filter(pk=context.subject_id).first()
     if vm is None:
         return
-    placement.release_memory(vm.node_id, vm.memory_bytes)
+    placement.release(vm.node_id, vm)
     states.loosen(vm.disks.filter(pending=Pending.DETACH))
     if context.params.disks:
         vm.disks.all().delete()

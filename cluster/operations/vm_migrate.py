@@ -13,7 +13,7 @@ from django.db.models import F
 from django.utils.translation import gettext_lazy as _
 from pydantic import Field
 
-from cluster import placement, states, whereabouts
+from cluster import affinity, placement, states, whereabouts
 from cluster.domain_specs import disk_spec, domain_spec, elsewhere, nic_spec, volume_of
 from cluster.models import Disk, Lock, Nic, Node, Vm, VmState
 from cluster.permissions import Actor
@@ -100,7 +100,9 @@ class VmMigrate(Operation[MigrateParams]):
 
     @classmethod
     def begin(cls, actor: Actor, target: Vm, params: MigrateParams, plan: Plan) -> Vm:
-        placement.reserve_memory(plan.data["target"], target.memory_bytes)
+        affinity.hold_for(target, plan.data["target"])
+        placement.reserve(plan.data["target"], target)
+        Vm.objects.filter(pk=target.pk).update(moving_to=plan.data["target"])
         for copied in plan.data["copied"].values():
             placement.reserve_room(copied["pool"], copied["size_bytes"])
         left = Disk.objects.filter(pk__in=plan.data["copied"])
@@ -162,8 +164,8 @@ def _there(context: Context[Any], disk_id: str) -> Disk:
 
 
 def release(context: Context[MigrateParams], key: str) -> None:
-    vm = vm_of(context)
-    placement.release_memory(context.data["target"], vm.memory_bytes)
+    placement.release(context.data["target"], vm_of(context))
+    Vm.objects.filter(pk=context.subject_id).update(moving_to=None)
     _release_room(context)
 
 
@@ -274,7 +276,7 @@ def moved(context: Context[MigrateParams], key: str, result: DomainWhereabouts) 
     """From here on it belongs to the other node."""
     # The counter is the old node's: what the new one has seen is compared with its own.
     here = Vm.objects.filter(pk=context.subject_id, node=context.data["source"])
-    if not here.update(node=context.data["target"], observed_counter=0):
+    if not here.update(node=context.data["target"], moving_to=None, observed_counter=0):
         return
     for disk_id, copied in context.data["copied"].items():
         there = {"pool": copied["pool"], "format": copied["format"], "cache": "", "image": None}
@@ -319,7 +321,7 @@ def throw_away(context: Context[MigrateParams], disk_id: str) -> Call:
 def finish(context: Context[MigrateParams], key: str) -> None:
     vm = vm_of(context)
     moved(context, key, DomainWhereabouts(state="absent"))  # where an administrator has said so
-    placement.release_memory(context.data["source"], vm.memory_bytes)
+    placement.release(context.data["source"], vm)
     _release_room(context)
     for left in context.data["left"].values():
         trash.rest(context, left)

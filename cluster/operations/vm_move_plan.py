@@ -10,7 +10,7 @@ from typing import Any
 
 from django.db.models import QuerySet, prefetch_related_objects
 
-from cluster import placement
+from cluster import affinity, placement
 from cluster.models import POOL_AT_REST, Disk, Node, Pool, Vm
 from cluster.refusals import NotKnown, Refusal
 from cluster.saga.steps import Plan
@@ -53,7 +53,7 @@ class Candidate(placement.Candidate):
             "chosen": best and not self.reasons,
             "score": self.score,
             "copied_bytes": self.copied_bytes,
-            "reasons": [reason.said() for reason in self.reasons],
+            "reasons": [reason.said() for reason in self.reasons or self.wishes],
         }
 
 
@@ -70,6 +70,8 @@ class MovePlanning:
     """disk -> the pool that a person chose for it."""
     nodes: Sequence[Node] | None = None
     """Of :func:`nodes_for_moves`, with what was promised of them; None: read for this one VM."""
+    rules: Sequence[affinity.Rule] | None = None
+    """Of its affinity groups, with what was promised; None: as for ``nodes``."""
 
     def plan(self) -> Plan:
         rows = self.candidates()
@@ -101,7 +103,10 @@ class MovePlanning:
             if self.target and not nodes:
                 raise NotKnown(f"node {self.target}")
         prefetch_related_objects([self.vm], "nics__network", "disks__pool", "disks__iso")
-        need = placement.Need(self.vm.vcpus, self.vm.memory_bytes, [nic.network for nic in self.vm.nics.all()])
+        vm = self.vm
+        networks = [nic.network for nic in vm.nics.all()]
+        rules = affinity.rules_of_vms([vm.pk]).get(vm.pk, []) if self.rules is None else self.rules
+        need = placement.Need(vm.vcpus, vm.memory_bytes, networks, group=vm.node_group, rules=rules, vm=vm.pk)
         rows = [self._candidate(plain) for plain in placement.candidates(need, nodes)]
         rows.sort(key=lambda c: (bool(c.reasons), c.copied_bytes, -c.score, c.node.name))
         return rows
@@ -109,11 +114,12 @@ class MovePlanning:
     def _candidate(self, plain: placement.Candidate) -> Candidate:
         node = plain.node
         if node.pk == self.vm.node_id:
-            return Candidate(node, 0, [Refusal("same_node", {"vm": self.vm.name, "node": node.name}, field="target")])
+            here = Refusal("same_node", {"vm": self.vm.name, "node": node.name}, field="target")
+            return Candidate(node, 0, [here])
         copied, reasons = self._layout(node)
         # A default pool is needed only for a disk that is copied, and then it is missed there.
         others = [reason for reason in plain.reasons if reason.code != "no_pool"]
-        return Candidate(node, plain.score, [*others, *self._against(node), *reasons], copied)
+        return Candidate(node, plain.score, [*others, *self._against(node), *reasons], plain.wishes, copied)
 
     def _against(self, node: Node) -> list[Refusal]:
         """What hinders a move that would not hinder a creation."""

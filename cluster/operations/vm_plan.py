@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from django.db.models import Q
 
-from cluster import placement
-from cluster.models import POOL_AT_REST, Image, Iso, Network, Nic, Node, Pool, Tenant, Vm
+from cluster import affinity, placement
+from cluster.models import POOL_AT_REST, AffinityGroup, Image, Iso, Network, Nic, Node, NodeGroup, Pool, Tenant, Vm
 from cluster.os_catalogue import CATALOGUE
 from cluster.permissions import Actor, visible
 from cluster.refusals import NotKnown, Refusal
@@ -27,6 +27,8 @@ class Planning:
     params: "VmCreate.Params"
     only_on: Collection[str] | None = None
     """Nodes that come into question; None: all."""
+    group: NodeGroup | None = None
+    """Of the VM that this one is made after; who asks need not know of it."""
     refusals: list[Refusal] = field(default_factory=list)
     pools: dict[str, Pool] = field(default_factory=dict)
     """Those that are asked for, by id."""
@@ -47,7 +49,10 @@ class Planning:
         if tenant and Vm.objects.filter(tenant=tenant, name=params.name).exists():
             self.refusals.append(Refusal("name_taken", {"name": params.name}, field="name", status=409))
         self._check_nics(networks)
-        need = placement.Need(params.vcpus, params.memory_bytes, [n for n in networks if n], image, iso)
+        group = self._group() or self.group
+        together = self._affinity_groups(tenant)
+        asked = (params.vcpus, params.memory_bytes, [n for n in networks if n], image, iso, group)
+        need = placement.Need(*asked, rules=affinity.rules_of_groups(together))
         rows = self._candidates(need)
         node = rows[0].node if rows and not rows[0].reasons else None
         if node is None:
@@ -60,6 +65,8 @@ class Planning:
             data={
                 "tenant": tenant.pk if tenant else None,
                 "node": node.pk if node else None,
+                "group": group.pk if group else None,
+                "affinity_groups": [one.pk for one in together],
                 "iso": iso.pk if iso else None,
                 "disks": disks,
                 "networks": [n.pk if n else None for n in networks],
@@ -84,6 +91,22 @@ class Planning:
                 return found
         self.refusals.append(Refusal("tenant_unknown", field="tenant"))
         return None
+
+    def _group(self) -> NodeGroup | None:
+        asked = self.params.group
+        group = visible(NodeGroup.objects.all(), self.actor).filter(pk=asked).first() if asked else None
+        if asked and group is None:
+            self.refusals.append(Refusal("node_group_unknown", field="group"))
+        return group
+
+    def _affinity_groups(self, tenant: Tenant | None) -> list[AffinityGroup]:
+        asked = self.params.affinity_groups
+        if not asked:
+            return []
+        found = list(visible(AffinityGroup.objects.filter(pk__in=asked, tenant=tenant), self.actor).order_by("name"))
+        if len(found) < len(set(asked)):
+            self.refusals.append(Refusal("affinity_group_unknown", field="affinity_groups"))
+        return found
 
     def _image(self) -> Image | None:
         if self.params.image and self.params.iso:
@@ -201,7 +224,9 @@ class Planning:
         full = any(reason.status == 507 for reason in reasons)
         summary = Refusal("no_node", field="node", status=507 if full else 422)
         if self.actor.is_tenant_side:
-            return [summary]
+            groups = {reason.facts["group"] for reason in reasons if reason.code.startswith("affinity_")}
+            its = [Refusal("affinity_in_the_way", {"group": name}, field="affinity_groups") for name in sorted(groups)]
+            return [summary, *its]
         return reasons if len(rows) == 1 else [summary, *reasons]
 
     def _check_nics(self, networks: Sequence[Network | None]) -> None:

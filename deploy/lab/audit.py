@@ -53,7 +53,7 @@ class BrokerView:
 def compare(panel: Row, nodes: dict[str, NodeView | None], broker: BrokerView) -> list[str]:
     """All differences. ``nodes`` maps a node's id to its view; None where it did not answer."""
     names = {node["id"]: node["name"] for node in panel["nodes"]}
-    found = open_work(panel) + memory(panel)
+    found = open_work(panel) + reserved(panel)
     found += [f"node {names[node]} did not answer: not compared" for node, view in nodes.items() if view is None]
     present = {node: view for node, view in nodes.items() if view is not None}
     busy = busy_vms(panel)
@@ -79,16 +79,20 @@ def open_work(panel: Row) -> list[str]:
     return found + [f"step {step} was sent and never answered" for step in panel["outbox"]]
 
 
-def memory(panel: Row) -> list[str]:
+RESERVED = (("memory_allocated_bytes", "memory_bytes", "bytes"), ("cpus_allocated", "vcpus", "vCPUs"))
+"""(of a node, of a VM, in what)"""
+
+
+def reserved(panel: Row) -> list[str]:
     """What is reserved on a node is what its VMs have."""
-    reserved = {node["id"]: 0 for node in panel["nodes"]}
-    for vm in panel["vms"]:
-        reserved[vm["node"]] += vm["memory_bytes"]
-    return [
-        f"{node['name']}: {node['memory_allocated_bytes']} bytes reserved, its VMs have {reserved[node['id']]}"
-        for node in panel["nodes"]
-        if node["memory_allocated_bytes"] != reserved[node["id"]]
-    ]
+    found = []
+    for node in panel["nodes"]:
+        its = [vm for vm in panel["vms"] if vm["node"] == node["id"]]
+        for taken, name, unit in RESERVED:
+            whole = sum(vm[name] for vm in its)
+            if node[taken] != whole:
+                found.append(f"{node['name']}: {node[taken]} {unit} reserved, its VMs have {whole}")
+    return found
 
 
 def busy_vms(panel: Row) -> set[str]:

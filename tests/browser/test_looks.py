@@ -18,6 +18,7 @@ PAGES = [
     "/nodes/",
     "/nodes/{node}/",
     "/nodes/new/",
+    "/groups/",
     "/pools/",
     "/pools/{pool}/",
 ]

@@ -163,7 +163,7 @@ def test_foreign_things_of_the_wanted_names_survive(lab: Lab, faults: Faults):
 
 def test_twenty_creates_at_once_overshoot_no_node(lab: Lab, faults: Faults):
     """More memory is asked for than there is: some are refused with 507, none takes what another has."""
-    free = min(row["memory_bytes"] - row["memory_allocated_bytes"] for row in lab.api.all("nodes/"))
+    free = min(row["memory_limit_bytes"] - row["memory_allocated_bytes"] for row in lab.api.all("nodes/"))
     body = lab.vm_body(start=False, memory_bytes=max(128 * MIB, free // 6 // MIB * MIB))
     answers = []
 
@@ -177,7 +177,8 @@ def test_twenty_creates_at_once_overshoot_no_node(lab: Lab, faults: Faults):
         thread.join()
     assert {answer.status for answer in answers} <= {202, 507}
     for row in lab.api.all("nodes/"):
-        assert row["memory_allocated_bytes"] <= row["memory_bytes"]
+        assert row["memory_allocated_bytes"] <= row["memory_limit_bytes"]
+        assert row["cpus_allocated"] <= row["cpus_limit"]
     for answer in answers:
         if answer.status == 202:
             lab.api.follow(answer.body["job"]["id"], 120)

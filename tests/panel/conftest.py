@@ -16,7 +16,7 @@ from django.test import override_settings
 from django.utils import timezone
 
 from cluster import ca, wake
-from cluster.models import Address, AuditEvent, Iso, IsoCopy, Schedule, Snapshot, Upload
+from cluster.models import Address, AffinityGroup, AuditEvent, Iso, IsoCopy, NodeGroup, Schedule, Snapshot, Upload
 from cluster.operations import start
 from tests.panel.client import Api, vm_like
 from tests.panel.engine.scenarios import Scene, backup_of, make_scene
@@ -110,7 +110,9 @@ def ids(library: Path, scene: Scene, people: dict[str, Person]) -> dict[str, str
     return {
         "vms": vm.pk,
         "nodes": scene.node.pk,
+        "node-groups": NodeGroup.objects.create(name="ssd").pk,
         "pools": scene.pool.pk,
+        "affinity-groups": AffinityGroup.objects.create(name="web", tenant=vm.tenant, policy="apart").pk,
         "networks": scene.network.pk,
         "addresses": nic.lease.pk,
         "images": scene.image.pk,

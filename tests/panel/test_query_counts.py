@@ -15,6 +15,7 @@ from django.utils import timezone
 from cluster.models import (
     Address,
     AddressRange,
+    AffinityGroup,
     Disk,
     Image,
     ImageCopy,
@@ -23,6 +24,7 @@ from cluster.models import (
     Job,
     Network,
     Node,
+    NodeGroup,
     Pool,
     PoolOnNode,
     Schedule,
@@ -43,9 +45,11 @@ ASKED_BY = ("administrator", "owner", "anonymous")
 NOT_COUNTED = ("SAVEPOINT", "RELEASE", "ROLLBACK", "BEGIN", "COMMIT", "SELECT pg_advisory")
 """Each database opens its transactions in its own way."""
 
-MOST = 18
-MORE = {"/backup/": 6, "/migrate/": 18, "/forecast/": 15}
-"""A backup's interfaces are read, and it and its copies are rows; a move, and its forecast, ask what each node has."""
+MOST = 19
+MORE = {"/backup/": 6, "/migrate/": 21, "/forecast/": 18, "/vms/new/": 2}
+"""A backup's interfaces are read, and it and its copies are rows; a move, and its forecast, ask what each node has; who
+creates a VM chooses among two kinds of groups.
+"""
 MAKE_A_VM = re.compile(r"(POST /api/v1/vms/|POST /vms/new/|.*/(clone|restore)/)( dry run| fragment)?")
 """Each disk and each interface is made by itself, and none is taken twice; each network's addresses are asked for."""
 
@@ -135,6 +139,9 @@ def more_rows(ids: dict[str, str], scene: Scene, people: dict[str, Person], numb
             "facts": scene.pool.facts,
             "attached": True,
         }
+        NodeGroup.objects.create(name=name)
+        together = AffinityGroup.objects.create(name=name, tenant=scene.running.tenant, policy="together")
+        together.vms.set([scene.running, scene.stopped])
         pool = Pool.objects.create(name=name, identity=name, **about)
         network = Network.objects.create(name=name, bridge="br0")
         AddressRange.objects.create(network=network, first="10.99.0.100", last="10.99.0.200", prefix_length=24)

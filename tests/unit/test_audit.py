@@ -15,13 +15,14 @@ VM = {
     "node": "node1",
     "state": "running",
     "memory_bytes": 2**27,
+    "vcpus": 1,
     "disks": [{"id": "disk1", "pool": "pool1", "format": "qcow2"}],
     "nics": [{"id": "nic1", "mac": "52:54:00:00:00:01", "address": "10.99.0.100"}],
 }
 PANEL: dict[str, Any] = {
     "nodes": [
-        {"id": "node1", "name": "n1", "joined": True, "memory_allocated_bytes": 2**27},
-        {"id": "node2", "name": "n2", "joined": True, "memory_allocated_bytes": 0},
+        {"id": "node1", "name": "n1", "joined": True, "memory_allocated_bytes": 2**27, "cpus_allocated": 1},
+        {"id": "node2", "name": "n2", "joined": True, "memory_allocated_bytes": 0, "cpus_allocated": 0},
     ],
     "vms": [VM],
     "unattached_disks": [],
@@ -105,6 +106,7 @@ def test_a_clean_cluster_has_no_differences_and_foreign_things_are_nobodys_busin
         ("panel", lambda panel: panel["vms"].clear(), "no row places it here"),
         ("panel", lambda panel: panel["outbox"].append("step1"), "never answered"),
         ("panel", lambda panel: panel["nodes"][1].update(memory_allocated_bytes=1), "n2: 1 bytes reserved"),
+        ("panel", lambda panel: panel["nodes"][0].update(cpus_allocated=3), "n1: 3 vCPUs reserved, its VMs have 1"),
     ],
 )
 def test_each_thing_out_of_place_is_said(where, change, words):

@@ -3,6 +3,9 @@
 from types import SimpleNamespace
 from typing import Any
 
+from django.utils import translation
+
+from cluster.affinity import Member, Rule
 from cluster.placement import Need, candidates, explain, next_free_address
 from nodes.contract.sizes import GIB
 
@@ -15,8 +18,11 @@ def node(name: str, **fields: Any) -> Any:
         "in_maintenance": False,
         "redis_password_sha256": "x",
         "cpus": 8,
-        "memory_bytes": 16 * GIB,
+        "cpus_limit": 64,
+        "cpus_allocated": 0,
+        "memory_limit_bytes": 16 * GIB,
         "memory_allocated_bytes": 0,
+        "group_id": None,
         "facts": {"bridges": ["br0"]},
         "default_pool_id": "p",
     }
@@ -43,8 +49,58 @@ def test_every_reason_of_a_node_is_said_not_only_the_first() -> None:
     assert explain(rows) is None
 
 
-def test_the_host_keeps_a_reserve_that_no_guest_gets() -> None:
-    assert codes(candidates(Need(1, 16 * GIB, []), [node("a")])) == {"a": ["no_memory"]}
+def test_a_node_gives_no_more_memory_and_vcpus_than_its_limits() -> None:
+    assert codes(candidates(Need(1, 17 * GIB, []), [node("a")])) == {"a": ["no_memory"]}
+    full = {"a": ["no_cpus"]}
+    assert codes(candidates(Need(2, GIB, []), [node("a", cpus_allocated=63)])) == full
+    assert codes(candidates(Need(1, GIB, []), [node("a", cpus_allocated=63)])) == {"a": []}
+
+
+def test_a_vm_never_has_more_vcpus_than_its_node_has_cpus() -> None:
+    [candidate] = candidates(Need(9, GIB, []), [node("a")])
+    with translation.override("en"):
+        [said] = [reason.said()["cause"] for reason in candidate.reasons]
+    assert said == "no room for 9 vCPUs on node a: CPUs there: 8, vCPUs free: 64 of 64"
+
+
+def member(vm: str, node: str, **holds: Any) -> Member:
+    return Member(vm, vm, {node: node}, holds.get("holds", {node}))
+
+
+def rule(policy: str, *members: Member, hard: bool = False) -> Rule:
+    return Rule("g", "web", policy, hard, list(members))
+
+
+def test_points_are_what_stays_free_two_parts_memory_and_one_part_vcpus() -> None:
+    [one] = candidates(Need(2, 4 * GIB, []), [node("a", memory_allocated_bytes=4 * GIB, cpus_allocated=30)])
+    assert one.score == (2 * 500 + 500) // 3
+
+
+def test_equal_nodes_come_by_name() -> None:
+    rows = candidates(Need(1, GIB, []), [node("c"), node("a"), node("b")])
+    assert [row.node.name for row in rows] == ["a", "b", "c"]
+    chosen = explain(rows)
+    assert chosen
+    assert [reason["code"] for other in chosen["others"] for reason in other["reasons"]] == ["as_good", "as_good"]
+
+
+def test_each_vm_that_a_group_would_rather_have_elsewhere_costs_points() -> None:
+    free = candidates(Need(1, GIB, []), [node("a")])[0].score
+    apart = rule("apart", member("one", "a"), member("two", "a"), member("three", "b"))
+    rows = candidates(Need(1, GIB, [], rules=[apart]), [node("a"), node("b"), node("c")])
+    assert [(row.node.name, row.score) for row in rows] == [("c", free), ("b", free - 250), ("a", free - 500)]
+    assert [reason.code for reason in rows[2].wishes] == ["affinity_apart_soft"]
+
+
+def test_a_vm_is_not_in_its_own_way() -> None:
+    apart = rule("apart", member("self", "a"), hard=True)
+    assert codes(candidates(Need(1, GIB, [], rules=[apart], vm="self"), [node("a")])) == {"a": []}
+    assert codes(candidates(Need(1, GIB, [], rules=[apart]), [node("a")])) == {"a": ["affinity_apart"]}
+
+
+def test_who_is_about_to_leave_a_node_keeps_nobody_there() -> None:
+    together = rule("together", member("one", "a", holds=None), hard=True)
+    assert codes(candidates(Need(1, GIB, [], rules=[together]), [node("b")])) == {"b": []}
 
 
 def test_a_node_that_has_not_joined_says_just_that() -> None:

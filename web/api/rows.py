@@ -9,6 +9,8 @@ from cluster.job_views import job_views
 from cluster.models import (
     FINAL,
     Address,
+    AffinityGroup,
+    AffinityMember,
     AuditEvent,
     Backup,
     Disk,
@@ -20,6 +22,7 @@ from cluster.models import (
     Network,
     Nic,
     Node,
+    NodeGroup,
     Pool,
     Schedule,
     Snapshot,
@@ -41,6 +44,7 @@ def vms(actor: Actor, rows: Sequence[Vm]) -> list[Row]:
     ids = [vm.pk for vm in rows]
     jobs = _open_jobs([f"vm:{pk}" for pk in ids])
     disks, nics, addresses = _vm_disks(actor, ids), *_vm_nics(ids)
+    affinity_groups = _vm_affinity_groups(ids)
     return [
         {
             "id": vm.pk,
@@ -50,6 +54,8 @@ def vms(actor: Actor, rows: Sequence[Vm]) -> list[Row]:
             "state_reason": trouble.said() if (trouble := trouble_of(vm)) else None,
             "node": _fabric(actor, vm.node_id),
             "home": _fabric(actor, vm.home_id),
+            "group": _fabric(actor, vm.node_group_id),
+            "affinity_groups": affinity_groups[vm.pk],
             "tenant": vm.tenant_id,
             "owner": vm.owner_id,
             "vcpus": vm.vcpus,
@@ -91,6 +97,30 @@ def _vm_nics(vms: Sequence[str]) -> tuple[dict[str, list[Row]], dict[str, list[R
     return nics, addresses
 
 
+def _vm_affinity_groups(vms: Sequence[str]) -> dict[str, list[str]]:
+    """By the VM's id."""
+    found: dict[str, list[str]] = defaultdict(list)
+    rows = AffinityMember.objects.filter(vm__in=vms).order_by("group")
+    for vm, group in rows.values_list("vm", "group"):
+        found[vm].append(group)
+    return found
+
+
+def affinity_groups(actor: Actor, rows: Sequence[AffinityGroup]) -> list[Row]:
+    return [
+        {
+            "id": group.pk,
+            "name": group.name,
+            "tenant": group.tenant_id,
+            "policy": group.policy,
+            "hard": group.hard,
+            "vms": [vm.pk for vm in group.vms.all()],
+            "created": group.created,
+        }
+        for group in rows
+    ]
+
+
 def nodes(actor: Actor, rows: Sequence[Node]) -> list[Row]:
     offers, warnings = offers_of(rows), warnings_on(rows)
     return [
@@ -100,9 +130,16 @@ def nodes(actor: Actor, rows: Sequence[Node]) -> list[Row]:
             "address": node.address,
             "state": node.state,
             "maintenance": node.in_maintenance,
+            "group": node.group_id,
             "cpus": node.cpus,
+            "cpus_allocated": node.cpus_allocated,
+            "cpus_limit": node.cpus_limit,
+            "cpu_overcommit": float(node.cpu_overcommit),
             "memory_bytes": node.memory_bytes,
             "memory_allocated_bytes": node.memory_allocated_bytes,
+            "memory_limit_bytes": node.memory_limit_bytes,
+            "memory_overcommit": float(node.memory_overcommit),
+            "memory_reserve_bytes": node.memory_kept_bytes,
             "checks": [
                 {"code": check["code"], "level": check["level"], "text": checks.said(check)} for check in node.checks
             ]
@@ -117,6 +154,19 @@ def nodes(actor: Actor, rows: Sequence[Node]) -> list[Row]:
             "version": node.version,
         }
         for node in rows
+    ]
+
+
+def node_groups(actor: Actor, rows: Sequence[NodeGroup]) -> list[Row]:
+    return [
+        {
+            "id": group.pk,
+            "name": group.name,
+            "title": group.title,
+            "nodes": [node.pk for node in group.nodes.all()],
+            "created": group.created,
+        }
+        for group in rows
     ]
 
 

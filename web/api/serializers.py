@@ -5,6 +5,7 @@ from typing import Any
 from rest_framework import serializers as s
 
 from cluster.models import (
+    AffinityPolicy,
     BackupState,
     JobState,
     NodeState,
@@ -66,6 +67,8 @@ class VmSerializer(s.Serializer[Any]):
     state_reason = StateReasonSerializer(allow_null=True, help_text="Why, where somebody has to do something.")
     node = _nullable_id("Null for tenants.")
     home = _nullable_id("The node in maintenance to which it is put back; null for tenants.")
+    group = _nullable_id("The group of nodes that it stays in; null: it goes anywhere. Null for tenants.")
+    affinity_groups = s.ListField(child=_id())
     tenant = _id()
     owner = _id()
     vcpus = s.IntegerField()
@@ -104,15 +107,42 @@ class NodeSerializer(s.Serializer[Any]):
     address = s.IPAddressField()
     state = s.ChoiceField(NodeState.choices)
     maintenance = s.BooleanField(help_text="It gets no VM; true also while it is offline.")
+    group = _nullable_id()
     cpus = s.IntegerField()
+    cpus_allocated = s.IntegerField(help_text="vCPUs of the VMs that are placed there.")
+    cpus_limit = s.IntegerField(help_text="How many that may be: cpus times cpu_overcommit.")
+    cpu_overcommit = s.FloatField()
     memory_bytes = _bytes()
     memory_allocated_bytes = _bytes()
+    memory_limit_bytes = _bytes(
+        help_text="How much that may be: memory_bytes without memory_reserve_bytes, times memory_overcommit."
+    )
+    memory_overcommit = s.FloatField()
+    memory_reserve_bytes = _bytes(help_text="What the host keeps for itself.")
     checks = CheckSerializer(many=True)
     offers = OfferSerializer(many=True, help_text="Of what the node could make a pool, as it said last.")
     agent_version = s.CharField()
     simulated = s.BooleanField(help_text="It has no hypervisor: libvirt's test driver stands for one.")
     joined = s.DateTimeField(allow_null=True)
     version = s.IntegerField()
+
+
+class AffinityGroupSerializer(s.Serializer[Any]):
+    id = _id()
+    name = s.CharField(help_text="A DNS label, unique in its tenant.")
+    tenant = _id()
+    policy = s.ChoiceField(AffinityPolicy.choices, help_text="Its VMs belong on different nodes, or on one.")
+    hard = s.BooleanField(help_text="Every placement obeys it; false: it weighs.")
+    vms = s.ListField(child=_id(), help_text="Those of which the reader may know.")
+    created = s.DateTimeField()
+
+
+class NodeGroupSerializer(s.Serializer[Any]):
+    id = _id()
+    name = s.CharField()
+    title = s.CharField()
+    nodes = s.ListField(child=_id())
+    created = s.DateTimeField()
 
 
 class PoolSerializer(s.Serializer[Any]):

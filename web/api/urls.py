@@ -10,7 +10,21 @@ from .operations import CreatingListView, OperationView
 from .schema import DocsView, SchemaView
 from .uploads import LibraryListView, UploadView
 from .views import ActionsView, DetailView, ListView, OsView, RolesView, SessionView, Unknown
-from .writes import ImageView, NetworksView, NodesView, NodeTokenView, PoolView, SchedulesView, ScheduleView, VmView
+from .writes import (
+    AffinityGroupsView,
+    AffinityGroupView,
+    ImageView,
+    NetworksView,
+    NodeGroupsView,
+    NodeGroupView,
+    NodesView,
+    NodeTokenView,
+    NodeView,
+    PoolView,
+    SchedulesView,
+    ScheduleView,
+    VmView,
+)
 
 
 class IdConverter:
@@ -36,12 +50,23 @@ register_converter(NumberConverter, "number")
 
 LISTS = {
     "nodes": NodesView,
+    "node-groups": NodeGroupsView,
+    "affinity-groups": AffinityGroupsView,
     "networks": NetworksView,
     "schedules": SchedulesView,
     "images": LibraryListView,
     "isos": LibraryListView,
 }
-DETAILS = {"vms": VmView, "images": ImageView, "pools": PoolView, "schedules": ScheduleView, "uploads": UploadView}
+DETAILS = {
+    "vms": VmView,
+    "nodes": NodeView,
+    "node-groups": NodeGroupView,
+    "affinity-groups": AffinityGroupView,
+    "images": ImageView,
+    "pools": PoolView,
+    "schedules": ScheduleView,
+    "uploads": UploadView,
+}
 
 
 def _nouns() -> list[URLPattern]:

@@ -94,7 +94,8 @@ class ListView(ApiView):
         for name, one in noun.filters.items():
             values = f" ({', '.join(one.choices)})" if one.choices else ""
             query.append(parameter(name, f"Several values by commas{values}."))
-        return Described(f"list_{noun.name}", f"List {noun.name}", noun.serializer, many=True, query=tuple(query))
+        name = noun.name.replace("-", "_")
+        return Described(f"list_{name}", f"List {noun.name}", noun.serializer, many=True, query=tuple(query))
 
 
 class DetailView(ApiView):
@@ -112,7 +113,7 @@ class DetailView(ApiView):
 
     def describe(self, method: str) -> Described:
         name = self.noun.name
-        return Described(f"get_{name}", f"One of {name}", self.noun.serializer)
+        return Described(f"get_{name.replace('-', '_')}", f"One of {name}", self.noun.serializer)
 
 
 class ActionsView(ApiView):

@@ -1,12 +1,13 @@
 """Small writes that are no jobs: each reads its body and calls one service."""
 
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, Field, IPvAnyAddress
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from cluster import schedules, selectors, services
+from cluster import affinity, groups, schedules, selectors, services
 from cluster.models import Node, Repeated
 from cluster.refusals import BadShape
 from nodes.contract.specs import Name, Title
@@ -15,15 +16,20 @@ from . import bodies, queries, rows, serializers
 from .schema import Described, body_of
 from .views import ApiView, DetailView, ListView
 
+Id = Annotated[str, Field(max_length=40)]
+
 
 class VmEdit(bodies.Shape):
     title: Title | None = None
     protected: bool | None = None
-    os: Annotated[str, Field(max_length=40)] | None = None
+    os: Id | None = None
+    group: Id | None = None
+    """Null: it goes anywhere."""
+    affinity_groups: Annotated[list[Id], Field(max_length=affinity.MOST_OF_A_VM)] = []
 
 
 class ImageEdit(bodies.Shape):
-    os: Annotated[str, Field(max_length=40)]
+    os: Id
 
 
 class PoolEdit(bodies.Shape):
@@ -31,7 +37,7 @@ class PoolEdit(bodies.Shape):
     exact: bool | None = None
     state: Literal["active", "out_of_service"] | None = None
     warning_percent: Annotated[int, Field(ge=1, le=100)] | None = None
-    default_of: Annotated[list[Annotated[str, Field(max_length=40)]], Field(max_length=1000)] | None = None
+    default_of: Annotated[list[Id], Field(max_length=1000)] | None = None
 
 
 class NodeAdd(bodies.Shape):
@@ -39,12 +45,43 @@ class NodeAdd(bodies.Shape):
     address: IPvAnyAddress
 
 
+class NodeEdit(bodies.Shape):
+    group: Id | None = None
+    cpu_overcommit: services.CpuOvercommit = Decimal(8)
+    """vCPUs for each thread of its processors."""
+    memory_overcommit: services.MemoryOvercommit = Decimal(1)
+    memory_reserve_bytes: services.MemoryReserve | None = None
+    """What the host keeps for itself; null: a fiftieth of its memory, and 512 MiB at least."""
+
+
+class NodeGroupAdd(bodies.Shape):
+    name: Name
+    title: Title = ""
+
+
+class NodeGroupEdit(bodies.Shape):
+    name: Name | None = None
+    title: Title | None = None
+
+
+class AffinityGroupAdd(bodies.Shape):
+    name: Name
+    policy: Literal["apart", "together"]
+    hard: bool = False
+    tenant: Id | None = None
+
+
+class AffinityGroupEdit(bodies.Shape):
+    name: Name | None = None
+    hard: bool | None = None
+
+
 class ScheduleAdd(bodies.Shape):
-    vm: Annotated[str, Field(max_length=40)]
+    vm: Id
     action: Literal["snapshot", "backup"]
     every_hours: Annotated[int, Field(ge=1, le=schedules.MOST_HOURS)]
     keep: Annotated[int, Field(ge=1, le=schedules.MOST_KEPT)]
-    pool: Annotated[str, Field(max_length=40)] | None = None
+    pool: Id | None = None
     first_run: AwareDatetime | None = None
 
 
@@ -145,6 +182,98 @@ class NodesView(ListView, WriteView):
             status=201,
             body=body_of(NodeAdd, "node.add"),
         )
+
+
+class NodeView(DetailView, WriteView):
+    """``GET PATCH /api/v1/nodes/<id>/``"""
+
+    def patch(self, request: Request, pk: str) -> Response:
+        node = self.row(pk)
+        said = self.said(request, "node.edit", NodeEdit)
+        services.node_edit(self.actor, node, **said.model_dump(exclude_unset=True))
+        return Response(rows.nodes(self.actor, [self.row(pk)])[0])
+
+    def describe(self, method: str) -> Described:
+        if method != "PATCH":
+            return super().describe(method)
+        body = body_of(NodeEdit, "node.edit")
+        return Described("node_edit", "Change what the panel decides of a node", serializers.NodeSerializer, body=body)
+
+
+class NodeGroupsView(ListView, WriteView):
+    """``GET POST /api/v1/node-groups/``"""
+
+    def post(self, request: Request) -> Response:
+        said = self.said(request, "node_group.edit", NodeGroupAdd)
+        group = groups.node_group_add(self.actor, said.name, said.title)
+        body = rows.node_groups(self.actor, [group])[0]
+        return Response(body, 201, headers={"Location": f"/api/v1/node-groups/{group.pk}/"})
+
+    def describe(self, method: str) -> Described:
+        if method != "POST":
+            return super().describe(method)
+        body, answer = body_of(NodeGroupAdd, "node_group.add"), serializers.NodeGroupSerializer
+        return Described("node_group_add", "Add a group of nodes", answer, status=201, body=body)
+
+
+class NodeGroupView(DetailView, WriteView):
+    """``GET PATCH DELETE /api/v1/node-groups/<id>/``"""
+
+    def patch(self, request: Request, pk: str) -> Response:
+        group = self.row(pk)
+        said = self.said(request, "node_group.edit", NodeGroupEdit)
+        groups.node_group_edit(self.actor, group, **said.model_dump(exclude_unset=True))
+        return Response(rows.node_groups(self.actor, [self.row(pk)])[0])
+
+    def delete(self, request: Request, pk: str) -> Response:
+        groups.node_group_remove(self.actor, self.row(pk))
+        return Response(status=204)
+
+    def describe(self, method: str) -> Described:
+        if method == "PATCH":
+            body = body_of(NodeGroupEdit, "node_group.edit")
+            return Described("node_group_edit", "Rename a group of nodes", serializers.NodeGroupSerializer, body=body)
+        if method == "DELETE":
+            return Described("node_group_remove", "Remove one that nothing is in", {}, status=204)
+        return super().describe(method)
+
+
+class AffinityGroupsView(ListView, WriteView):
+    """``GET POST /api/v1/affinity-groups/``"""
+
+    def post(self, request: Request) -> Response:
+        said = self.said(request, "affinity_group.edit", AffinityGroupAdd)
+        group = groups.affinity_group_add(self.actor, **said.model_dump())
+        body = rows.affinity_groups(self.actor, [group])[0]
+        return Response(body, 201, headers={"Location": f"/api/v1/affinity-groups/{group.pk}/"})
+
+    def describe(self, method: str) -> Described:
+        if method != "POST":
+            return super().describe(method)
+        body, answer = body_of(AffinityGroupAdd, "affinity_group.add"), serializers.AffinityGroupSerializer
+        return Described("affinity_group_add", "Add a group of VMs", answer, status=201, body=body)
+
+
+class AffinityGroupView(DetailView, WriteView):
+    """``GET PATCH DELETE /api/v1/affinity-groups/<id>/``"""
+
+    def patch(self, request: Request, pk: str) -> Response:
+        group = self.row(pk)
+        said = self.said(request, "affinity_group.edit", AffinityGroupEdit)
+        groups.affinity_group_edit(self.actor, group, **said.model_dump(exclude_unset=True))
+        return Response(rows.affinity_groups(self.actor, [self.row(pk)])[0])
+
+    def delete(self, request: Request, pk: str) -> Response:
+        groups.affinity_group_remove(self.actor, self.row(pk))
+        return Response(status=204)
+
+    def describe(self, method: str) -> Described:
+        if method == "PATCH":
+            body, answer = body_of(AffinityGroupEdit, "affinity_group.edit"), serializers.AffinityGroupSerializer
+            return Described("affinity_group_edit", "Change an affinity group", answer, body=body)
+        if method == "DELETE":
+            return Described("affinity_group_remove", "Remove it; its VMs stay where they are", {}, status=204)
+        return super().describe(method)
 
 
 class NodeTokenView(WriteView):

@@ -1,9 +1,12 @@
 """Nodes: the list, one card with its checks, and the command that adds one."""
 
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from django.http import HttpResponse
 from django.shortcuts import render
+from django.urls import reverse
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
 from cluster import selectors, services
@@ -13,9 +16,11 @@ from cluster.permissions import Actor
 from cluster.pools import warnings_of
 from cluster.refusals import BadShape, NotKnown, Refused
 
+from .dialogs import answer
 from .http import PageRequest, page, show
 from .lines import actions_of, job_lines, running_jobs
 from .paging import page_of
+from .sizes import typed_size
 from .vm_form import shape_of
 
 MOST_VMS, LAST_JOBS = 50, 6
@@ -30,7 +35,8 @@ def _see(actor: Actor) -> None:
 @page
 def node_list(request: PageRequest) -> HttpResponse:
     _see(request.actor)
-    page_now = page_of(selectors.nodes(request.actor), ("name", "pk"), request.GET.get("cursor", ""))
+    nodes = selectors.nodes(request.actor).select_related("group")
+    page_now = page_of(nodes, ("name", "pk"), request.GET.get("cursor", ""))
     lines = [{"node": node, "worst": worst_of(node), "facts": node.facts} for node in page_now.rows]
     return show(request, "nodes/list.html", {"lines": lines, "page": page_now})
 
@@ -38,7 +44,7 @@ def node_list(request: PageRequest) -> HttpResponse:
 @page
 def node_card(request: PageRequest, pk: str) -> HttpResponse:
     _see(request.actor)
-    node = selectors.get(selectors.nodes(request.actor), pk)
+    node = selectors.get(selectors.nodes(request.actor).select_related("group"), pk)
     return show(request, "nodes/card.html", _card(request, node))
 
 
@@ -55,6 +61,7 @@ def _card(request: PageRequest, node: Node) -> dict[str, Any]:
         "more_vms": len(vms) > MOST_VMS,
         "pools": [(pool, warnings_of(pool)) for pool in pools.order_by("name")],
         "jobs": job_lines(jobs),
+        "groups": list(selectors.node_groups(actor).prefetch_related(None).order_by("name")),
     }
 
 
@@ -66,6 +73,39 @@ def _state(node: Node) -> dict[str, Any]:
 
 def _count(checks: list[Line], level: str) -> int:
     return sum(1 for check in checks if check.level == level)
+
+
+@page
+@require_POST
+def node_edit(request: PageRequest, pk: str) -> HttpResponse:
+    """Group and limits: what the node itself need not hear of."""
+    _see(request.actor)
+    node = selectors.get(selectors.nodes(request.actor), pk)
+    home = reverse("node", args=[pk])
+    return answer(
+        request, lambda: services.node_edit(request.actor, node, **_typed(request)), home, f"node:{pk}", _("Saved")
+    )
+
+
+def _typed(request: PageRequest) -> dict[str, Any]:
+    """What of the settings was sent. Raises :class:`BadShape`."""
+    sent = {name: value.strip()[:40] for name, value in request.POST.items() if isinstance(value, str)}
+    asked: dict[str, Any] = {}
+    if "group" in sent:
+        asked["group"] = sent["group"] or None
+    for name, word in (("cpu_overcommit", _("vCPUs for each CPU")), ("memory_overcommit", _("Memory overcommit"))):
+        if name in sent:
+            try:
+                asked[name] = Decimal(sent[name].replace(",", "."))
+            except InvalidOperation:
+                raise BadShape({word: [_("a number, such as 1.5")]}) from None
+    if "memory_reserve_bytes" in sent:
+        text = sent["memory_reserve_bytes"]
+        try:
+            asked["memory_reserve_bytes"] = typed_size(text) if text else None
+        except ValueError as wrong:
+            raise BadShape({_("The host keeps"): [str(wrong)]}) from None
+    return asked
 
 
 @page

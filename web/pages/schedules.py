@@ -1,11 +1,9 @@
 """Schedules of a VM: a dialog to add one, a button to end one."""
 
-from dataclasses import dataclass
 from typing import Any
 
-from django.contrib import messages
 from django.http import HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -14,24 +12,14 @@ from django.views.decorators.http import require_POST
 from cluster import schedules, selectors
 from cluster.models import Repeated, Vm
 from cluster.permissions import Actor
-from cluster.refusals import NotKnown, Refused
+from cluster.refusals import NotKnown
 
-from .answers import reasons_of, told
+from .answers import told
+from .dialogs import Dialog, answer, ask
 from .fields import Field, pools_of
 from .http import PageRequest, is_fragment, page
 
 HOUR, DAY, WEEK = 1, 24, 168
-
-
-@dataclass(frozen=True)
-class Adding:
-    """What the dialog calls itself."""
-
-    label: Any
-    hint: Any
-    icon: str = "calendar-plus"
-    code: str = "schedule.add"
-    danger: bool = False
 
 
 LABELS = {
@@ -49,22 +37,19 @@ def schedule_add(request: PageRequest, pk: str, action: str) -> HttpResponse:
     fields = _fields(request.actor, vm, action)
     home = reverse("vm", args=[pk])
     if request.method != "POST":
-        adding = Adding(LABELS[Repeated(action)], _("the oldest one goes when there is one more than are kept"))
-        context = {"operation": adding, "target": vm, "fields": fields, "home": home}
-        return render(request, "parts/_confirm.html" if is_fragment(request) else "parts/confirm.html", context)
+        hint = _("the oldest one goes when there is one more than are kept")
+        return ask(request, Dialog(LABELS[Repeated(action)], hint, "calendar-plus"), fields, home, vm)
     typed: dict[str, Any] = {}
     for field in fields:
         typed |= field.read(request.POST)
     pool = selectors.get(selectors.pools(request.actor), typed["pool"]) if typed.get("pool") else None
-    try:
+
+    def add() -> None:
         every_hours = _whole(typed.get("every_hours"), schedules.MOST_HOURS, DAY)
         keep = _whole(typed.get("keep"), schedules.MOST_KEPT, 7)
         schedules.add(request.actor, vm, Repeated(action), every_hours, keep, pool, None)
-    except Refused as refused:
-        if is_fragment(request):
-            return told(reasons_of(refused), level="error")
-        messages.error(request, reasons_of(refused))
-    return told(refresh=f"vm:{pk}") if is_fragment(request) else redirect(home)
+
+    return answer(request, add, home, f"vm:{pk}")
 
 
 @page

@@ -10,15 +10,17 @@ from django.utils.translation import get_language
 from django.utils.translation import gettext as _
 
 from cluster import selectors
-from cluster.models import Image, Iso, Network, Node, Pool, PoolState, Tenant
+from cluster.models import AffinityGroup, Image, Iso, Network, Node, NodeGroup, Pool, PoolState, Tenant
 from cluster.os_catalogue import CATALOGUE, Os
 from cluster.permissions import Actor
 from nodes.contract.sizes import format_size
 
 from .sizes import typed_size
+from .words import rule_of
 
 MAX_DISKS, MAX_NICS = 16, 8
-PLAIN = ("name", "title", "tenant", "node", "os", "source", "image", "iso", "vcpus", "memory", "start", "filled")
+PLACE = ("tenant", "node", "group", "affinity_group")
+PLAIN = ("name", "title", *PLACE, "os", "source", "image", "iso", "vcpus", "memory", "start", "filled")
 DISK = ("size", "pool", "bus")
 NIC = ("network", "address", "model", "mac")
 BUSES = ("virtio", "scsi", "sata", "ide")
@@ -88,6 +90,16 @@ class VmForm:
         return list(selectors.nodes(self.actor).order_by("name"))
 
     @cached_property
+    def node_groups(self) -> list[NodeGroup]:
+        return list(selectors.node_groups(self.actor).prefetch_related(None).order_by("name"))
+
+    @cached_property
+    def affinity_groups(self) -> list[tuple[AffinityGroup, str]]:
+        """Each with its rule in words."""
+        groups = selectors.affinity_groups(self.actor).prefetch_related(None).select_related("tenant").order_by("name")
+        return [(group, rule_of(group)) for group in groups]
+
+    @cached_property
     def pools(self) -> list[Pool]:
         return list(selectors.pools(self.actor).prefetch_related(None).filter(state=PoolState.ACTIVE).order_by("name"))
 
@@ -116,7 +128,7 @@ class VmForm:
     @property
     def slots(self) -> list[str]:
         """Every place on the page where an error can stand."""
-        names = ["name", "title", "node", "os", "source", "vcpus", "memory", "disks", "nics"]
+        names = ["name", "title", "node", "group", "affinity_group", "os", "source", "vcpus", "memory", "disks", "nics"]
         names += ["tenant"] if self.has_tenants else []
         parts = DISK if self.pools else ("size", "bus")
         names += [f"disk-{i}-{part}" for i in range(len(self.disks)) for part in parts]
@@ -193,9 +205,11 @@ class VmForm:
             "nics": [self._nic(i, row) for i, row in enumerate(self.nics)],
             "start": bool(typed["start"]),
         }
-        for name in ("tenant", "node", "os"):
+        for name in ("tenant", "node", "group", "os"):
             if typed[name]:
                 params[name] = typed[name]
+        if typed["affinity_group"]:
+            params["affinity_groups"] = [typed["affinity_group"]]
         if typed["source"] in ("image", "iso"):
             params[typed["source"]] = typed[typed["source"]]
             if not typed[typed["source"]]:
@@ -280,7 +294,8 @@ def slot_of(path: str) -> str:
     if head in ("disks", "nics") and rest and rest[0].isdigit():
         last = rest[1].removesuffix("_bytes") if len(rest) > 1 else ("size" if head == "disks" else "network")
         return f"{head[:-1]}-{rest[0]}-{last}"
-    return {"memory_bytes": "memory", "image": "source", "iso": "source"}.get(head, head)
+    elsewhere = {"memory_bytes": "memory", "image": "source", "iso": "source", "affinity_groups": "affinity_group"}
+    return elsewhere.get(head, head)
 
 
 def shape_of(slot: str) -> str:

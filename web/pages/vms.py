@@ -86,6 +86,7 @@ def vm_card(request: PageRequest, pk: str) -> HttpResponse:
         "stop": line.action("stop") if overdue else None,
         "trouble": trouble.said() if (trouble := trouble_of(vm)) else None,
         "resume": line.action("resume"),
+        "affinity_groups": list(vm.affinity_groups.order_by("name")),
     }
     return show(request, "vms/card.html", context)
 

@@ -5,6 +5,8 @@ import re
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
+from cluster.models import AffinityGroup
+
 
 def word_of_action(action: str) -> str:
     """A journal line's action for people; one that is not known here is shown by its code."""
@@ -16,6 +18,13 @@ def word_of_action(action: str) -> str:
         "panel.restore": _("The panel was put back from a backup"),
         "network.add": _("Add a network"),
         "image.add": _("Upload an image or an ISO"),
+        "node.edit": _("Change a node"),
+        "node_group.add": _("Add a group of nodes"),
+        "node_group.edit": _("Change a group of nodes"),
+        "node_group.remove": _("Remove a group of nodes"),
+        "affinity_group.add": _("Add a group of VMs"),
+        "affinity_group.edit": _("Change a group of VMs"),
+        "affinity_group.remove": _("Remove a group of VMs"),
         "pool.edit": _("Change a pool"),
         "image.edit": _("Change an image"),
         "job.cancel": _("Cancel a job"),
@@ -60,3 +69,9 @@ def lock_name(lock: str, job_subject: str, name: str) -> str:
     pk = pk.partition(".")[0]
     known = name if lock == job_subject or pk == job_subject.partition(":")[2] else pk
     return kinds[kind] % {"name": known} if kind in kinds else lock
+
+
+def rule_of(group: AffinityGroup) -> str:
+    """``web: apart, strictly``"""
+    how = _("%(policy)s, strictly") if group.hard else _("%(policy)s, as far as it goes")
+    return f"{group.name}: {how % {'policy': group.get_policy_display()}}"

@@ -18,7 +18,7 @@ from cluster.models import BackupState, JobState, NodeState, PoolState, Role, Sn
 from cluster.os_catalogue import CATALOGUE
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
-from nodes.contract.sizes import GIB, KIB, MIB, format_size
+from nodes.contract.sizes import GIB, KIB, MIB, format_exact, format_size
 from web.pages import addresses
 from web.pages.lines import Action
 from web.pages.words import lock_name, said_in_english
@@ -227,6 +227,12 @@ def size(value: int | None) -> str:
     if value is None:
         return "—"
     return format_size(value, "en" if (get_language() or "ru").startswith("en") else "ru").replace(" ", "\u00a0")
+
+
+@register.filter
+def exact_size(value: int) -> str:
+    """As it can be typed again, to the byte: ``1028 МиБ``."""
+    return format_exact(value, "en" if (get_language() or "ru").startswith("en") else "ru")
 
 
 @register.filter

@@ -29,6 +29,7 @@ class Command(BaseCommand):
                     "joined": bool(n.redis_password_sha256),
                     "certificate_sha256": n.certificate_sha256,
                     "memory_allocated_bytes": n.memory_allocated_bytes,
+                    "cpus_allocated": n.cpus_allocated,
                 }
                 for n in nodes
             ],
@@ -59,6 +60,7 @@ def _vm(vm: Vm) -> dict[str, Any]:
         "node": vm.node_id,
         "state": vm.state,
         "memory_bytes": vm.memory_bytes,
+        "vcpus": vm.vcpus,
         "disks": [
             {"id": d.pk, "pool": d.pool_id, "format": d.format, "state": d.state, "size_bytes": d.size_bytes}
             for d in vm.disks.all()

@@ -105,7 +105,8 @@ def _guests(actor: Actor, count: int) -> dict[str, Any]:
             disks.append(disk)
             nics.append(nic)
             addresses.append(address)
-        Node.objects.filter(pk=node.pk).update(memory_allocated_bytes=count * GIB, default_pool=pool)
+        taken = {"memory_allocated_bytes": count * GIB, "cpus_allocated": count}
+        Node.objects.filter(pk=node.pk).update(**taken, default_pool=pool)
     Vm.objects.bulk_create(vms, AT_ONCE)
     Disk.objects.bulk_create(disks, AT_ONCE)
     Nic.objects.bulk_create(nics, AT_ONCE)

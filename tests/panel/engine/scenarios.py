@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from cluster import placement
 from cluster.domain_specs import domain_spec
 from cluster.models import (
     AddressRange,
@@ -61,7 +62,7 @@ class Scene:
                 Disk.objects.order_by("pk").values("pk", "vm_id", "pool_id", "state", "size_bytes", "pending", "iso_id")
             ),
             "nics": list(Nic.objects.order_by("pk").values("pk", "vm_id", "lease__address")),
-            "memory": list(Node.objects.order_by("pk").values("pk", "memory_allocated_bytes")),
+            "memory": list(Node.objects.order_by("pk").values("pk", "memory_allocated_bytes", "cpus_allocated")),
             "room": list(Pool.objects.order_by("pk").values("pk", "reserved_bytes", "state")),
             "backups": list(Backup.objects.order_by("pk").values("pk", "state")),
             "snapshots": list(Snapshot.objects.order_by("pk").values("pk", "vm_id", "parent_id", "state")),
@@ -123,7 +124,7 @@ def _vm(scene: Scene, state: str, domain: str) -> Vm:
         vcpus=1,
         memory_bytes=128 * MIB,
     )
-    Node.objects.filter(pk=scene.node.pk).update(memory_allocated_bytes=scene.node.memory_allocated_bytes + 128 * MIB)
+    placement.reserve(scene.node.pk, vm)
     scene.node.refresh_from_db()
     for position in range(2):
         disk = Disk.objects.create(
@@ -221,7 +222,7 @@ def second_node(scene: Scene) -> tuple[Node, list[Pool]]:
     """With a pool of its own, and one that both nodes see."""
     there = Node.objects.get(pk=scene.node.pk)
     there.pk, there.name, there.address, there.redis_password_sha256 = "b" * 13, "n2", "10.99.0.12", "2" * 64
-    there.memory_allocated_bytes, there.default_pool = 0, None
+    there.memory_allocated_bytes, there.cpus_allocated, there.default_pool = 0, 0, None
     there.save(force_insert=True)
     pools = []
     for name, nodes in (("p2", [there]), ("both", [there, scene.node])):
@@ -240,8 +241,8 @@ def moving(scene: Scene) -> tuple[str, dict[str, Any]]:
     vm = scene.running
     vm.snapshots.all().delete()  # they would stay behind with the first disk
     Vm.objects.filter(pk=vm.pk).update(node=there)
-    Node.objects.filter(pk=there.pk).update(memory_allocated_bytes=128 * MIB)
-    Node.objects.filter(pk=scene.node.pk).update(memory_allocated_bytes=128 * MIB)
+    placement.reserve(there.pk, vm)
+    placement.release(scene.node.pk, vm)
     for disk, pool in zip(vm.disks.filter(device="disk"), pools, strict=False):
         Disk.objects.filter(pk=disk.pk).update(pool=pool)
     its = [name for _node, name in scene.world.objects if vm.pk in name]

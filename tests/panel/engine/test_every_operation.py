@@ -137,16 +137,16 @@ def without_job(scene: Scene, code: str) -> dict[str, Any]:
     if code in ("disk.create", "vm.backup"):
         before["disks"] = [row for row in before["disks"] if row["state"] != "creating"]
     if code == "vm.migrate":
-        target = {"pk": scene.node.pk, "memory_allocated_bytes": 128 << 20}
+        target = {"pk": scene.node.pk, "memory_allocated_bytes": 128 << 20, "cpus_allocated": 1}
         before["memory"] = [target if row["pk"] == target["pk"] else row for row in before["memory"]]
     if code in ("vm.create", "vm.clone", "backup.restore"):
         new = {row["pk"] for row in before["vms"] if row["name"] == "new"}
         before["vms"] = [row for row in before["vms"] if row["pk"] not in new]
         before["disks"] = [row for row in before["disks"] if row["vm_id"] not in new]
         before["nics"] = [row for row in before["nics"] if row["vm_id"] not in new]
-        before["memory"] = [
-            {**row, "memory_allocated_bytes": row["memory_allocated_bytes"] - (128 << 20)} for row in before["memory"]
-        ]
+        for row in before["memory"]:
+            row["memory_allocated_bytes"] -= 128 << 20
+            row["cpus_allocated"] -= 1
     return before
 
 
