@@ -102,21 +102,8 @@ def _fill(rules: dict[str, Rule]) -> None:
         rules[group].members.append(known[vm])
 
 
-def leave(rules: dict[str, list[Rule]]) -> None:
-    """All whose rules these are will move: they follow each other."""
-    for member in _members(rules):
-        if member.vm in rules:
-            member.holds = None
-
-
-def promise(rules: dict[str, list[Rule]], vm: str, node: str, node_name: str) -> None:
-    """It has been decided that the VM goes there: what the next one is told."""
-    for member in _members(rules):
-        if member.vm == vm:
-            member.places, member.holds = {node: node_name}, {node}
-
-
-def _members(rules: dict[str, list[Rule]]) -> Iterable[Member]:
+def members(rules: dict[str, list[Rule]]) -> Iterable[Member]:
+    """Of all these rules; one that is in several comes as often."""
     return (member for its in rules.values() for rule in its for member in rule.members)
 
 

@@ -3,8 +3,10 @@
 Not an operation: the parts that emptying a node, filling it again and balancing share. Planning reads only.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from django.db.models import QuerySet
@@ -57,39 +59,80 @@ def all_vms() -> "QuerySet[Vm]":
     return vms.order_by("-memory_bytes", "name")
 
 
-def intend(vms: Iterable[Vm], targets: Collection[str] | None = None) -> list[Intended]:
+class Outlook:
+    """Nodes and affinity groups as a plan sees them: what was promised to one VM is told to the next. In memory alone."""
+
+    def __init__(self, vms: Iterable[Vm]) -> None:
+        self.nodes = list(nodes_for_moves())
+        self.rules = affinity.rules_of_vms([vm.pk for vm in vms])
+        self._changes: list[Callable[[], None]] = []
+
+    def rows(self, vm: Vm, targets: Collection[str] | None = None) -> list[Candidate]:
+        """Every other node; the best of the possible ones first."""
+        others = [n for n in self.nodes if n.pk != vm.node_id and (targets is None or n.pk in targets)]
+        return MovePlanning(vm, nodes=others, rules=self.rules.get(vm.pk, [])).candidates()
+
+    def leave(self, vms: Iterable[Vm]) -> None:
+        """All of them will move: those that belong together follow each other."""
+        leaving = {vm.pk for vm in vms}
+        for member in affinity.members(self.rules):
+            if member.vm in leaving:
+                self._set(member, holds=None)
+
+    def promise(self, vm: Vm, best: Candidate) -> None:
+        node = best.node
+        self._set(
+            node,
+            memory_allocated_bytes=node.memory_allocated_bytes + vm.memory_bytes,
+            cpus_allocated=node.cpus_allocated + vm.vcpus,
+        )
+        for copied in best.copied:
+            self._set(copied.pool, reserved_bytes=copied.pool.reserved_bytes + copied.size_bytes)
+        for member in affinity.members({vm.pk: self.rules.get(vm.pk, [])}):
+            if member.vm == vm.pk:
+                self._set(member, places={node.pk: node.name}, holds={node.pk})
+
+    @contextmanager
+    def supposing(self) -> Iterator[None]:
+        """Whatever is promised inside is forgotten at the end."""
+        before = len(self._changes)
+        try:
+            yield
+        finally:
+            while len(self._changes) > before:
+                self._changes.pop()()
+
+    def _set(self, thing: Any, **values: Any) -> None:
+        for name, value in values.items():
+            self._changes.append(partial(setattr, thing, name, getattr(thing, name)))
+            setattr(thing, name, value)
+
+
+def intend(
+    vms: Iterable[Vm], targets: Collection[str] | None = None, outlook: Outlook | None = None
+) -> list[Intended]:
     """
     :param targets: the only nodes that come into question, which are about to be opened; None: all but each VM's own.
+    :param outlook: that knows the VMs, and is told what is promised; None: as things are.
     """
-    nodes = list(nodes_for_moves())
-    for node in nodes:
-        node.in_maintenance = node.in_maintenance and targets is None
     vms = list(vms)
-    rules = affinity.rules_of_vms([vm.pk for vm in vms])
-    affinity.leave(rules)
+    outlook = outlook or Outlook(vms)
+    for node in outlook.nodes:
+        node.in_maintenance = node.in_maintenance and targets is None
+    outlook.leave(vms)
     found = []
     for vm in vms:
         if vm.state not in MOVABLE:
             why = Refusal("state", {"vm": vm.name, "state": vm.state, "needed": list(MOVABLE)}, status=409)
             found.append(Intended(vm, "leave", reasons=[why]))
             continue
-        others = [n for n in nodes if n.pk != vm.node_id and (targets is None or n.pk in targets)]
-        rows = MovePlanning(vm, nodes=others, rules=rules.get(vm.pk, [])).candidates()
+        rows = outlook.rows(vm, targets)
         if rows and not rows[0].reasons:
-            _promise(rows[0], vm)
-            affinity.promise(rules, vm.pk, rows[0].node.pk, rows[0].node.name)
+            outlook.promise(vm, rows[0])
             found.append(Intended(vm, "move", rows[0]))
         else:
             found.append(Intended(vm, "leave", reasons=_why_none(vm, rows)))
     return found
-
-
-def _promise(best: Candidate, vm: Vm) -> None:
-    """In memory alone: what the next one is told of the room that is left."""
-    best.node.memory_allocated_bytes += vm.memory_bytes
-    best.node.cpus_allocated += vm.vcpus
-    for copied in best.copied:
-        copied.pool.reserved_bytes += copied.size_bytes
 
 
 def _why_none(vm: Vm, rows: Sequence[Candidate]) -> list[Refusal]:

@@ -483,6 +483,14 @@ class IntendedSerializer(s.Serializer[Any]):
     reasons = ReasonSerializer(many=True, help_text="Why it cannot move.")
 
 
+class TurnSerializer(s.Serializer[Any]):
+    node = _id()
+    name = s.CharField()
+    possible = s.BooleanField(help_text="All of its VMs can go elsewhere.")
+    copied_bytes = _bytes(help_text="Of disks that the other nodes do not see.")
+    moves = IntendedSerializer(many=True)
+
+
 class DryRunSerializer(s.Serializer[Any]):
     refusals = ReasonSerializer(many=True)
     quote = QuoteSerializer()

@@ -9,7 +9,7 @@ from .nouns import NOUNS
 from .operations import CreatingListView, OperationView
 from .schema import DocsView, SchemaView
 from .uploads import LibraryListView, UploadView
-from .views import ActionsView, DetailView, ListView, OsView, RolesView, SessionView, Unknown
+from .views import ActionsView, DetailView, ListView, OsView, RebootOrderView, RolesView, SessionView, Unknown
 from .writes import (
     AffinityGroupsView,
     AffinityGroupView,
@@ -97,6 +97,7 @@ def _operations() -> list[URLPattern]:
 
 
 urlpatterns = [
+    path("nodes/reboot_order/", RebootOrderView.as_view()),
     *_operations(),
     *_nouns(),
     *(path(f"jobs/<id:pk>/{word.code}/", JobWordView.as_view(word=word)) for word in WORDS),

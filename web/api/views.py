@@ -11,7 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from cluster import selectors
+from cluster import rolling, selectors
 from cluster.models import Grant, Role
 from cluster.os_catalogue import CATALOGUE
 from cluster.permissions import TABLE, Actor
@@ -173,6 +173,19 @@ class OsView(ApiView):
 
     def describe(self, method: str) -> Described:
         return Described("list_os", "The OS catalogue", serializers.OsSerializer, many=True)
+
+
+class RebootOrderView(ApiView):
+    """``GET /api/v1/nodes/reboot_order/``"""
+
+    def get(self, request: Request) -> Response:
+        queries.only(request.query_params)
+        found = [turn.said() for turn in rolling.order(self.actor)]
+        return Response({"results": found, "next": None, "previous": None})
+
+    def describe(self, method: str) -> Described:
+        words = "In which order the nodes can be rebooted, each emptied before"
+        return Described("list_reboot_order", words, serializers.TurnSerializer, many=True)
 
 
 class SessionView(ApiView):

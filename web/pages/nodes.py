@@ -9,7 +9,7 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
-from cluster import selectors, services
+from cluster import rolling, selectors, services
 from cluster.checks import Line, lines_of, worst_of
 from cluster.models import Node
 from cluster.permissions import Actor
@@ -39,6 +39,12 @@ def node_list(request: PageRequest) -> HttpResponse:
     page_now = page_of(nodes, ("name", "pk"), request.GET.get("cursor", ""))
     lines = [{"node": node, "worst": worst_of(node), "facts": node.facts} for node in page_now.rows]
     return show(request, "nodes/list.html", {"lines": lines, "page": page_now})
+
+
+@page
+def reboot_order(request: PageRequest) -> HttpResponse:
+    _see(request.actor)
+    return show(request, "nodes/order.html", {"turns": rolling.order(request.actor)})
 
 
 @page

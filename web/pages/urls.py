@@ -45,6 +45,7 @@ urlpatterns = [
     path("jobs/<str:pk>/<str:word>/", jobs.job_word, name="job-word"),
     path("nodes/", nodes.node_list, name="nodes"),
     path("nodes/new/", nodes.node_add, name="node-add"),
+    path("nodes/order/", nodes.reboot_order, name="reboot-order"),
     path("nodes/<str:pk>/", nodes.node_card, name="node"),
     path("nodes/<str:pk>/token/", nodes.node_token, name="node-token"),
     path("nodes/<str:pk>/state/", nodes.node_state, name="node-state"),
