@@ -55,7 +55,8 @@ class Intended:
 
 def all_vms() -> "QuerySet[Vm]":
     """With all that a plan asks of each; the largest first: the small ones fit into what is left."""
-    vms = Vm.objects.select_related("node", "node_group").prefetch_related("nics__network", "disks__pool", "disks__iso")
+    vms = Vm.objects.select_related("node", "node_group")
+    vms = vms.prefetch_related("nics__network", "disks__pool", "disks__iso", "snapshots")
     return vms.order_by("-memory_bytes", "name")
 
 
@@ -108,9 +109,7 @@ class Outlook:
             setattr(thing, name, value)
 
 
-def intend(
-    vms: Iterable[Vm], targets: Collection[str] | None = None, outlook: Outlook | None = None
-) -> list[Intended]:
+def intend(vms: Iterable[Vm], targets: Collection[str] | None = None, outlook: Outlook | None = None) -> list[Intended]:
     """
     :param targets: the only nodes that come into question, which are about to be opened; None: all but each VM's own.
     :param outlook: that knows the VMs, and is told what is promised; None: as things are.

@@ -102,7 +102,7 @@ class MovePlanning:
             nodes = list(known.filter(pk=self.target) if self.target else known.exclude(pk=self.vm.node_id))
             if self.target and not nodes:
                 raise NotKnown(f"node {self.target}")
-        prefetch_related_objects([self.vm], "nics__network", "disks__pool", "disks__iso")
+        prefetch_related_objects([self.vm], "nics__network", "disks__pool", "disks__iso", "snapshots")
         vm = self.vm
         networks = [nic.network for nic in vm.nics.all()]
         rules = affinity.rules_of_vms([vm.pk]).get(vm.pk, []) if self.rules is None else self.rules
@@ -140,10 +140,6 @@ class MovePlanning:
             if disk.iso and disk.iso_id not in held:
                 reasons.append(Refusal("iso_absent_there", {**facts, "iso": disk.iso.name}, field="target"))
         return reasons
-
-    @cached_property
-    def _has_snapshots(self) -> bool:
-        return self.vm.snapshots.exists()
 
     @cached_property
     def _asked_pools(self) -> dict[str, Pool]:
@@ -189,7 +185,7 @@ class MovePlanning:
 
     def _hindered(self, node: Node, copied: Sequence[Copied]) -> list[Refusal]:
         reasons = []
-        if copied and self._has_snapshots:
+        if copied and self.vm.snapshots.all():
             names = {"vm": self.vm.name, "node": node.name}
             reasons.append(Refusal("snapshots_stay", names, field="target"))
         needed: dict[str, int] = {}
