@@ -20,7 +20,7 @@ from nodes.contract.faults import point
 from nodes.contract.messages import Envelope, Heartbeat, Hello, NodeInspect, Progress, Welcome
 from nodes.contract.wire import OFFLINE_AFTER_S, PANEL_WAKE, events_stream, node_of_stream
 
-from . import events, hearing, reconcile, schedules, services, trash
+from . import balancing, events, hearing, reconcile, schedules, services, trash
 from .broker import Broker, Entries, Unreachable
 from .domain_specs import inspection, pool_spec
 from .hearing import Said
@@ -393,6 +393,7 @@ class Conductor:
             services.forget_abandoned_uploads()
         schedules.run_due()
         trash.delete_due()
+        balancing.run_due()
         self._wake_all(engine.open_jobs())
         self.advance_woken()
 

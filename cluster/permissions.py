@@ -64,6 +64,8 @@ TABLE: dict[str, frozenset[Role]] = {
     "vm.reset": frozenset({A, F, V, T, S}),
     "vm.migrate": frozenset({A, F, V}),
     "vm.forecast": frozenset({A, F, V}),
+    "balance.apply": frozenset({A, F}),
+    "balance.undo": frozenset({A, F}),
     "vm.delete": frozenset({A, F, V, T, S}),
     "vm.edit": frozenset({A, F, V, T, S}),
     "affinity_group.edit": frozenset({A, F, V, T}),

@@ -83,6 +83,14 @@ def _points(need: Need, node: Node) -> int:
     return (2 * memory + cpus) // 3
 
 
+def points_in_use(node: Node, memory_bytes: int = 0, vcpus: int = 0) -> int:
+    """The other side of its points: how full it is, out of 1000.
+
+    :param memory_bytes: that it would have more.
+    """
+    return 1000 - _points(Need(vcpus, memory_bytes, ()), node)
+
+
 def _share(part: int, whole: int) -> int:
     """In per mille."""
     return max(0, part * 1000 // whole) if whole else 0

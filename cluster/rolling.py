@@ -1,4 +1,4 @@
-"""In which order the nodes of a cluster can be rebooted one after another, each emptied before and filled again after it.
+"""In which order nodes can be rebooted one after another, each emptied before and filled again after it.
 
 Reads only. One node is away at a time, so each is planned as if all others were as they are now.
 """

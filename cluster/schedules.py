@@ -92,12 +92,13 @@ def _begin(schedule: Schedule) -> None:
     try:
         started = operations.start(actor, f"vm.{schedule.action}", params, schedule.vm_id)
     except (Refused, Forbidden, NotKnown, BadShape) as error:
-        _note_problem(schedule, _why(error))
+        _note_problem(schedule, why(error))
         return
     ScheduledRun.objects.create(schedule=schedule, job=started.job)
 
 
-def _why(error: Refused | Forbidden | NotKnown | BadShape) -> dict[str, Any]:
+def why(error: Refused | Forbidden | NotKnown | BadShape) -> dict[str, Any]:
+    """As it is kept for people who look later."""
     if isinstance(error, Refused):
         return error.refusals[0].kept()
     return error.refusal.kept() if isinstance(error, Forbidden) else Refusal("grant_gone").kept()
@@ -128,7 +129,7 @@ def _prune(now: datetime) -> None:
         try:
             operations.start(Actor(schedule.grant.user, schedule.grant), f"{schedule.action}.delete", {}, oldest.thing)
         except (Refused, Forbidden) as error:
-            _note_problem(schedule, _why(error))
+            _note_problem(schedule, why(error))
             continue
         except NotKnown:
             log.info("schedule %s: %s is gone already", schedule.pk, oldest.thing)

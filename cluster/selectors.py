@@ -10,6 +10,7 @@ from .models import (
     AffinityGroup,
     AuditEvent,
     Backup,
+    Balance,
     Disk,
     Image,
     ImageCopy,
@@ -76,6 +77,10 @@ def node_groups(actor: Actor) -> "QuerySet[NodeGroup]":
     return visible(
         NodeGroup.objects.prefetch_related(Prefetch("nodes", Node.objects.only("group").order_by("pk"))), actor
     )
+
+
+def balances(actor: Actor) -> "QuerySet[Balance]":
+    return visible(Balance.objects.all(), actor)
 
 
 def pools(actor: Actor) -> "QuerySet[Pool]":
@@ -191,6 +196,7 @@ TARGETS: dict[str, Rows] = {
     "disks": disks_with_places,
     "snapshots": snapshots_with_places,
     "backups": backups,
+    "balances": balances,
     "pools": pools,
     "images": images,
     "isos": isos,

@@ -81,6 +81,12 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("node %(node)s is online, but says nothing of %(verb)s: a hung QEMU or libvirtd may hold it"),
         _("look at the node: once that process ends, the job goes on by itself; else an administrator resolves it"),
     ),
+    "balanced_already": (
+        _("no move is worth it: the fullest and the emptiest node differ by %(spread)s points out of 1000"),
+        _("allow disks to be copied, or look at what hinders the VMs of the fullest node"),
+    ),
+    "balance_undone": (_("this balance is undone already"), ""),
+    "nothing_to_undo": (_("none of the VMs that it moved can return"), _("they were moved since, or there is no room")),
     "node_gone": (_("node %(node)s has not joined the cluster, or was removed"), _("join it again")),
     "node_busy": (_("node %(node)s already does %(limit)s long things at once"), _("it goes on when one of them ends")),
     "node_too_old": (

@@ -2,6 +2,7 @@ from .access import Grant, Role, Tenant, Token, User
 from .affinity import AffinityGroup, AffinityMember, AffinityPolicy
 from .audit import AuditEvent, IdempotencyKey
 from .backup import Backup, BackupState
+from .balance import Balance, Balancing
 from .base import new_id
 from .inventory import (
     LEAST_RESERVE_BYTES,
@@ -40,6 +41,8 @@ __all__ = [
     "AuditEvent",
     "Backup",
     "BackupState",
+    "Balance",
+    "Balancing",
     "Disk",
     "Grant",
     "IdempotencyKey",

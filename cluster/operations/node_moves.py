@@ -12,7 +12,7 @@ from typing import Any, Literal
 from django.db.models import QuerySet
 
 from cluster import affinity
-from cluster.models import Vm, VmState
+from cluster.models import Node, Vm, VmState
 from cluster.operations import start_child
 from cluster.refusals import Forbidden, NotKnown, Refusal, Refused
 from cluster.saga.steps import Children, Context
@@ -61,7 +61,7 @@ def all_vms() -> "QuerySet[Vm]":
 
 
 class Outlook:
-    """Nodes and affinity groups as a plan sees them: what was promised to one VM is told to the next. In memory alone."""
+    """Nodes and affinity groups as a plan sees them, in memory alone: what one VM was promised is told to the next."""
 
     def __init__(self, vms: Iterable[Vm]) -> None:
         self.nodes = list(nodes_for_moves())
@@ -79,6 +79,14 @@ class Outlook:
         for member in affinity.members(self.rules):
             if member.vm in leaving:
                 self._set(member, holds=None)
+
+    def release(self, vm: Vm, node: Node) -> None:
+        """It leaves that node."""
+        self._set(
+            node,
+            memory_allocated_bytes=node.memory_allocated_bytes - vm.memory_bytes,
+            cpus_allocated=node.cpus_allocated - vm.vcpus,
+        )
 
     def promise(self, vm: Vm, best: Candidate) -> None:
         node = best.node
@@ -130,11 +138,11 @@ def intend(vms: Iterable[Vm], targets: Collection[str] | None = None, outlook: O
             outlook.promise(vm, rows[0])
             found.append(Intended(vm, "move", rows[0]))
         else:
-            found.append(Intended(vm, "leave", reasons=_why_none(vm, rows)))
+            found.append(Intended(vm, "leave", reasons=why_none(vm, rows)))
     return found
 
 
-def _why_none(vm: Vm, rows: Sequence[Candidate]) -> list[Refusal]:
+def why_none(vm: Vm, rows: Sequence[Candidate]) -> list[Refusal]:
     reasons = [reason for row in rows for reason in row.reasons]
     return reasons or [Refusal("no_target", {"vm": vm.name})]
 

@@ -34,6 +34,7 @@ BODIES: dict[str, Any] = {
     "PATCH images/{id}/": {"os": ""},
     "POST schedules/": {"vm": "{vms}", "action": "snapshot", "every_hours": 24, "keep": 7},
     "PATCH pools/{id}/": {"warning_percent": 90},
+    "PATCH balancing/": {"every_minutes": 60},
     "POST jobs/{id}/priority/": {"priority": 1},
     "POST jobs/{id}/resolve/": RESOLVE,
 }
@@ -63,6 +64,14 @@ FORMS: dict[str, dict[str, Any]] = {
     "vms/{id}/edit/": {"title": "Новая"},
     "vms/{id}/forecast/": {},
     "nodes/new/": NODE,
+    "nodes/balance/apply/": {},
+    "nodes/balance/clock/": {
+        "every_minutes": "60",
+        "threshold_percent": "20",
+        "hold_minutes": "10",
+        "cooldown_minutes": "60",
+        "most_moves": "4",
+    },
     "nodes/{id}/token/": {},
     "nodes/{id}/edit/": {"group": "", "cpu_overcommit": "4", "memory_overcommit": "1,5", "memory_reserve_bytes": ""},
     "affinity-groups/new/": {"name": "new", "policy": "together"},

@@ -16,7 +16,18 @@ from django.test import override_settings
 from django.utils import timezone
 
 from cluster import ca, wake
-from cluster.models import Address, AffinityGroup, AuditEvent, Iso, IsoCopy, NodeGroup, Schedule, Snapshot, Upload
+from cluster.models import (
+    Address,
+    AffinityGroup,
+    AuditEvent,
+    Balance,
+    Iso,
+    IsoCopy,
+    NodeGroup,
+    Schedule,
+    Snapshot,
+    Upload,
+)
 from cluster.operations import start
 from tests.panel.client import Api, vm_like
 from tests.panel.engine.scenarios import Scene, backup_of, make_scene
@@ -94,6 +105,11 @@ def library(tmp_path: Path) -> Iterator[Path]:
         yield tmp_path / "library"
 
 
+def _balance(scene: Scene) -> Balance:
+    """One that is undone: nobody asks for a second node here."""
+    return Balance.objects.create(moves=[], spread_before=300, spread_after=100, undone=True)
+
+
 @pytest.fixture
 def ids(library: Path, scene: Scene, people: dict[str, Person]) -> dict[str, str]:
     """For each noun one row that has to do with the owner, where it can."""
@@ -123,6 +139,7 @@ def ids(library: Path, scene: Scene, people: dict[str, Person]) -> dict[str, str
         "snapshots": snapshot.pk,
         "backups": backup_of(scene, vm),
         "schedules": schedule.pk,
+        "balances": _balance(scene).pk,
         "jobs": job.pk,
         "tenants": vm.tenant_id,
         "users": owner.user.pk,

@@ -222,6 +222,14 @@ NOUNS = {
             ordering=("created", "name", "id"),
         ),
         Noun(
+            "balances",
+            selectors.balances,
+            rows.balances,
+            serializers.BalanceSerializer,
+            see="see.nodes",
+            ordering=("created", "id"),
+        ),
+        Noun(
             "backups",
             selectors.backups,
             rows.backups,

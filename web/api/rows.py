@@ -13,6 +13,8 @@ from cluster.models import (
     AffinityMember,
     AuditEvent,
     Backup,
+    Balance,
+    Balancing,
     Disk,
     Grant,
     Image,
@@ -37,6 +39,7 @@ from cluster.refusals import Refusal
 from cluster.states import trouble_of
 
 Row = dict[str, Any]
+BALANCING = ("every_minutes", "threshold_points", "hold_minutes", "cooldown_minutes", "most_moves", "copy_disks")
 
 
 def vms(actor: Actor, rows: Sequence[Vm]) -> list[Row]:
@@ -336,6 +339,17 @@ def backups(actor: Actor, rows: Sequence[Backup]) -> list[Row]:
         }
         for backup in rows
     ]
+
+
+def balances(actor: Actor, rows: Sequence[Balance]) -> list[Row]:
+    names = ("created", "moves", "spread_before", "spread_after", "undone")
+    return [{"id": one.pk} | {name: getattr(one, name) for name in names} for one in rows]
+
+
+def balancing(wished: Balancing) -> Row:
+    return {name: getattr(wished, name) for name in (*BALANCING, "next_run")} | {
+        "problem": Refusal.from_kept(wished.problem).said() if wished.problem else None
+    }
 
 
 def schedules(actor: Actor, rows: Sequence[Schedule]) -> list[Row]:

@@ -472,6 +472,37 @@ class MoveTargetSerializer(s.Serializer[Any]):
     reasons = ReasonSerializer(many=True, help_text="All that is against it.")
 
 
+class BalancedSerializer(s.Serializer[Any]):
+    vm = _id()
+    name = s.CharField()
+    source = _id()  # type: ignore[assignment]  # a field of this name, not the base class's argument
+    source_name = s.CharField()
+    target = _id()
+    target_name = s.CharField()
+    copied_bytes = _bytes(help_text="Of its disks that the target did not see.")
+    gain = s.FloatField(help_text="By how many points, out of 1000, the nodes were to deviate less.")
+
+
+class BalanceSerializer(s.Serializer[Any]):
+    id = _id()
+    created = s.DateTimeField()
+    moves = BalancedSerializer(many=True)
+    spread_before = s.IntegerField(help_text="Points between the fullest and the emptiest node, out of 1000.")
+    spread_after = s.IntegerField(help_text="As it was expected.")
+    undone = s.BooleanField()
+
+
+class BalancingSerializer(s.Serializer[Any]):
+    every_minutes = s.IntegerField(allow_null=True, help_text="null: only when somebody asks.")
+    threshold_points = s.IntegerField()
+    hold_minutes = s.IntegerField()
+    cooldown_minutes = s.IntegerField()
+    most_moves = s.IntegerField()
+    copy_disks = s.BooleanField()
+    next_run = s.DateTimeField(allow_null=True)
+    problem = ReasonSerializer(allow_null=True)
+
+
 class IntendedSerializer(s.Serializer[Any]):
     vm = _id()
     name = s.CharField()
@@ -481,6 +512,7 @@ class IntendedSerializer(s.Serializer[Any]):
     node_name = s.CharField(allow_null=True)
     copied_bytes = _bytes(help_text="Of its disks that this node does not see.")
     reasons = ReasonSerializer(many=True, help_text="Why it cannot move.")
+    gain = s.FloatField(required=False, help_text="Of a balance: by how many points the nodes deviate less.")
 
 
 class TurnSerializer(s.Serializer[Any]):

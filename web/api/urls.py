@@ -13,6 +13,7 @@ from .views import ActionsView, DetailView, ListView, OsView, RebootOrderView, R
 from .writes import (
     AffinityGroupsView,
     AffinityGroupView,
+    BalancingView,
     ImageView,
     NetworksView,
     NodeGroupsView,
@@ -102,6 +103,7 @@ urlpatterns = [
     *_nouns(),
     *(path(f"jobs/<id:pk>/{word.code}/", JobWordView.as_view(word=word)) for word in WORDS),
     path("nodes/<id:pk>/token/", NodeTokenView.as_view()),
+    path("balancing/", BalancingView.as_view()),
     path("roles/", RolesView.as_view()),
     path("os/", OsView.as_view()),
     path("session/", SessionView.as_view()),

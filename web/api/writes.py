@@ -7,9 +7,9 @@ from pydantic import AwareDatetime, Field, IPvAnyAddress
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from cluster import affinity, groups, schedules, selectors, services
+from cluster import affinity, balancing, groups, schedules, selectors, services
 from cluster.models import Node, Repeated
-from cluster.refusals import BadShape
+from cluster.refusals import BadShape, Forbidden
 from nodes.contract.specs import Name, Title
 
 from . import bodies, queries, rows, serializers
@@ -62,6 +62,15 @@ class NodeGroupAdd(bodies.Shape):
 class NodeGroupEdit(bodies.Shape):
     name: Name | None = None
     title: Title | None = None
+
+
+class BalancingEdit(bodies.Shape):
+    every_minutes: balancing.EveryMinutes | None = None
+    threshold_points: balancing.Threshold = 200
+    hold_minutes: balancing.Hold = 10
+    cooldown_minutes: balancing.Cooldown = 60
+    most_moves: balancing.MostMoves = 4
+    copy_disks: bool = False
 
 
 class AffinityGroupAdd(bodies.Shape):
@@ -236,6 +245,28 @@ class NodeGroupView(DetailView, WriteView):
         if method == "DELETE":
             return Described("node_group_remove", "Remove one that nothing is in", {}, status=204)
         return super().describe(method)
+
+
+class BalancingView(WriteView):
+    """``GET PATCH /api/v1/balancing/``"""
+
+    def get(self, request: Request) -> Response:
+        queries.only(request.query_params)
+        if not self.actor.may("see.nodes"):
+            raise Forbidden(self.actor.refusal("see.nodes"))
+        return Response(rows.balancing(balancing.settings()))
+
+    def patch(self, request: Request) -> Response:
+        said = self.said(request, "balance.apply", BalancingEdit)
+        return Response(rows.balancing(balancing.edit(self.actor, **said.model_dump(exclude_unset=True))))
+
+    def describe(self, method: str) -> Described:
+        if method == "PATCH":
+            body = body_of(BalancingEdit, "balance.apply")
+            return Described(
+                "balancing_edit", "Change balancing by the clock", serializers.BalancingSerializer, body=body
+            )
+        return Described("balancing", "How the panel balances by itself", serializers.BalancingSerializer)
 
 
 class AffinityGroupsView(ListView, WriteView):

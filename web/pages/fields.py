@@ -336,6 +336,7 @@ FIELDS: dict[str, Callable[[Actor, Any], list[Field]]] = {
     "node.maintenance": _maintenance,
     "node.evacuate": _evacuate,
     "node.put_back": _moves,
+    "balance.undo": _moves,
     "backup.restore": _restore,
     "snapshot.revert": _revert,
     "image.distribute": _distribute,

@@ -130,6 +130,8 @@ def _belongs_to(noun: str, pk: str, target: Any) -> tuple[str, str]:
         return reverse("pool", args=[pk]), f"pool:{pk}"
     if noun == "backups":
         return reverse("backups"), "backups"
+    if noun == "balances":
+        return reverse("balance"), "balance"
     if noun in ("images", "isos"):
         return reverse(noun), noun
     vm = target.vm_id if noun in ("disks", "snapshots") else pk

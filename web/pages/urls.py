@@ -4,6 +4,7 @@ from django.urls import path, re_path
 
 from . import (
     backups,
+    balance,
     demo,
     disks,
     forecast,
@@ -45,6 +46,9 @@ urlpatterns = [
     path("jobs/<str:pk>/<str:word>/", jobs.job_word, name="job-word"),
     path("nodes/", nodes.node_list, name="nodes"),
     path("nodes/new/", nodes.node_add, name="node-add"),
+    path("nodes/balance/", balance.balance_page, name="balance"),
+    path("nodes/balance/apply/", balance.balance_apply, name="balance-apply"),
+    path("nodes/balance/clock/", balance.balancing_edit, name="balancing-edit"),
     path("nodes/order/", nodes.reboot_order, name="reboot-order"),
     path("nodes/<str:pk>/", nodes.node_card, name="node"),
     path("nodes/<str:pk>/token/", nodes.node_token, name="node-token"),
@@ -73,7 +77,7 @@ urlpatterns = [
     path("journal/", journal.journal, name="journal"),
     path("demo/", demo.demo, name="demo"),
     re_path(
-        r"^(?P<noun>vms|nodes|disks|pools|snapshots|backups|images|isos)/(?P<pk>[^/]+)/do/(?P<name>[a-z_]+)/$",
+        r"^(?P<noun>vms|nodes|disks|pools|snapshots|backups|balances|images|isos)/(?P<pk>[^/]+)/do/(?P<name>[a-z_]+)/$",
         operate.operate,
         name="operate",
     ),

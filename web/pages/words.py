@@ -19,6 +19,7 @@ def word_of_action(action: str) -> str:
         "network.add": _("Add a network"),
         "image.add": _("Upload an image or an ISO"),
         "node.edit": _("Change a node"),
+        "balancing.edit": _("Change balancing by the clock"),
         "node_group.add": _("Add a group of nodes"),
         "node_group.edit": _("Change a group of nodes"),
         "node_group.remove": _("Remove a group of nodes"),
@@ -65,6 +66,7 @@ def lock_name(lock: str, job_subject: str, name: str) -> str:
         "demo": _("the demo on %(name)s"),
         "lane": _("the moves from a node, of which only some run at once"),
         "maintenance": _("the maintenance of node %(name)s"),
+        "balancing": _("a balance of the nodes"),
     }
     pk = pk.partition(".")[0]
     known = name if lock == job_subject or pk == job_subject.partition(":")[2] else pk

@@ -9,6 +9,7 @@ from cluster.domain_specs import domain_spec
 from cluster.models import (
     AddressRange,
     Backup,
+    Balance,
     Disk,
     Grant,
     Image,
@@ -34,6 +35,10 @@ from nodes.contract.messages import VERBS, known_fields
 from nodes.contract.sizes import GIB, MIB
 
 from .world import SCENE_POOL, World, definition
+
+
+OF_CHILDREN = {"balance.apply", "balance.undo"}
+"""Operations that send nothing themselves, and that are refused where they would have no children."""
 
 
 @dataclass
@@ -235,6 +240,26 @@ def second_node(scene: Scene) -> tuple[Node, list[Pool]]:
     return there, pools
 
 
+def balanced(scene: Scene) -> Balance:
+    """The one that runs was moved here from the second node."""
+    there = Node.objects.filter(pk="b" * 13).first() or second_node(scene)[0]
+    scene.running.snapshots.all().delete()
+    names = {"source_name": there.name, "target_name": scene.node.name, "name": scene.running.name}
+    ids = {"vm": scene.running.pk, "source": there.pk, "target": scene.node.pk}
+    moves = [{**ids, **names, "copied_bytes": 0, "gain": 10.0}]
+    return Balance.objects.create(moves=moves, spread_before=300, spread_after=100)
+
+
+def uneven(scene: Scene) -> tuple[None, dict[str, Any]]:
+    """Both VMs are on one node, and the second node is empty."""
+    second_node(scene)
+    scene.running.snapshots.all().delete()
+    scene.running.memberships.all().delete()
+    Vm.objects.filter(pk__in=[scene.running.pk, scene.stopped.pk]).update(memory_bytes=4 * GIB)
+    Node.objects.filter(pk=scene.node.pk).update(memory_allocated_bytes=8 * GIB)
+    return None, {}
+
+
 def moving(scene: Scene) -> tuple[str, dict[str, Any]]:
     """From a second node with a pool of its own to the first one; the VM's second disk is in a pool that both see."""
     there, pools = second_node(scene)
@@ -333,6 +358,8 @@ SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "vm.reset": lambda s: (s.running.pk, {}),
     "vm.migrate": moving,
     "vm.forecast": moving,
+    "balance.apply": uneven,
+    "balance.undo": lambda s: (balanced(s).pk, {}),
     "vm.delete": _deleted_with_snapshot,
     "vm.snapshot": lambda s: (s.running.pk, {"name": "before"}),
     "snapshot.delete": lambda s: (_snapshot(s, s.running), {}),

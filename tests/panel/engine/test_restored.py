@@ -11,13 +11,13 @@ from cluster.models import AuditEvent, Job, JoinToken, Lock, Node, StreamCursor,
 from cluster.operations import start
 from cluster.panel_backup import aftermath
 from nodes.contract.messages import Envelope
-from tests.panel.engine.scenarios import SCENARIOS, Scene
+from tests.panel.engine.scenarios import OF_CHILDREN, SCENARIOS, Scene
 from tests.panel.engine.world import Executor, Fault
 
 pytestmark = pytest.mark.django_db
 
 # What is asked of a node as a whole sends nothing itself.
-SENDING = sorted(SCENARIOS.keys() - {"node.remove", "node.maintenance", "node.evacuate", "node.put_back"})
+SENDING = sorted(SCENARIOS.keys() - {"node.remove", "node.maintenance", "node.evacuate", "node.put_back"} - OF_CHILDREN)
 THEN = datetime(2026, 11, 20, 2, 0, tzinfo=UTC)
 
 
