@@ -100,9 +100,17 @@ def test_the_page_of_a_node_shows_what_its_vms_have_and_changes_the_limits(opera
 
 
 @pytest.mark.parametrize(
-    "typed", [{"cpu_overcommit": "much"}, {"cpu_overcommit": "65"}, {"cpu_overcommit": "NaN"}, {"memory_overcommit": ""},
-              {"memory_reserve_bytes": "1"}, {"memory_reserve_bytes": "17 GB"}, {"group": "nobody"}]
-)  # fmt: skip
+    "typed",
+    [
+        {"cpu_overcommit": "much"},
+        {"cpu_overcommit": "65"},
+        {"cpu_overcommit": "NaN"},
+        {"memory_overcommit": ""},
+        {"memory_reserve_bytes": "1"},
+        {"memory_reserve_bytes": "17 GB"},
+        {"group": "nobody"},
+    ],
+)
 def test_what_is_no_limit_is_said_and_changes_nothing(operator: Browser, scene: Scene, typed: dict[str, str]) -> None:
     answer = operator.press(f"/nodes/{scene.node.pk}/edit/", typed)
     assert (answer.status_code, '"level": "error"' in answer["HX-Trigger"]) == (200, True)
