@@ -36,7 +36,6 @@ from nodes.contract.sizes import GIB, MIB
 
 from .world import SCENE_POOL, World, definition
 
-
 OF_CHILDREN = {"balance.apply", "balance.undo"}
 """Operations that send nothing themselves, and that are refused where they would have no children."""
 
