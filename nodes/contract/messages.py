@@ -26,6 +26,7 @@ from .specs import (
     Name,
     NicSpec,
     NodeFacts,
+    Outline,
     PoolFacts,
     PoolOffer,
     PoolSpec,
@@ -584,6 +585,19 @@ class DomainLeave(_Domain):
     verb = "domain.leave"
 
 
+class ReadDomain(DomainWhereabouts):
+    outline: Outline | None = None
+    """None: it is not here."""
+
+
+class DomainRead(_Domain):
+    """What a domain's definition says now."""
+
+    verb = "domain.read"
+    changes = False
+    result = ReadDomain
+
+
 class DomainLook(_Domain):
     """Whereabouts of one domain on this node; after an uncertain answer, both nodes of a move are asked."""
 
@@ -674,6 +688,7 @@ VERBS: dict[str, type[Message]] = {
         DomainKeep,
         DomainAdopt,
         DomainLeave,
+        DomainRead,
         DomainLook,
         NodeInspect,
         DemoMark,
@@ -803,7 +818,7 @@ class Inventory(Entry):
 
 
 class DomainChanged(Entry):
-    """One or more domains changed their state (libvirt's lifecycle events, gathered for a few milliseconds)."""
+    """One or more domains changed their state or their definition (gathered for a few milliseconds)."""
 
     type: Literal["domains"] = "domains"
     domains: tuple[DomainFacts, ...]
