@@ -90,6 +90,11 @@ def reserve_memory(node_id: str, memory_bytes: int) -> None:
         raise Lost(node_id)
 
 
+def take_memory(node_id: str, memory_bytes: int) -> None:
+    """Of a guest that is there already: nobody asks whether there is room."""
+    Node.objects.filter(pk=node_id).update(memory_allocated_bytes=F("memory_allocated_bytes") + memory_bytes)
+
+
 def release_memory(node_id: str, memory_bytes: int) -> None:
     Node.objects.filter(pk=node_id).update(memory_allocated_bytes=F("memory_allocated_bytes") - memory_bytes)
 
