@@ -344,7 +344,8 @@ def _held(leases: Iterable[LeaseFacts]) -> dict[str, Any]:
     """Addresses of guests that this panel does not know: nobody else may get them (``Network.held``)."""
     by_nic = {lease.nic: lease for lease in leases}
     known = set(Nic.objects.filter(pk__in=by_nic).values_list("pk", flat=True)) if by_nic else set()
-    held = [{"bridge": by_nic[nic].bridge, "address": by_nic[nic].address} for nic in sorted(by_nic.keys() - known)]
+    unknown = [by_nic[nic] for nic in sorted(by_nic.keys() - known)]
+    held = [{"nic": lease.nic, "bridge": lease.bridge, "address": lease.address} for lease in unknown]
     return {"held": held} if held else {}
 
 

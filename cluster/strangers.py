@@ -40,3 +40,13 @@ def _now(others: Strangers, before: Strangers, shown: Iterable[DomainFacts]) -> 
             outline = domain.outline.model_dump(mode="json") if domain.outline else had
             now[domain.uuid] = {"name": domain.name, "state": domain.state, "vm": domain.vm, "outline": outline}
     return now
+
+
+def forget(node_id: str, uuid: str) -> None:
+    """It is a VM now."""
+    node = Node.objects.get(pk=node_id)
+    if uuid in node.strangers:
+        node.strangers.pop(uuid)
+        Node.objects.filter(pk=node_id).update(strangers=node.strangers, version=F("version") + 1)
+        node.refresh_from_db()
+        events.node_changed(node)

@@ -46,6 +46,7 @@ def _disk(disk: Any) -> SeenDisk:
         place=place,
         bus=_first(disk, "target/@bus"),
         format=_first(disk, "driver/@type"),
+        boot_order=int(order) if (order := _first(disk, "boot/@order")) else None,
     )
 
 

@@ -295,6 +295,7 @@ class SeenDisk(Spec):
     """A path, or the ``<pool>/<image>`` of Ceph; empty: a drive with nothing in it."""
     bus: str = ""
     format: str = ""
+    boot_order: int | None = None
     size_bytes: int | None = None
     """Of one that is none of ours, where the node can tell."""
 

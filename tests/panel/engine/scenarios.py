@@ -4,6 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from django.db.models import F
+
+from cluster import domain_drift
 from cluster.domain_specs import domain_spec
 from cluster.models import (
     AddressRange,
@@ -321,6 +324,30 @@ def _grown_by_hand(scene: Scene) -> tuple[str, dict[str, Any]]:
     return disk.pk, {}
 
 
+def changed_by_hand(scene: Scene, vm: Vm, **changes: Any) -> str:
+    """Its definition on the node says otherwise, and the panel has noted that."""
+    here = domain_drift.expected([vm.pk])[vm.pk]
+    seen = here.model_copy(update=changes)
+    Vm.objects.filter(pk=vm.pk).update(drift=domain_drift.differences(here, seen))
+    scene.world.outlines[vm.node_id, "domain:" + vm.pk] = seen.model_dump(mode="json")
+    return vm.pk
+
+
+def stranger(scene: Scene) -> tuple[str, dict[str, Any]]:
+    """The VM that runs has no row any more: the panel was put back from a backup that is older than it."""
+    vm = scene.running
+    outline = domain_drift.expected([vm.pk])[vm.pk].model_dump(mode="json")
+    shown = {"name": vm.domain_name, "state": "running", "vm": vm.pk, "outline": outline}
+    Node.objects.filter(pk=scene.node.pk).update(
+        strangers={vm.uuid: shown}, memory_allocated_bytes=F("memory_allocated_bytes") - vm.memory_bytes
+    )
+    scene.world.outlines[scene.node.pk, "domain:" + vm.pk] = outline
+    Vm.objects.filter(pk=vm.pk).update(snapshot=None)
+    Disk.objects.filter(vm=vm).delete()
+    Vm.objects.filter(pk=vm.pk).delete()
+    return scene.node.pk, {"uuid": vm.uuid, "networks": {"52:54:00:00:00:01": scene.network.pk}}
+
+
 SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "vm.create": _create,
     "vm.start": lambda s: (s.stopped.pk, {}),
@@ -331,6 +358,8 @@ SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "vm.reboot": lambda s: (s.running.pk, {}),
     "vm.reset": lambda s: (s.running.pk, {}),
     "vm.migrate": moving,
+    "vm.reapply": lambda s: (changed_by_hand(s, s.running, vcpus=2), {}),
+    "vm.adopt": lambda s: (changed_by_hand(s, s.running, vcpus=2, vcpus_current=2), {}),
     "vm.delete": _deleted_with_snapshot,
     "vm.snapshot": lambda s: (s.running.pk, {"name": "before"}),
     "snapshot.delete": lambda s: (_snapshot(s, s.running), {}),
@@ -358,6 +387,7 @@ SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "iso.distribute": _stored_iso,
     "iso.delete": _copied_iso,
     "node.maintenance": lambda s: (s.node.pk, {}),
+    "node.adopt_domain": stranger,
     "node.evacuate": lambda s: (second_node(s)[0].pk, {}),
     "node.put_back": _closed,
     "image.download": lambda s: (None, {"url": "https://example.org/new.qcow2"}),
