@@ -53,7 +53,8 @@ def vms_with_places(actor: Actor) -> "QuerySet[Vm]":
 
 def vms_in_full(actor: Actor) -> "QuerySet[Vm]":
     """VMs with what a card shows of one."""
-    return vms(actor).select_related("tenant", "owner", "node", "home").defer(*WITHOUT_REPORTS).prefetch_related(
+    found = vms(actor).select_related("tenant", "owner", "node", "home", "moved_from").defer(*WITHOUT_REPORTS)
+    return found.prefetch_related(
         Prefetch("disks", Disk.objects.select_related("iso", "pool", "image").prefetch_related("snapshots")),
         Prefetch("nics", Nic.objects.select_related("lease", "network")),
     )  # fmt: skip
