@@ -31,14 +31,15 @@ class StrangerPlanning:
     def plan(self) -> Plan:
         stranger = self.node.strangers.get(self.params.uuid)
         if stranger is None or not stranger["outline"]:
-            return Plan(refusals=[Refusal("stranger_unknown", {"node": self.node.name}, field="uuid")])
+            unknown = Refusal("stranger_unknown", {"node": self.node.name}, field="uuid")
+            return Plan(refusals=[unknown], data={"node": self.node.pk, "vm": self.params.uuid, "disks": []})
         outline = Outline.model_validate(stranger["outline"])
         tenant = self._tenant()
         name = self.params.name or stranger["name"].rpartition(".")[0] or stranger["name"]
         self._check_names(stranger, name, tenant)
         data = {
             "node": self.node.pk,
-            "vm": stranger["vm"],
+            "vm": stranger["vm"] or self.params.uuid,
             "name": name,
             "title": outline.title,
             "tenant": tenant.pk if tenant else None,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from deploy.lab.node import IMAGES, Node
+from deploy.lab.node import Node
 from deploy.lab.processes import wait
 from tests.lab.conftest import MIB, Lab
 
@@ -77,3 +77,91 @@ def test_what_virsh_does_to_a_vm_is_seen_within_seconds_and_is_taken_over_or_put
     lab.api.do(f"vms/{pk}/reapply/")
     lab.api.do(f"vms/{pk}/start/")
     lab.wait_console(pk, "GUEST-UP", 60)
+
+
+@pytest.fixture
+def shared_pool(lab: Lab) -> Iterator[dict[str, Any]]:
+    """A folder that both nodes see."""
+    folder = lab.demo.state.folder / "shared"
+    folder.mkdir(exist_ok=True)
+    for node in lab.nodes.values():
+        node.run("mkdir", "-p", SHARED)
+        node.run("mount", "--bind", str(folder), SHARED)
+    try:
+        nodes = [lab.node_id(name) for name in lab.nodes]
+        asked = {"name": "shared", "kind": "directory", "path": SHARED, "nodes": nodes}
+        made = lab.api.do("pools/", asked)["subject"].removeprefix("pool:")
+        yield lab.api.get(f"pools/{made}/")
+        lab.api.do(f"pools/{made}/remove/")
+    finally:
+        for node in lab.nodes.values():
+            node.run("umount", "--lazy", SHARED)
+
+
+@pytest.fixture
+def open_door(lab: Lab) -> Iterator[None]:
+    """An administrator has let the nodes' libvirtds talk to each other."""
+    for node in lab.nodes.values():
+        node.run("nft", "flush", "chain", "inet", "ulei", "input")
+    yield
+    for node in lab.nodes.values():
+        node.agent.stop()
+        node.start_agent()
+    for name in lab.nodes:
+        lab.wait_node(name)
+
+
+def test_a_guest_that_was_moved_by_hand_is_followed_and_one_that_two_nodes_show_is_a_claim(
+    lab: Lab, shared_pool: dict[str, Any], open_door: None
+) -> None:
+    disks = [{"pool": shared_pool["id"], "size_bytes": 128 * MIB}]
+    iso = wait(lambda: next(iter(lab.api.all("isos/")), None), 30, "the ISO to be seen")
+    vm = lab.create(iso=iso["id"], image=None, disks=disks, node=lab.node_id("n1"))
+    pk, domain, n1, n2 = vm["id"], domain_of(vm), lab.nodes["n1"], lab.nodes["n2"]
+    lab.wait_console(pk, "GUEST-UP", 60)
+
+    xml = virsh(n1, "dumpxml", "--inactive", domain)
+    virsh(n2, "define", "/dev/stdin", input=xml)
+    row = seen(lab, pk, lambda row: row["claims"], "a second definition by hand")
+    assert (row["claims"], row["node"]) == ([{"node": lab.node_id("n2"), "state": "stopped"}], lab.node_id("n1"))
+    lab.api.do(f"vms/{pk}/stop/")
+    refused = lab.api.request("POST", f"vms/{pk}/start/", {})
+    assert (refused.status, refused.body["code"]) == (409, "vm_claimed")
+    virsh(n2, "undefine", domain)
+    seen(lab, pk, lambda row: not row["claims"], "that it is not claimed any more")
+    lab.api.do(f"vms/{pk}/start/")
+
+    by_hand = ["--live", "--p2p", "--tls", "--persistent", "--undefinesource", "--unsafe"]
+    virsh(n1, "migrate", *by_hand, domain, "qemu+tls://n2/system")
+    moved = seen(lab, pk, lambda row: row["node"] == lab.node_id("n2"), "a move by hand")
+    assert (moved["state"], moved["claims"], moved["moved_from"]) == ("running", [], lab.node_id("n1"))
+    [line] = [line for line in lab.api.all("audit/") if line["action"] == "vm.moved_by_hand"]
+    assert (line["subject"], line["outcome"], line["user"]) == (f"vm:{pk}", "done", None)
+    lab.api.do(f"vms/{pk}/reapply/")
+    row = lab.api.get(f"vms/{pk}/")
+    assert (row["state"], row["moved_from"], row["drift"]) == ("running", None, [])
+    assert lab.audit() == []  # its lease, filter and the note for the next boot are where it is, and nowhere else
+    lab.api.do(f"vms/{pk}/delete/", {"disks": True})
+
+
+def test_domains_that_the_panel_does_not_know_are_listed_with_what_they_have(lab: Lab) -> None:
+    node, pk = lab.nodes["n1"], lab.node_id("n1")
+    theirs = "<domain type='qemu'><name>theirs</name><memory unit='MiB'>64</memory><vcpu>2</vcpu>"
+    theirs += "<os><type>hvm</type></os>"
+    node.run("qemu-img", "create", "-q", "-f", "qcow2", "/tmp/theirs.qcow2", "80M")
+    theirs += "<devices><disk type='file' device='disk'><driver name='qemu' type='qcow2'/>"
+    theirs += "<source file='/tmp/theirs.qcow2'/><target dev='vda' bus='virtio'/></disk></devices></domain>"
+    virsh(node, "define", "/dev/stdin", input=theirs)
+    try:
+        [stranger] = wait(lambda: lab.api.get(f"nodes/{pk}/")["strangers"], SECONDS, "a domain made by hand to be seen")
+        assert (stranger["name"], stranger["state"], stranger["vcpus"]) == ("theirs", "stopped", 2)
+        assert stranger["memory_bytes"] == 64 * MIB
+        disk = {"place": "/tmp/theirs.qcow2", "bus": "virtio", "format": "qcow2", "size_bytes": 80 * MIB}
+        assert stranger["disks"] == [disk]
+        refused = lab.api.request("POST", f"nodes/{pk}/adopt_domain/", {"uuid": stranger["uuid"]})
+        assert refused.status == 422
+        assert [one["code"] for one in refused.body["refusals"]] == ["stranger_foreign", "stranger_disk"]
+    finally:
+        virsh(node, "undefine", "theirs")
+        node.run("rm", "/tmp/theirs.qcow2")
+    wait(lambda: lab.api.get(f"nodes/{pk}/")["strangers"] == [], SECONDS, "a domain that is gone to be forgotten")

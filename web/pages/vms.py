@@ -106,9 +106,7 @@ def _behind_our_back(actor: Actor, line: VmLine) -> dict[str, Any]:
     nodes = Node.objects.only("name").filter(pk__in=claims).order_by("name") if claims else ()
     return {
         "drift": lines_of(vm),
-        "claims": [
-            {"node": nodes[pk], "word": SEEN[state].label} for pk, state in (vm.claims or {}).items() if pk in nodes
-        ],
+        "claims": [{"node": node, "word": SEEN[claims[node.pk]].label} for node in nodes],
         "moved_from": vm.moved_from,
         "adopt": line.action("adopt"),
         "reapply": line.action("reapply"),
