@@ -358,6 +358,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("%(node)s shows the guest of VM %(vm)s too, although it does not belong there"),
         _("look at both nodes: end and undefine the guest where it should not be (virsh), then try again"),
     ),
+    "vm_moved_by_hand": (
+        _("VM %(vm)s was moved by hand, and %(node)s still holds its lease and filter"),
+        _("write its definition again first"),
+    ),
     "could_be_elsewhere": (
         _("VM %(vm)s could run on %(node)s, which sees its disks and is offline"),
         _("bring that node back first"),

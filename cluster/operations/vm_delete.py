@@ -35,7 +35,7 @@ class VmDelete(Operation[DeleteParams]):
 
     @classmethod
     def obstacles(cls, target: Vm) -> list[Refusal]:
-        reasons = state_obstacles(target, NEEDS)
+        reasons = state_obstacles(target, NEEDS) + unsettled(target)
         if target.protected:
             reasons.append(Refusal("protected", {"vm": target.name}))
         return reasons

@@ -75,6 +75,14 @@ def claimed(vm: Vm) -> list[Refusal]:
     return [Refusal("vm_claimed", {"vm": vm.name, "node": names}, status=409)]
 
 
+def unsettled(vm: Vm) -> list[Refusal]:
+    """Where more nodes than its own have something of it."""
+    if vm.moved_from is None:
+        return claimed(vm)
+    facts = {"vm": vm.name, "node": vm.moved_from.name}
+    return [*claimed(vm), Refusal("vm_moved_by_hand", facts, status=409)]
+
+
 def vm_id_of(context: Context[Any]) -> str:
     """The VM that the job is about, or to which its subject belongs."""
     return str(context.data.get("vm", context.subject_id))

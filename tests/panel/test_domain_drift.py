@@ -257,8 +257,8 @@ def test_one_that_two_nodes_show_is_a_claim_and_nothing_moves_or_starts(scene: S
     assert (row["node"], row["state"]) == (scene.node.pk, "stopped")
     assert row["claims"] == [{"node": other.pk, "state": "running"}]
     assert api("owner").get(f"vms/{vm.pk}/").json()["claims"] == []
-    for operation in ("start", "reapply", "migrate"):
-        answer = api("administrator").post(f"vms/{vm.pk}/{operation}/")
+    for operation, params in (("start", {}), ("reapply", {}), ("migrate", {}), ("delete", {"disks": True})):
+        answer = api("administrator").post(f"vms/{vm.pk}/{operation}/", params)
         assert (answer.status_code, answer.json()["code"]) == (409, "vm_claimed"), operation
         assert "n2" in answer.json()["detail"]
 
@@ -289,6 +289,13 @@ def test_one_that_was_moved_by_hand_is_followed(scene: Scene, other: Node, first
     event = AuditEvent.objects.get(action="vm.moved_by_hand")
     assert (event.actor, event.subject, event.detail) == (None, f"vm:{vm.pk}", {"source": "n1", "target": "n2"})
     assert scene.world.messages == []
+
+
+def test_until_its_old_node_is_cleared_it_is_not_moved_on_or_deleted(scene: Scene, other: Node, api: People) -> None:
+    Vm.objects.filter(pk=scene.running.pk).update(moved_from=other)
+    for operation, params in (("migrate", {}), ("delete", {"disks": True})):
+        answer = api("administrator").post(f"vms/{scene.running.pk}/{operation}/", params)
+        assert (answer.status_code, answer.json()["code"]) == (409, "vm_moved_by_hand")
 
 
 def test_after_it_all_that_belongs_to_it_is_made_to_stand_on_its_new_node(scene: Scene, other: Node) -> None:

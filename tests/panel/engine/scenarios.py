@@ -336,6 +336,7 @@ def changed_by_hand(scene: Scene, vm: Vm, **changes: Any) -> str:
 def stranger(scene: Scene) -> tuple[str, dict[str, Any]]:
     """The VM that runs has no row any more: the panel was put back from a backup that is older than it."""
     vm = scene.running
+    networks = dict(vm.nics.values_list("mac", "network"))
     outline = domain_drift.expected([vm.pk])[vm.pk].model_dump(mode="json")
     shown = {"name": vm.domain_name, "state": "running", "vm": vm.pk, "outline": outline}
     Node.objects.filter(pk=scene.node.pk).update(
@@ -345,7 +346,7 @@ def stranger(scene: Scene) -> tuple[str, dict[str, Any]]:
     Vm.objects.filter(pk=vm.pk).update(snapshot=None)
     Disk.objects.filter(vm=vm).delete()
     Vm.objects.filter(pk=vm.pk).delete()
-    return scene.node.pk, {"uuid": vm.uuid, "networks": {"52:54:00:00:00:01": scene.network.pk}}
+    return scene.node.pk, {"uuid": vm.uuid, "networks": networks}
 
 
 SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
