@@ -6,7 +6,7 @@ is seen (``vm.adopt``) or write the definition again (``vm.reapply``).
 
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -110,7 +110,7 @@ def _expected_disks(vms: Collection[str]) -> dict[str, list[SeenDisk]]:
     rows = Disk.objects.filter(vm__in=vms).exclude(pending=Pending.DETACH)
     names = ("vm", "pk", "device", "bus", "format", "pool__kind", "pool__path", "iso__name")
     for vm, pk, device, bus, disk_format, kind, path, iso in rows.values_list(*names):
-        place = iso or "" if device == "cdrom" else place_of(kind, path, pk, disk_format)
+        place = iso or "" if path is None else place_of(kind, path, pk, disk_format)
         found[vm].append(SeenDisk(name="", device=device, id=pk, place=place, bus=bus, format=disk_format))
     return found
 
@@ -208,18 +208,9 @@ def _word(field: str, value: Any) -> str:
     if value is None:
         return _("has none")
     if field == "persistent":
-        return _("kept") if value else _("gone when the guest goes off")
+        return _("permanent") if value else _("temporary: gone when the guest goes off")
     if isinstance(value, bool):
         return _("yes") if value else _("no")
     if field.endswith("_bytes"):
         return format_size(value, "en" if (get_language() or "ru").startswith("en") else "ru")
     return str(value) if value != "" else _("nothing")
-
-
-def seen_value(outline: Outline, field: str, here: Outline) -> Any:
-    """What the node has there now; KeyError where it is as the panel has it."""
-    return differences(here, outline)[field]["seen"]
-
-
-def only(fields: Iterable[str], drift: Drift) -> Drift:
-    return {field: drift[field] for field in fields if field in drift}

@@ -1,5 +1,6 @@
 """What people do by virsh behind the panel's back, on real nodes: seen within seconds, and each has its way out."""
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +12,14 @@ from deploy.lab.processes import wait
 from tests.lab.conftest import MIB, Lab
 
 SHARED = "/var/lib/libvirt/shared"
+FORGET = """
+from cluster.models import Disk, Node, Vm
+vm = Vm.objects.select_related("node").get(pk={vm!r})
+Node.objects.filter(pk=vm.node_id).update(memory_allocated_bytes=vm.node.memory_allocated_bytes - vm.memory_bytes)
+Disk.objects.filter(vm=vm).delete()
+vm.delete()
+"""
+"""As a backup of the panel that is older than the VM would."""
 SECONDS = 5.0
 """Within so many each change must be seen; the next full report may be a minute away."""
 
@@ -83,7 +92,8 @@ def test_what_virsh_does_to_a_vm_is_seen_within_seconds_and_is_taken_over_or_put
 def shared_pool(lab: Lab) -> Iterator[dict[str, Any]]:
     """A folder that both nodes see."""
     folder = lab.demo.state.folder / "shared"
-    folder.mkdir(exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     for node in lab.nodes.values():
         node.run("mkdir", "-p", SHARED)
         node.run("mount", "--bind", str(folder), SHARED)
@@ -166,3 +176,28 @@ def test_domains_that_the_panel_does_not_know_are_listed_with_what_they_have(lab
         virsh(node, "undefine", "theirs")
         node.run("rm", "/tmp/theirs.qcow2")
     wait(lambda: lab.api.get(f"nodes/{pk}/")["strangers"] == [], SECONDS, "a domain that is gone to be forgotten")
+
+
+def test_a_guest_of_an_older_panel_becomes_a_vm_again_and_does_not_notice(lab: Lab) -> None:
+    odd_bytes = 128 * MIB + 5
+    vm = lab.create(node=lab.node_id("n2"), memory_bytes=odd_bytes)
+    node, address = lab.node_id("n2"), vm["addresses"][0]["address"]
+    lab.wait_console(vm["id"], f"LEASE {address}", 60)
+    lab.api.do(f"nodes/{node}/inspect/")
+    assert lab.api.get(f"vms/{vm['id']}/")["drift"] == []
+    [guest] = lab.nodes["n2"].guests()
+
+    lab.demo.panel.manage("shell", "-c", FORGET.format(vm=vm["id"]))
+    assert lab.api.request("GET", f"vms/{vm['id']}/").status == 404
+    lab.api.do(f"nodes/{node}/inspect/")
+    [stranger] = lab.api.get(f"nodes/{node}/")["strangers"]
+    lab.api.do(f"nodes/{node}/adopt_domain/", {"uuid": stranger["uuid"]})
+    again = lab.api.get(f"vms/{vm['id']}/")
+    assert (again["name"], again["state"], again["node"]) == (vm["name"], "running", node)
+    assert [one["address"] for one in again["addresses"]] == [address]
+    assert [(disk["id"], disk["size_bytes"]) for disk in again["disks"]] == [
+        (disk["id"], disk["size_bytes"]) for disk in vm["disks"]
+    ]
+    assert (again["drift"], lab.api.get(f"nodes/{node}/")["strangers"]) == ([], [])
+    assert lab.nodes["n2"].guests() == [guest]
+    assert lab.audit() == []
