@@ -27,13 +27,17 @@ def follow(vm_id: str, source_id: str, claims: Mapping[str, str]) -> bool:
     :param source_id: its node, which says that it is gone.
     :param claims: what other nodes show.
     """
-    nodes = Node.objects.exclude(state=NodeState.OFFLINE).in_bulk([source_id, *claims])
-    if len(claims) != 1 or len(nodes) != 2 or not _sees_all_disks(vm_id, *claims):
+    nodes = Node.objects.exclude(redis_password_sha256="").in_bulk([source_id, *claims])
+    source = nodes.pop(source_id, None)
+    if source is None or len(nodes) != 1:
+        return False
+    [target] = nodes.values()
+    if NodeState.OFFLINE in (source.state, target.state) or not _sees_all_disks(vm_id, target.pk):
         return False
     locks.serialise()
     if Lock.objects.filter(name="vm:" + vm_id).exists():
         return False
-    vm, target, source = Vm.objects.get(pk=vm_id), nodes[next(iter(claims))], nodes[source_id]
+    vm = Vm.objects.get(pk=vm_id)
     # The counter is the old node's: what the new one has seen is compared with its own.
     place = {"node": target, "observed_counter": 0, "home": None, "starts_at_home": False, "claims": None}
     came_from = None if vm.moved_from_id == target.pk else vm.moved_from_id or source.pk

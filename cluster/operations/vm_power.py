@@ -71,8 +71,10 @@ def claimed(vm: Vm) -> list[Refusal]:
     """Where another node shows the guest: what is begun here could make it run twice."""
     if not vm.claims:
         return []
-    names = sorted(Node.objects.filter(pk__in=vm.claims).values_list("name", flat=True))
-    return [Refusal("vm_claimed", {"vm": vm.name, "node": names}, status=409)]
+    # One that was removed from the cluster is not heard any more, and its claim would never end.
+    nodes = Node.objects.filter(pk__in=vm.claims).exclude(redis_password_sha256="")
+    names = sorted(nodes.values_list("name", flat=True))
+    return [Refusal("vm_claimed", {"vm": vm.name, "node": names}, status=409)] if names else []
 
 
 def unsettled(vm: Vm) -> list[Refusal]:

@@ -263,6 +263,12 @@ def test_one_that_two_nodes_show_is_a_claim_and_nothing_moves_or_starts(scene: S
         assert "n2" in answer.json()["detail"]
 
 
+def test_the_claim_of_a_node_that_was_removed_hinders_nothing(scene: Scene, other: Node) -> None:
+    tell(other, shown(scene.stopped))
+    Node.objects.filter(pk=other.pk).update(redis_password_sha256="")
+    assert run(scene, "vm.start", fresh(scene.stopped)).state == "succeeded"
+
+
 @pytest.mark.parametrize("complete", [True, False])
 def test_a_claim_ends_when_its_node_does_not_show_it_any_more(scene: Scene, other: Node, complete: bool) -> None:
     vm = scene.stopped
@@ -338,7 +344,7 @@ def _is_offline(scene: Scene, other: Node) -> None:
 
 
 def _is_on_a_third_node_too(scene: Scene, other: Node) -> None:
-    third = Node.objects.create(name="n3", address="10.99.0.13", state="online")
+    third = Node.objects.create(name="n3", address="10.99.0.13", state="online", redis_password_sha256="3" * 64)
     PoolOnNode.objects.create(pool=scene.pool, node=third)
     tell(third, shown(scene.running, "running"))
 
