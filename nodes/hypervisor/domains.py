@@ -227,7 +227,10 @@ class Hypervisor(Migrating):
 
     def define(self, xml: str) -> None:
         with self._call() as connection:
-            connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE if not self.simulated else 0)
+            domain = connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE if not self.simulated else 0)
+            # Law 5: it is no part of the definition, and somebody may have set it by hand.
+            if domain.autostart():
+                domain.setAutostart(0)
 
     def undefine(self, uuid: str) -> None:
         # Whatever hangs on a definition goes with it, or libvirt would refuse; firmware variables only where there

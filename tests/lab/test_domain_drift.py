@@ -74,7 +74,6 @@ def test_what_virsh_does_to_a_vm_is_seen_within_seconds_and_is_taken_over_or_put
     row = lab.api.get(f"vms/{pk}/")
     assert (row["vcpus"], row["memory_bytes"]) == (2, 192 * MIB)
     lab.api.do(f"vms/{pk}/reapply/")
-    virsh(node, "autostart", "--disable", domain)
     assert "<vcpu placement='static'>2</vcpu>" in virsh(node, "dumpxml", domain)
     seen(lab, pk, lambda row: row["drift"] == [], "that all is as the panel has it")
 
