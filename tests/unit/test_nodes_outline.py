@@ -19,6 +19,7 @@ from nodes.contract.specs import (
     SeenNic,
 )
 from nodes.domain_xml import build
+from nodes.hypervisor.outlines import Outlines
 from nodes.outline import disk_in, measured, outline_of
 
 FILE, VOLUME, IMAGE, DRIVE, NIC = "f" * 13, "v" * 13, "i" * 13, "d" * 13, "n" * 13
@@ -176,3 +177,49 @@ def test_of_what_is_none_of_ours_the_size_is_measured(tmp_path: Path) -> None:
     disks = tuple(SeenDisk(name=f"vd{n}", place=place, id=disk_in(place)) for n, place in enumerate(places))
     plain = {"vcpus": 1, "vcpus_current": 1, "memory_bytes": 1, "memory_current_bytes": 1}
     assert [disk.size_bytes for disk in measured(Outline(**plain, disks=disks)).disks] == [4096, 1 << 30, None, None]
+
+
+class Domain:
+    """As libvirt's binding has it; counts how often it is read."""
+
+    reads = 0
+
+    def UUIDString(self) -> str:
+        return SPEC.uuid
+
+    def name(self) -> str:
+        return SPEC.domain_name
+
+    def XMLDesc(self, flags: int) -> str:
+        self.reads += 1
+        return XML
+
+    def autostart(self) -> int:
+        return 0
+
+    def isPersistent(self) -> int:
+        return 1
+
+
+def test_a_definition_is_read_again_only_when_its_file_is_another_one(tmp_path: Path) -> None:
+    domain, outlines, file = Domain(), Outlines(tmp_path), tmp_path / f"{SPEC.domain_name}.xml"
+    file.write_text("as libvirt keeps it")
+    for _ in range(2):
+        assert differences(HERE, outlines.of(domain)) == {}  # type: ignore[arg-type]
+    assert (domain.reads, outlines.outdated()) == (1, [])
+
+    (tmp_path / "new").write_text("changed by hand")
+    (tmp_path / "new").replace(file)
+    assert outlines.outdated() == [(SPEC.uuid, SPEC.domain_name)]
+    outlines.of(domain)
+    assert (domain.reads, outlines.outdated()) == (2, [])
+
+    (tmp_path / "autostart").mkdir()
+    (tmp_path / "autostart" / file.name).symlink_to(file)
+    assert outlines.outdated() != []
+    outlines.of(domain, anew=True)
+    assert (domain.reads, outlines.outdated()) == (3, [])
+
+    file.unlink()
+    outlines.forget(SPEC.uuid)
+    assert outlines.outdated() == []
