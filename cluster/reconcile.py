@@ -146,12 +146,10 @@ class _Known:
     def others_than(self, uuids: Collection[str]) -> list[DomainFacts]:
         return [domain for domain, _counter in self.seen.values() if domain.uuid not in uuids]
 
-    def claims(self, uuid: str) -> str | None:
-        """The state of a domain here that is another node's; empty: it is not here; None: nothing is said of it."""
+    def has_not(self, uuid: str) -> bool:
+        """Says that there is no such domain here."""
         domain, _counter = self.seen.get(uuid, (None, 0))
-        if domain is None:
-            return None if self.complete is None else ""
-        return domain.state if domain.state in SEEN else ""
+        return self.complete is not None if domain is None else domain.state not in SEEN
 
 
 def _with_outline(domain: DomainFacts, before: dict[str, tuple[DomainFacts, int]]) -> DomainFacts:
@@ -199,7 +197,7 @@ def observe(observations: Iterable[Observation]) -> dict[str, int]:
     changes: dict[tuple[str, tuple[VmState, str]], list[str]] = {}
     outlines: dict[str, Outline | None] = {}
     had: dict[str, domain_drift.Drift] = {}
-    ours = set()
+    shown, ours = _shown(known), set()
     for row in _rows(known):
         ours.add(row.uuid)
         said = known[row.node].of(row.uuid) if row.node in known else None
@@ -210,7 +208,7 @@ def observe(observations: Iterable[Observation]) -> dict[str, int]:
         if job_runs or (job_runs is False and row.state in IN_WORK):
             continue
         now = said[0] if said is not None and said[1] >= row.observed_counter else None
-        claims = _claims(row, known)
+        claims = _claims(row, known, shown)
         gone = row.reason == GONE if now is None else now[1] == GONE
         if gone and claims and job_runs is None and row.was_there and moved_by_hand.follow(row.pk, row.node, claims):
             continue
@@ -248,16 +246,21 @@ def _rows(known: dict[str, _Known]) -> Iterator[_Row]:
         yield from (_Row(*values) for values in found.values_list(*fields))
 
 
-def _claims(row: _Row, known: dict[str, _Known]) -> dict[str, str]:
-    """Nodes that show it although it is another one's, with what they show."""
-    claims = dict(row.claims or {})
+def _shown(known: dict[str, _Known]) -> dict[str, dict[str, str]]:
+    """uuid -> node -> state of the domain there."""
+    found: dict[str, dict[str, str]] = {}
     for node_id, its in known.items():
-        state = its.claims(row.uuid)
-        if node_id == row.node or state == "":
-            claims.pop(node_id, None)
-        elif state is not None:
-            claims[node_id] = state
-    return claims
+        for uuid, (domain, _counter) in its.seen.items():
+            if domain.state in SEEN:
+                found.setdefault(uuid, {})[node_id] = domain.state
+    return found
+
+
+def _claims(row: _Row, known: dict[str, _Known], shown: dict[str, dict[str, str]]) -> dict[str, str]:
+    """Nodes that show it although it is another one's, with what they show."""
+    before = row.claims or {}
+    claims = {node: state for node, state in before.items() if node not in known or not known[node].has_not(row.uuid)}
+    return {node: state for node, state in (claims | shown.get(row.uuid, {})).items() if node != row.node}
 
 
 def _note_claims(row: _Row, claims: dict[str, str]) -> None:
