@@ -38,7 +38,7 @@ M = TypeVar("M", bound=Model)
 Rows = Callable[[Actor], "QuerySet[Any]"]
 
 
-WITHOUT_REPORTS = ("node__facts", "node__checks", "node__verbs", "node__offers")
+WITHOUT_REPORTS = ("node__facts", "node__checks", "node__verbs", "node__offers", "node__strangers")
 """What a node has said of itself: some kilobytes of JSON, which nobody wants with each of its VMs."""
 
 
@@ -56,8 +56,8 @@ def vms_with_places(actor: Actor) -> "QuerySet[Vm]":
 
 def vms_in_full(actor: Actor) -> "QuerySet[Vm]":
     """VMs with what a card shows of one."""
-    rows = vms(actor).select_related("tenant", "owner", "node", "home", "node_group").defer(*WITHOUT_REPORTS)
-    return rows.prefetch_related(
+    found = vms(actor).select_related("tenant", "owner", "node", "home", "moved_from", "node_group")
+    return found.defer(*WITHOUT_REPORTS).prefetch_related(
         Prefetch("disks", Disk.objects.select_related("iso", "pool", "image").prefetch_related("snapshots")),
         Prefetch("nics", Nic.objects.select_related("lease", "network")),
     )

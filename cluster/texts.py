@@ -414,6 +414,71 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("paused: its storage has no room, or gives I/O errors"),
         _("make room there (grow the thin pool, delete what nobody needs) or mend the storage, then resume the guest"),
     ),
+    "state_gone": (
+        _("gone from its node: somebody deleted its domain there, or moved it"),
+        _("its disks are untouched: write its definition again, and it can be started"),
+    ),
+    "vm_claimed": (
+        _("%(node)s shows the guest of VM %(vm)s too, although it does not belong there"),
+        _("look at both nodes: end and undefine the guest where it should not be (virsh), then try again"),
+    ),
+    "vm_moved_by_hand": (
+        _("VM %(vm)s was moved by hand, and %(node)s still holds its lease and filter"),
+        _("write its definition again first"),
+    ),
+    "could_be_elsewhere": (
+        _("VM %(vm)s could run on %(node)s, which sees its disks and is offline"),
+        _("bring that node back first"),
+    ),
+    "vm_no_drift": (
+        _("the definition of VM %(vm)s is there on its node as the panel has it"),
+        _("there is nothing to take over"),
+    ),
+    "drift_foreign": (
+        _("%(drift_field)s was given to VM %(vm)s by hand, and is none of the panel's"),
+        _("write the definition again, which takes it away, and add one in the panel instead"),
+    ),
+    "drift_missing": (
+        _("%(drift_field)s was taken from VM %(vm)s by hand"),
+        _("write the definition again, which gives it back, and remove it in the panel if that was meant"),
+    ),
+    "drift_not_held": (
+        _("%(drift_field)s of VM %(vm)s cannot be so in the panel"),
+        _("write the definition again: then the node has it as the panel does"),
+    ),
+    "no_strangers": (_("the panel knows every domain of node %(node)s"), _("there is nothing to take over")),
+    "stranger_unknown": (
+        _("node %(node)s shows no such domain that the panel does not know"),
+        _("let the node be inspected, and choose one from the list"),
+    ),
+    "stranger_foreign": (
+        _("the domain %(domain)s on node %(node)s was not made by a panel, or its id is taken"),
+        _("make a VM in the panel and bring the content of its disks there"),
+    ),
+    "stranger_keeps_name": (
+        _("the domain %(domain)s on node %(node)s keeps its name when it is taken over"),
+        _("leave the name out"),
+    ),
+    "stranger_disk": (
+        _("%(place)s of the domain %(domain)s is no volume of a pool that the panel has on this node"),
+        _("add that storage to the panel first, or bring the content into a disk of it"),
+    ),
+    "disk_taken": (
+        _("disk %(disk)s belongs to another VM or to a backup, or lies in the trash"),
+        _("look at it in the list of disks"),
+    ),
+    "disk_not_ours": (
+        _("the volume of disk %(disk)s does not carry the panel's mark"),
+        _("look at it on the node: it may be a file that was put there by hand"),
+    ),
+    "stranger_network": (
+        _("no network, or more than one, is on the bridge %(bridge)s of the interface %(mac)s"),
+        _("say which network it is"),
+    ),
+    "stranger_changed": (
+        _("the domain %(domain)s has changed since it was looked at"),
+        _("let the node be inspected, and try again"),
+    ),
     "vm_unknown_state": (
         _("the state of VM %(vm)s is unknown: its node %(node)s is offline"),
         _("wait until the node is back"),
@@ -678,7 +743,8 @@ _TYPED = frozenset({"below", "above"})
 
 def _word(name: str, value: Any, language: Literal["ru", "en"]) -> Any:
     """A fact as people call it."""
-    from .saga.steps import Operation  # it stands on this module
+    from . import domain_drift  # they stand on this module
+    from .saga.steps import Operation
 
     if isinstance(value, list | tuple):
         return ", ".join(str(_word(name, one, language)) for one in value)
@@ -690,6 +756,8 @@ def _word(name: str, value: Any, language: Literal["ru", "en"]) -> Any:
         return VmState(value).label
     if name == "policy" and value in AffinityPolicy.values:
         return AffinityPolicy(value).label
+    if name == "drift_field":
+        return domain_drift.name_of(value)
     if name == "role" and value in Role.values:
         return Role(value).label
     if name == "action" and value in Operation.registry:

@@ -1,6 +1,6 @@
 """What the node tells of itself: heartbeat, inventory, and changes of domains.
 
-Three threads, so that a slow answer to one question holds up nothing else: the heartbeat asks nobody, and goes on
+Four threads, so that a slow answer to one question holds up nothing else: the heartbeat asks nobody, and goes on
 while libvirtd hangs.
 """
 
@@ -40,6 +40,7 @@ log = Log("ulei.reporter")
 INVENTORY_EVERY_S = 60.0
 VOLUMES_EVERY_S = 600.0
 """A list of ten thousand volumes is 300 KB on the stream, and a question to each image of a Ceph pool."""
+DEFINITIONS_EVERY_S = 1.0
 GATHER_S = 0.01
 RETRY_S = 1.0
 
@@ -106,7 +107,7 @@ class Reporter:
         self._hypervisor.on_events = self._note
         self._hypervisor.on_connect = self.ask_for_inventory
         self._stream.on_reconnect = self.ask_for_inventory
-        for work in (self._beat, self._take_inventory, self._tell_changes):
+        for work in (self._beat, self._take_inventory, self._tell_changes, self._watch_definitions):
             threading.Thread(target=_forever, args=(work,), name=work.__name__.strip("_"), daemon=True).start()
 
     def ask_for_inventory(self) -> None:
@@ -173,8 +174,14 @@ class Reporter:
     def _note(self, event: LifecycleEvent) -> None:
         """Called by libvirt's event loop, which must not be held up."""
         with self._changed:
-            self._events[event.uuid] = event
+            before = self._events.get(event.uuid)
+            self._events[event.uuid] = before if before is not None and before.definition else event
             self._changed.notify_all()
+
+    def _watch_definitions(self) -> None:
+        for event in self._hypervisor.redefined():
+            self._note(event)
+        time.sleep(DEFINITIONS_EVERY_S)
 
     def _tell_changes(self) -> None:
         with self._changed:

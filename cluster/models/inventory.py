@@ -62,6 +62,8 @@ class Node(models.Model):
     checks = models.JSONField(default=list)
     offers = models.JSONField(default=list)
     """Of what it could make a pool (``nodes.contract.specs.PoolOffer``), as it said last."""
+    strangers = models.JSONField(default=dict)
+    """uuid -> ``nodes.contract.specs.DomainFacts`` of each domain there that is no VM of this panel."""
     incarnation = models.PositiveBigIntegerField(default=0)
     cpus = models.PositiveIntegerField(default=0)
     memory_bytes = models.BigIntegerField(default=0)

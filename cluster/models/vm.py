@@ -53,12 +53,19 @@ class Vm(models.Model):
     """The node that a move has reserved for it; None: no move is under way, or it is there."""
     node_group = models.ForeignKey("NodeGroup", on_delete=models.PROTECT, null=True, related_name="vms")
     """It goes to no node outside of this group; None: anywhere."""
+    drift = models.JSONField(default=dict)
+    """field -> {"panel", "seen"}: what its definition on the node has otherwise (:mod:`cluster.domain_drift`)."""
+    claims = models.JSONField(null=True, default=None)
+    """node -> state of the domain there: nodes that show it although it belongs to another one (law 6); None: none."""
+    moved_from = models.ForeignKey("Node", on_delete=models.SET_NULL, null=True, related_name="+")
+    """The node from which it was moved by hand: its leases and filters are there still."""
     created = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["tenant", "name"], name="vm_name_once_per_tenant")]
         indexes = [
             models.Index(fields=["node", "state"]),
+            models.Index(fields=["id"], condition=models.Q(claims__isnull=False), name="vm_claimed"),
             # The list, in its order: without it a page sorts every VM of the cluster.
             models.Index(fields=["name", "id"]),
         ]

@@ -13,7 +13,7 @@ from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Param
 from nodes.contract.messages import DiskSnapshotDelete, DiskState, DomainStop, DomainUndefine
 
 from .vm_create import delete_disk, disk_ids, nic_ids, plug_nic, unplug_nic
-from .vm_power import define, mark, start_again, state_obstacles, unmark, vm_of
+from .vm_power import define, mark, start_again, state_obstacles, unmark, unsettled, vm_of
 from .vm_settle import settle_disk_gone, settle_power, settle_undefined
 from .vm_snapshot import disk_call, keys_of, look
 
@@ -35,7 +35,7 @@ class VmDelete(Operation[DeleteParams]):
 
     @classmethod
     def obstacles(cls, target: Vm) -> list[Refusal]:
-        reasons = state_obstacles(target, NEEDS)
+        reasons = state_obstacles(target, NEEDS) + unsettled(target)
         if target.protected:
             reasons.append(Refusal("protected", {"vm": target.name}))
         return reasons

@@ -46,7 +46,7 @@ from nodes.contract.specs import MovedDisk
 from . import trash
 from .vm_create import FOREIGN, nic_ids
 from .vm_move_plan import MovePlanning
-from .vm_power import GUEST_IS_OFF, mark, show, state_obstacles, unmark, vm_of
+from .vm_power import GUEST_IS_OFF, mark, show, state_obstacles, unmark, unsettled, vm_of
 from .vm_snapshot import disks_changed
 
 S = VmState
@@ -89,7 +89,7 @@ class VmMigrate(Operation[MigrateParams]):
 
     @classmethod
     def obstacles(cls, target: Vm) -> list[Refusal]:
-        reasons = state_obstacles(target, NEEDS)
+        reasons = state_obstacles(target, NEEDS) + unsettled(target)
         if any(disk.pending for disk in target.disks.all()):
             reasons.append(Refusal("disks_pending", {"vm": target.name}, status=409))
         return reasons

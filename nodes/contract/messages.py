@@ -26,6 +26,7 @@ from .specs import (
     Name,
     NicSpec,
     NodeFacts,
+    Outline,
     PoolFacts,
     PoolOffer,
     PoolSpec,
@@ -634,6 +635,19 @@ class PathMeasure(_Domain):
     port: Annotated[int, Field(ge=1, le=65535)]
 
 
+class ReadDomain(DomainWhereabouts):
+    outline: Outline | None = None
+    """None: it is not here."""
+
+
+class DomainRead(_Domain):
+    """What a domain's definition says now."""
+
+    verb = "domain.read"
+    changes = False
+    result = ReadDomain
+
+
 class DomainLook(_Domain):
     """Whereabouts of one domain on this node; after an uncertain answer, both nodes of a move are asked."""
 
@@ -724,6 +738,7 @@ VERBS: dict[str, type[Message]] = {
         DomainKeep,
         DomainAdopt,
         DomainLeave,
+        DomainRead,
         DomainLook,
         DomainMeasure,
         PathOpen,
@@ -856,7 +871,7 @@ class Inventory(Entry):
 
 
 class DomainChanged(Entry):
-    """One or more domains changed their state (libvirt's lifecycle events, gathered for a few milliseconds)."""
+    """One or more domains changed their state or their definition (gathered for a few milliseconds)."""
 
     type: Literal["domains"] = "domains"
     domains: tuple[DomainFacts, ...]

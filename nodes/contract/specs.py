@@ -283,6 +283,47 @@ class NodeFacts(Spec):
     simulated: bool = False
 
 
+class SeenDisk(Spec):
+    """A disk or a drive of a domain's definition."""
+
+    name: str
+    """By which the domain knows it: ``vda``."""
+    device: str = "disk"
+    id: str = ""
+    """Of the panel's disk in whose volume it lies, by the volume's name; empty: it is none of ours."""
+    place: str = ""
+    """A path, or the ``<pool>/<image>`` of Ceph; empty: a drive with nothing in it."""
+    bus: str = ""
+    format: str = ""
+    boot_order: int | None = None
+    size_bytes: int | None = None
+    """Of one that is none of ours, where the node can tell."""
+
+
+class SeenNic(Spec):
+    mac: str
+    bridge: str = ""
+    model: str = ""
+    tap: str = ""
+
+
+class Outline(Spec):
+    """What a domain's definition says of that which the panel decides: what the guest is from its next start on."""
+
+    title: str = ""
+    vcpus: int
+    vcpus_current: int
+    """So many it starts with; the others could be given to it while it runs."""
+    memory_bytes: int
+    memory_current_bytes: int
+    """So much it starts with: its balloon takes the rest."""
+    autostart: bool = False
+    persistent: bool = True
+    """Defined; else it is gone when it goes off."""
+    disks: tuple[SeenDisk, ...] = ()
+    nics: tuple[SeenNic, ...] = ()
+
+
 class DomainFacts(Spec):
     """A domain that the node sees, ours or not."""
 
@@ -295,6 +336,8 @@ class DomainFacts(Spec):
     memory_bytes: int | None = None
     reason: str = ""
     """Why it is in its state, where people must know: ``io_error`` (paused by its QEMU)."""
+    outline: Outline | None = None
+    """None: nothing is said of its definition, which has not changed, or cannot be read."""
 
 
 class LeaseFacts(Spec):

@@ -16,14 +16,17 @@ from lxml.builder import E  # type: ignore[import-not-found]  # its stubs leave 
 
 from nodes.contract.errors import NodeError
 from nodes.contract.messages import DomainWhereabouts
-from nodes.contract.specs import DomainFacts, DomainState
+from nodes.contract.specs import DomainFacts, DomainState, Outline
 from nodes.domain_xml import place_in
 from nodes.hypervisor.connections import LifecycleEvent
 from nodes.hypervisor.migration import Migrating
+from nodes.hypervisor.outlines import Outlines
 from nodes.names import vm_of
 from nodes.shell import Cancellation, Cancelled
 
 COPY_LOOK_S = 0.5
+DEFINITIONS_FOLDER = Path("/etc/libvirt/qemu")
+"""Has ``<domain>.xml`` of each domain that is defined, and ``autostart/<domain>.xml``. Source: libvirt, qemu_conf.c."""
 STATE_FOLDER = Path("/run/libvirt/qemu")
 """Has ``<domain>.pid`` of each QEMU, and ``<domain>.xml``, its status. Source: libvirt, qemu_conf.c, qemu_process.c."""
 
@@ -99,6 +102,10 @@ class Devices:
 class Hypervisor(Migrating):
     """What the node's libvirtd is asked, and asked to do."""
 
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+        self._outlines = Outlines(None if self.simulated else DEFINITIONS_FOLDER)
+
     # --- reading ------------------------------------------------------------------------------------------
 
     def find(self, *, uuid: str | None = None, name: str | None = None) -> Domain | None:
@@ -146,12 +153,34 @@ class Hypervisor(Migrating):
         # Of a guest whose QEMU hangs, less is told: waiting for it would hold up what is told of all the others.
         flags = 0 if self.simulated else libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
         with self._query() as connection:
-            return [_facts(domain, stats) for domain, stats in connection.getAllDomainStats(wanted, flags)]
+            found = connection.getAllDomainStats(wanted, flags)
+            self._outlines.keep({domain.UUIDString() for domain, _stats in found})
+            return [_facts(domain, stats, self._outlines.of(domain)) for domain, stats in found]
 
     def facts_of(self, events: list[LifecycleEvent]) -> list[DomainFacts]:
         """The present state of the domains that events named."""
         with self._query() as connection:
-            return [_state_of(connection, event) for event in events]
+            return [self._state_of(connection, event) for event in events]
+
+    def _state_of(self, connection: Any, event: LifecycleEvent) -> DomainFacts:
+        domain, vm = _lookup(connection, event.uuid, None), vm_of(event.name)
+        if domain is None:
+            self._outlines.forget(event.uuid)
+            return DomainFacts(uuid=event.uuid, name=event.name, state="absent", vm=vm)
+        code, reason = domain.state()
+        outline = self._outlines.of(domain, anew=True) if event.definition else None
+        about = {"reason": _reason(code, reason), "outline": outline}
+        return DomainFacts(uuid=event.uuid, name=event.name, state=STATES[code], vm=vm, **about)
+
+    def redefined(self) -> list[LifecycleEvent]:
+        """Domains whose definitions were written since they were read: libvirt tells of few of the ways to do that."""
+        return [LifecycleEvent(uuid, name, definition=True) for uuid, name in self._outlines.outdated()]
+
+    def outline(self, uuid: str) -> Outline | None:
+        """What the definition of a domain says now; None: there is no such domain."""
+        with self._call() as connection:
+            domain = _lookup(connection, uuid, None)
+            return Outlines(None).of(domain) if domain else None
 
     def all_domains(self) -> list[Domain]:
         with self._query() as connection:
@@ -198,7 +227,10 @@ class Hypervisor(Migrating):
 
     def define(self, xml: str) -> None:
         with self._call() as connection:
-            connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE if not self.simulated else 0)
+            domain = connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE if not self.simulated else 0)
+            # Law 5: it is no part of the definition, and somebody may have set it by hand.
+            if domain.autostart():
+                domain.setAutostart(0)
 
     def undefine(self, uuid: str) -> None:
         # Whatever hangs on a definition goes with it, or libvirt would refuse; firmware variables only where there
@@ -506,7 +538,7 @@ def _job(domain: Any) -> tuple[bool, bool]:
     return active, active and stats.get("operation") == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN
 
 
-def _facts(domain: Any, stats: dict[str, Any]) -> DomainFacts:
+def _facts(domain: Any, stats: dict[str, Any], outline: Outline | None) -> DomainFacts:
     memory_kib = stats.get("balloon.current")
     return DomainFacts(
         uuid=domain.UUIDString(),
@@ -516,16 +548,7 @@ def _facts(domain: Any, stats: dict[str, Any]) -> DomainFacts:
         cpu_time_ns=stats.get("cpu.time"),
         memory_bytes=memory_kib * 1024 if memory_kib is not None else None,
         reason=_reason(stats.get("state.state"), stats.get("state.reason")),
-    )
-
-
-def _state_of(connection: Any, event: LifecycleEvent) -> DomainFacts:
-    domain = _lookup(connection, event.uuid, None)
-    if domain is None:
-        return DomainFacts(uuid=event.uuid, name=event.name, state="absent", vm=vm_of(event.name))
-    code, reason = domain.state()
-    return DomainFacts(
-        uuid=event.uuid, name=event.name, state=STATES[code], vm=vm_of(event.name), reason=_reason(code, reason)
+        outline=outline,
     )
 
 

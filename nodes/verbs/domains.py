@@ -14,6 +14,7 @@ from nodes.contract.messages import (
     DomainMirror,
     DomainPivot,
     DomainPlug,
+    DomainRead,
     DomainReboot,
     DomainReset,
     DomainResume,
@@ -25,6 +26,7 @@ from nodes.contract.messages import (
     DomainUnplug,
     DomainWhereabouts,
     PluggedDisk,
+    ReadDomain,
 )
 from nodes.contract.specs import DiskSource, DomainDisk, DomainSpec, FileSource
 from nodes.drain import CallLost
@@ -345,6 +347,13 @@ def _plugged(where: DomainWhereabouts, has: bool | None) -> PluggedDisk:
 def look(node: Node, message: DomainLook, run: Run) -> DomainWhereabouts:
     node.own_domain(message.vm, message.uuid)
     return node.hypervisor.whereabouts(message.uuid)
+
+
+@handles(DomainRead)
+def read(node: Node, message: DomainRead, run: Run) -> ReadDomain:
+    node.own_domain(message.vm, message.uuid)
+    where, outline = node.hypervisor.whereabouts(message.uuid), node.hypervisor.outline(message.uuid)
+    return ReadDomain(**where.model_dump(), outline=outline)
 
 
 _Named = DomainBackup | DomainMirror | DomainPivot | DomainSuspend | DomainResume | DomainReboot | DomainReset

@@ -190,8 +190,17 @@ def made_ready(request: Request, ids: dict[str, str], scene: Scene) -> tuple[str
     if noun == "jobs" and request.method == "POST":
         make_job_listen(pk, short.split("/")[2])
     if not request.path.startswith(API):
-        body = {name: str(value).format(**ids) for name, value in FORMS.get(short, {}).items()}
+        typed = FORMS[short] if short in FORMS else dict(_as_typed(body or {}))
+        body = {name: str(value).format(**ids) for name, value in typed.items()}
     return request.path.replace("{id}", pk), body
+
+
+def _as_typed(params: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in params.items():
+        if isinstance(value, str):
+            yield name, value
+        elif isinstance(value, dict):
+            yield from ((f"{name}-{key}", line) for key, line in value.items())
 
 
 def make_job_listen(pk: str, word: str) -> None:

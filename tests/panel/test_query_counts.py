@@ -50,7 +50,7 @@ MORE = {"/backup/": 6, "/migrate/": 21, "/forecast/": 18, "/vms/new/": 2, "/bala
 """A backup's interfaces are read, and it and its copies are rows; a move, its forecast and a balance ask what
 each node has; who creates a VM chooses among two kinds of groups.
 """
-MAKE_A_VM = re.compile(r"(POST /api/v1/vms/|POST /vms/new/|.*/(clone|restore)/)( dry run| fragment)?")
+MAKE_A_VM = re.compile(r"(POST /api/v1/vms/|POST /vms/new/|.*/(clone|restore|adopt_domain)/)( dry run| fragment)?")
 """Each disk and each interface is made by itself, and none is taken twice; each network's addresses are asked for."""
 
 Row = dict[str, tuple[int, int]]

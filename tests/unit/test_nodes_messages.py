@@ -27,10 +27,13 @@ from nodes.contract.specs import (
     MovedDisk,
     NicSpec,
     NodeFacts,
+    Outline,
     PoolFacts,
     PoolOffer,
     PoolSpec,
     RbdSource,
+    SeenDisk,
+    SeenNic,
     VolumeSpec,
     VolumesSeen,
 )
@@ -160,6 +163,7 @@ BODIES: dict[str, m.Message] = {
     "domain.keep": m.DomainKeep(**ONE_DOMAIN, paused=True),
     "domain.adopt": m.DomainAdopt(domain=DOMAIN, state="shutoff"),
     "domain.leave": m.DomainLeave(**ONE_DOMAIN),
+    "domain.read": m.DomainRead(**ONE_DOMAIN),
     "domain.look": m.DomainLook(**ONE_DOMAIN),
     "domain.measure": m.DomainMeasure(**ONE_DOMAIN, disks=("d" * 13,)),
     "domain.open_path": m.PathOpen(**ONE_DOMAIN, source_address="10.99.0.11"),
@@ -211,6 +215,28 @@ THIN_FACTS = PoolFacts(
     data_percent=12.5,
     metadata_percent=1.5,
     problem="command_timeout",
+)
+OUTLINE = Outline(
+    title="Веб",
+    vcpus=2,
+    vcpus_current=1,
+    memory_bytes=1 << 28,
+    memory_current_bytes=1 << 27,
+    autostart=True,
+    persistent=False,
+    disks=(
+        SeenDisk(
+            name="vda",
+            device="disk",
+            id="d" * 13,
+            place=f"{POOL.path}/{'d' * 13}.qcow2",
+            bus="virtio",
+            format="qcow2",
+            boot_order=1,
+            size_bytes=1 << 30,
+        ),
+    ),
+    nics=(SeenNic(mac="52:54:00:00:00:01", bridge="br0", model="virtio", tap="ul" + "n" * 13),),
 )
 OFFER = PoolOffer(
     kind="lvm",
@@ -273,6 +299,7 @@ OTHERS = {
         volumes=VolumesSeen(counter=6, sizes={"6f0c": {"d" * 13: 1 << 30}}),
     ),
     "entry.domains": m.DomainChanged(**SEEN, domains=(SEEN_DOMAIN,)),
+    "entry.domains-outline": m.DomainChanged(**SEEN, domains=(SEEN_DOMAIN.model_copy(update={"outline": OUTLINE}),)),
     "enrol.request": m.EnrolRequest(
         token="t",
         certificate_request_pem="c",

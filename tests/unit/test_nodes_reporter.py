@@ -100,3 +100,15 @@ def test_volumes_are_told_of_at_first_and_then_when_they_are_due_or_asked_for(mo
     assert has_volumes(volumes=True)
     clock[0] += module.VOLUMES_EVERY_S
     assert has_volumes()
+
+
+def test_what_happens_to_a_guest_hides_no_change_of_its_definition() -> None:
+    asked: list[Any] = []
+    hypervisor: Any = SimpleNamespace(facts_of=lambda events: asked.extend(events) or [])
+    ledger: Any = SimpleNamespace(counter=1, wanted=list)
+    stream: Any = SimpleNamespace(report=lambda entry: True)
+    reporter = Reporter(hypervisor, ledger, stream, SimpleNamespace(), 1)  # type: ignore[arg-type]
+    for definition in (False, True, False):
+        reporter._note(LifecycleEvent(UUID, "theirs", definition))
+    reporter._tell_changes()
+    assert [event.definition for event in asked] == [True]

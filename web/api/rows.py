@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster import checks, library, selectors
+from cluster.domain_drift import can_be_held
 from cluster.job_views import job_views
 from cluster.models import (
     FINAL,
@@ -36,7 +37,7 @@ from cluster.models import (
 from cluster.permissions import Actor
 from cluster.pools import offers_of, warnings_of, warnings_on
 from cluster.refusals import Refusal
-from cluster.states import trouble_of
+from cluster.states import SEEN, trouble_of
 
 Row = dict[str, Any]
 BALANCING = ("every_minutes", "threshold_points", "hold_minutes", "cooldown_minutes", "most_moves", "copy_disks")
@@ -69,11 +70,25 @@ def vms(actor: Actor, rows: Sequence[Vm]) -> list[Row]:
             "nics": nics[vm.pk],
             "addresses": addresses[vm.pk],
             "job": jobs.get(f"vm:{vm.pk}"),
+            "drift": [] if actor.is_tenant_side else _drift(vm),
+            "claims": [] if actor.is_tenant_side else _claims(vm),
+            "moved_from": _fabric(actor, vm.moved_from_id),
             "version": vm.version,
             "created": vm.created,
         }
         for vm in rows
     ]
+
+
+def _drift(vm: Vm) -> list[Row]:
+    return [
+        {"field": field, **values, "adoptable": can_be_held(field, values["seen"])}
+        for field, values in vm.drift.items()
+    ]
+
+
+def _claims(vm: Vm) -> list[Row]:
+    return [{"node": node, "state": SEEN[state]} for node, state in (vm.claims or {}).items()]
 
 
 def _vm_disks(actor: Actor, vms: Sequence[str]) -> dict[str, list[Row]]:
@@ -151,6 +166,7 @@ def nodes(actor: Actor, rows: Sequence[Node]) -> list[Row]:
                 for pool, line in warnings[node.pk]
             ],
             "offers": [_offer(offer) for offer in offers[node.pk]],
+            "strangers": [_stranger(uuid, stranger) for uuid, stranger in node.strangers.items()],
             "agent_version": node.agent_version,
             "simulated": bool(node.facts.get("simulated")),
             "joined": node.joined,
@@ -171,6 +187,20 @@ def node_groups(actor: Actor, rows: Sequence[NodeGroup]) -> list[Row]:
         }
         for group in rows
     ]
+
+
+def _stranger(uuid: str, stranger: Row) -> Row:
+    disk_fields = ("place", "bus", "format", "size_bytes")
+    outline = stranger["outline"] or {"vcpus": None, "memory_bytes": None, "disks": [], "nics": []}
+    return {
+        "uuid": uuid,
+        "name": stranger["name"],
+        "state": SEEN[stranger["state"]],
+        "vcpus": outline["vcpus"],
+        "memory_bytes": outline["memory_bytes"],
+        "disks": [{name: disk[name] for name in disk_fields} for disk in outline["disks"]],
+        "nics": [{name: nic[name] for name in ("mac", "bridge", "model")} for nic in outline["nics"]],
+    }
 
 
 def _offer(offer: Row) -> Row:

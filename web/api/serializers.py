@@ -59,6 +59,18 @@ class StateReasonSerializer(s.Serializer[Any]):
     hint = s.CharField(help_text="The way out.")
 
 
+class VmDriftSerializer(s.Serializer[Any]):
+    field = s.CharField()
+    panel = s.JSONField(help_text="Null: it has no such thing.")
+    seen = s.JSONField(help_text="Null: there is no such thing.")
+    adoptable = s.BooleanField(help_text="Whether the panel can take it over as it is seen.")
+
+
+class ClaimSerializer(s.Serializer[Any]):
+    node = _id()
+    state = s.ChoiceField(VmState.choices)
+
+
 class VmSerializer(s.Serializer[Any]):
     id = _id()
     name = s.CharField(help_text="A DNS label, unique in its tenant.")
@@ -79,8 +91,34 @@ class VmSerializer(s.Serializer[Any]):
     nics = VmNicSerializer(many=True)
     addresses = VmAddressSerializer(many=True)
     job = _nullable_id("The job that is under way about this VM.")
+    drift = VmDriftSerializer(many=True, help_text="What its definition on the node has otherwise; empty for tenants.")
+    claims = ClaimSerializer(many=True, help_text="Other nodes that show the guest too; empty for tenants.")
+    moved_from = _nullable_id("The node from which it was moved by hand, until its definition is written again.")
     version = s.IntegerField(help_text="Grows with each change; an event with a lower one is old.")
     created = s.DateTimeField()
+
+
+class SeenDiskSerializer(s.Serializer[Any]):
+    place = s.CharField()
+    bus = s.CharField()
+    format = s.CharField()
+    size_bytes = s.IntegerField(allow_null=True)
+
+
+class SeenNicSerializer(s.Serializer[Any]):
+    mac = s.CharField()
+    bridge = s.CharField()
+    model = s.CharField()
+
+
+class StrangerSerializer(s.Serializer[Any]):
+    uuid = s.CharField()
+    name = s.CharField()
+    state = s.ChoiceField(VmState.choices)
+    vcpus = s.IntegerField(allow_null=True)
+    memory_bytes = s.IntegerField(allow_null=True)
+    disks = SeenDiskSerializer(many=True)
+    nics = SeenNicSerializer(many=True)
 
 
 class CheckSerializer(s.Serializer[Any]):
@@ -121,6 +159,7 @@ class NodeSerializer(s.Serializer[Any]):
     memory_reserve_bytes = _bytes(help_text="What the host keeps for itself.")
     checks = CheckSerializer(many=True)
     offers = OfferSerializer(many=True, help_text="Of what the node could make a pool, as it said last.")
+    strangers = StrangerSerializer(many=True, help_text="Domains there that are no VMs of this panel.")
     agent_version = s.CharField()
     simulated = s.BooleanField(help_text="It has no hypervisor: libvirt's test driver stands for one.")
     joined = s.DateTimeField(allow_null=True)

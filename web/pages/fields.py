@@ -10,6 +10,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from cluster import selectors
+from cluster.domain_drift import lines_of
 from cluster.models import Backup, Disk, IsoCopy, Node, NodeState, Pool, PoolOnNode, Vm, VmState
 from cluster.operations.disk_image import can_generalise, node_of
 from cluster.operations.image_distribute import nodes_without
@@ -321,6 +322,40 @@ def _os(otherwise: str) -> Field:
     return Field("os", _("OS type and version"), "select", choices=[("", otherwise), *systems])
 
 
+def _adopt(actor: Actor, vm: Vm) -> list[Field]:
+    lines = lines_of(vm)
+    choices = [(line.field, f"{line.what}: {line.seen}") for line in lines if line.adoptable]
+    if len(choices) == len(lines):
+        choices.insert(0, ("", _("all of it")))
+    return [Field("field", _("What"), "select", presumed=choices[0][0] or None if choices else None, choices=choices)]
+
+
+def _adopt_domain(actor: Actor, node: Node) -> list[Field]:
+    found = sorted(node.strangers.items(), key=lambda item: str(item[1]["name"]))
+    choices = [(uuid, stranger["name"]) for uuid, stranger in found]
+    domain = Field("uuid", _("Domain"), "select", presumed=choices[0][0] if choices else None, choices=choices)
+    tenants = [(tenant.pk, tenant.title or tenant.name) for tenant in selectors.tenants(actor).order_by("name")]
+    tenant = Field("tenant", _("Tenant"), "select", choices=[("", _("the built-in one")), *tenants[:MOST_CHOICES]])
+    networks = list(selectors.networks(actor).order_by("name"))
+    nics = [nic for _uuid, stranger in found for nic in (stranger["outline"] or {}).get("nics", ())]
+    own = ("", _("the one on its bridge"))
+    return [
+        replace(domain, required=True),
+        tenant,
+        *(
+            Field(
+                "networks",
+                _("Network of the interface %(mac)s") % {"mac": nic["mac"]},
+                "select",
+                key=nic["mac"],
+                more=True,
+                choices=[own, *((net.pk, net.name) for net in networks if net.bridge == nic["bridge"])],
+            )
+            for nic in nics
+        ),
+    ]
+
+
 FIELDS: dict[str, Callable[[Actor, Any], list[Field]]] = {
     "disk.create": _disk,
     "disk.image": _image,
@@ -328,6 +363,8 @@ FIELDS: dict[str, Callable[[Actor, Any], list[Field]]] = {
     "disk.resize": _resize,
     "disk.move": _move,
     "disk.attach": _attach,
+    "vm.adopt": _adopt,
+    "node.adopt_domain": _adopt_domain,
     "vm.iso": _iso,
     "vm.clone": _restore,
     "vm.backup": _backup,

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cluster import placement
+from django.db.models import F
+
+from cluster import domain_drift, placement
 from cluster.domain_specs import domain_spec
 from cluster.models import (
     AddressRange,
@@ -346,6 +348,31 @@ def _grown_by_hand(scene: Scene) -> tuple[str, dict[str, Any]]:
     return disk.pk, {}
 
 
+def changed_by_hand(scene: Scene, vm: Vm, **changes: Any) -> str:
+    """Its definition on the node says otherwise, and the panel has noted that."""
+    here = domain_drift.expected([vm.pk])[vm.pk]
+    seen = here.model_copy(update=changes)
+    Vm.objects.filter(pk=vm.pk).update(drift=domain_drift.differences(here, seen))
+    scene.world.outlines[vm.node_id, "domain:" + vm.pk] = seen.model_dump(mode="json")
+    return vm.pk
+
+
+def stranger(scene: Scene) -> tuple[str, dict[str, Any]]:
+    """The VM that runs has no row any more: the panel was put back from a backup that is older than it."""
+    vm = scene.running
+    networks = dict(vm.nics.values_list("mac", "network"))
+    outline = domain_drift.expected([vm.pk])[vm.pk].model_dump(mode="json")
+    shown = {"name": vm.domain_name, "state": "running", "vm": vm.pk, "outline": outline}
+    Node.objects.filter(pk=scene.node.pk).update(
+        strangers={vm.uuid: shown}, memory_allocated_bytes=F("memory_allocated_bytes") - vm.memory_bytes
+    )
+    scene.world.outlines[scene.node.pk, "domain:" + vm.pk] = outline
+    Vm.objects.filter(pk=vm.pk).update(snapshot=None)
+    Disk.objects.filter(vm=vm).delete()
+    Vm.objects.filter(pk=vm.pk).delete()
+    return scene.node.pk, {"uuid": vm.uuid, "networks": networks}
+
+
 SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "vm.create": _create,
     "vm.start": lambda s: (s.stopped.pk, {}),
@@ -359,6 +386,8 @@ SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "vm.forecast": moving,
     "balance.apply": uneven,
     "balance.undo": lambda s: (balanced(s).pk, {}),
+    "vm.reapply": lambda s: (changed_by_hand(s, s.running, vcpus=2), {}),
+    "vm.adopt": lambda s: (changed_by_hand(s, s.running, vcpus=2, vcpus_current=2), {}),
     "vm.delete": _deleted_with_snapshot,
     "vm.snapshot": lambda s: (s.running.pk, {"name": "before"}),
     "snapshot.delete": lambda s: (_snapshot(s, s.running), {}),
@@ -386,6 +415,7 @@ SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "iso.distribute": _stored_iso,
     "iso.delete": _copied_iso,
     "node.maintenance": lambda s: (s.node.pk, {}),
+    "node.adopt_domain": stranger,
     "node.evacuate": lambda s: (second_node(s)[0].pk, {}),
     "node.put_back": _closed,
     "image.download": lambda s: (None, {"url": "https://example.org/new.qcow2"}),

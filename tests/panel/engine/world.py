@@ -31,6 +31,8 @@ class World:
     objects: dict[tuple[str, str], str] = field(default_factory=dict)
     ledger: dict[tuple[str, str], int] = field(default_factory=dict)
     messages: list[Envelope] = field(default_factory=list)
+    outlines: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    """What definitions say beside that, where a test looks at it."""
     counter: int = 0
 
     def effect(self, node: str, message: Message) -> dict[str, Any]:
@@ -171,6 +173,8 @@ class World:
                 return {"port": 49215}
             case "domain.measure_path":
                 return {"bandwidth_bytes": 100 << 20, "round_trip_us": 200}
+            case "domain.read":
+                return {**self.whereabouts(name), "outline": self.outlines.get(name)}
             case "node.inspect" | "domain.look":
                 pass
             case other:
