@@ -32,7 +32,7 @@ class Intended:
     """What would be done with one VM."""
 
     vm: Vm
-    then: Literal["move", "stop", "start", "leave"]
+    then: Literal["move", "stop", "start", "restart", "leave"]
     best: Candidate | None = None
     reasons: list[Refusal] = field(default_factory=list)
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from .errors import ErrorInfo
 from .sizes import MAX_BYTES
 from .specs import (
+    Address,
     BackupDisk,
     Check,
     DiskSpec,
@@ -29,6 +30,7 @@ from .specs import (
     PoolFacts,
     PoolOffer,
     PoolSpec,
+    SelfFencingAfter,
     Spec,
     Uuid,
     VolumeSpec,
@@ -187,6 +189,18 @@ class DiskRevert(_Volume):
     snapshot: Id
 
 
+class DiskFence(_Volume):
+    """Shut the clients at these addresses out of the volume's pool until ``pool.unfence``, and see that none is left.
+
+    From its answer on nothing that runs at one of them can write to the volume, whatever it may have been asked to do.
+    Somebody at another address who uses the volume: a certain ``disk_in_use``.
+    """
+
+    verb = "disk.fence"
+    long = True
+    addresses: Annotated[tuple[Address, ...], Field(min_length=1)]
+
+
 # --- pools ------------------------------------------------------------------------------------------------
 
 
@@ -217,6 +231,18 @@ class PoolDetach(Message):
     @property
     def object(self) -> str:
         return "pool:" + self.id
+
+
+class PoolUnfence(Message):
+    """Let the clients at these addresses in again."""
+
+    verb = "pool.unfence"
+    pool: PoolSpec
+    addresses: tuple[Address, ...]
+
+    @property
+    def object(self) -> str:
+        return "pool:" + self.pool.id
 
 
 # --- images and ISOs that the panel keeps -----------------------------------------------------------------
@@ -610,6 +636,17 @@ class NodeInspect(Message):
         return "node"
 
 
+class NodeSelfFencing(Message):
+    """After how long without the panel the node ends its guests that could be started elsewhere; None: never."""
+
+    verb = "node.self_fencing"
+    after_s: SelfFencingAfter | None = None
+
+    @property
+    def object(self) -> str:
+        return "node:self_fencing"
+
+
 class DemoMark(Message):
     """The demo operation's harmless effect: a small file in the agent's state folder."""
 
@@ -643,8 +680,10 @@ VERBS: dict[str, type[Message]] = {
         DiskSnapshot,
         DiskSnapshotDelete,
         DiskRevert,
+        DiskFence,
         PoolAttach,
         PoolDetach,
+        PoolUnfence,
         FileFetch,
         FileDownload,
         FileMake,
@@ -676,6 +715,7 @@ VERBS: dict[str, type[Message]] = {
         DomainLeave,
         DomainLook,
         NodeInspect,
+        NodeSelfFencing,
         DemoMark,
         DemoUnmark,
     )
@@ -728,6 +768,7 @@ class Welcome(Control):
     raises: dict[str, int] = {}
     placed: tuple[Uuid, ...] = ()
     pools: tuple[PoolSpec, ...] = ()
+    self_fencing_after_s: SelfFencingAfter | None = None
 
 
 # --- the node's stream: entries {"e": <JSON>} ---------------------------------------------------------------
