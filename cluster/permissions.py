@@ -63,6 +63,7 @@ TABLE: dict[str, frozenset[Role]] = {
     "vm.migrate": frozenset({A, F, V}),
     "vm.delete": frozenset({A, F, V, T, S}),
     "vm.edit": frozenset({A, F, V, T, S}),
+    "vm.restart_priority": frozenset({A, F, V}),
     "vm.snapshot": frozenset({A, F, V, T, S}),
     "vm.clone": frozenset({A, F, V, T, S}),
     "vm.backup": frozenset({A, F, V, T, S}),

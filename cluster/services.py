@@ -409,13 +409,21 @@ def _make_default(pool: Pool, nodes: Sequence[str]) -> None:
 
 
 def vm_edit(
-    actor: Actor, vm: Vm, *, title: str | None = None, protected: bool | None = None, os: str | None = None
+    actor: Actor,
+    vm: Vm,
+    *,
+    title: str | None = None,
+    protected: bool | None = None,
+    os: str | None = None,
+    restart_priority: int | None = None,
 ) -> Vm:
     """Change what no node needs to hear of."""
     actor.require("vm.edit")
+    if restart_priority is not None:
+        actor.require("vm.restart_priority")
     if os and os not in CATALOGUE:
         raise Refused(Refusal("os_unknown", {"os": os}, field="os"))
-    asked = {"title": title, "protected": protected, "os": os}
+    asked = {"title": title, "protected": protected, "os": os, "restart_priority": restart_priority}
     changes = {name: value for name, value in asked.items() if value is not None}
     with transaction.atomic():
         Vm.objects.filter(pk=vm.pk).update(version=F("version") + 1, **changes)

@@ -20,6 +20,7 @@ class VmEdit(bodies.Shape):
     title: Title | None = None
     protected: bool | None = None
     os: Annotated[str, Field(max_length=40)] | None = None
+    restart_priority: Annotated[int, Field(ge=-100, le=100)] | None = None
 
 
 class ImageEdit(bodies.Shape):

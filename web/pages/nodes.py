@@ -19,6 +19,16 @@ from .paging import page_of
 from .vm_form import shape_of
 
 MOST_VMS, LAST_JOBS = 50, 6
+ACTIONS = {
+    "inspect",
+    "maintenance",
+    "evacuate",
+    "put_back",
+    "self_fencing",
+    "declare_dead",
+    "take_back",
+    "remove",
+}
 
 
 def _see(actor: Actor) -> None:
@@ -49,7 +59,7 @@ def _card(request: PageRequest, node: Node) -> dict[str, Any]:
     pools = selectors.pools(actor).prefetch_related(None).filter(nodes=node)
     return _state(node) | {
         "facts": node.facts,
-        "actions": actions_of(actor, node, "nodes", {"inspect", "remove", "maintenance", "evacuate", "put_back"}),
+        "actions": actions_of(actor, node, "nodes", ACTIONS),
         "job": running_jobs(actor, [f"node:{node.pk}"]).get(f"node:{node.pk}"),
         "vms": vms[:MOST_VMS],
         "more_vms": len(vms) > MOST_VMS,

@@ -10,6 +10,7 @@ def word_of_action(action: str) -> str:
     """A journal line's action for people; one that is not known here is shown by its code."""
     return {
         "vm.edit": _("Change a VM"),
+        "vm.restart_priority": _("Change the priority of a VM"),
         "node.add": _("Add a node"),
         "node.token": _("New join command"),
         "node.enrol": _("A node joined"),
