@@ -1,8 +1,8 @@
 """An administrator's word that a silent node is dead: its VMs whose disks other nodes see are started there.
 
-Silence is no death, so nothing is taken on trust: each VM is started only where the storage takes nothing from the old node
-any more (:mod:`cluster.operations.vm_restart_elsewhere`), or where a person has seen that it has no power. The others stay,
-and nobody knows their state until the node is back.
+Silence is no death, so nothing is taken on trust: each VM is started only where the storage takes nothing from the old
+node any more (:mod:`cluster.operations.vm_restart_elsewhere`), or where a person has seen that it has no power. The
+others stay, and nobody knows their state until the node is back.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class NodeDeclareDead(Operation[DeclareDeadParams]):
     noun = "nodes"
     label = _("Declare dead")
     hint = _(
-        "the storage takes nothing from it any more, its VMs whose disks other nodes see are started there, and the node "
+        "the storage takes nothing from it any more, its VMs whose disks other nodes see are started there, and it "
         "gets no VMs until it is back and was opened again"
     )
     icon = "heart-broken"

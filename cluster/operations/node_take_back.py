@@ -1,7 +1,8 @@
-"""A node that was declared dead is back: what it still has of the VMs that were started elsewhere is ended, in this order.
+"""A node that was declared dead is back: what it still has of the VMs that were started elsewhere is ended.
 
-First the guests end, then their definitions, leases and filters go, and only then does the storage let the node in again.
-It stays closed for new VMs until a person opens it. Begun by itself when the node is heard (:mod:`cluster.returning`).
+First the guests end, then their definitions, leases and filters go, and only then does the storage let the node in
+again. It stays closed for new VMs until a person opens it. Begun by itself when the node is heard
+(:mod:`cluster.returning`).
 """
 
 from collections.abc import Sequence

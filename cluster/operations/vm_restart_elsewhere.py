@@ -1,8 +1,8 @@
-"""Start a VM of a node that was declared dead on another one: its disks are there, and the old node is shut out of them.
+"""Start a VM of a node that was declared dead on another one, which sees its disks, with the old node shut out of them.
 
-The old guest may still run: nobody has heard of its node. So the storage is told first to take nothing from that node any
-more, and shows that none of its clients is left; only then does the VM belong to another node, and start. What the old
-node still has of it is ended when it is taken back (:mod:`cluster.operations.node_take_back`).
+The old guest may still run: nobody has heard of its node. So the storage is told first to take nothing from that node
+any more, and shows that none of its clients is left; only then does the VM belong to another node, and start. What the
+old node still has of it is ended when it is taken back (:mod:`cluster.operations.node_take_back`).
 """
 
 from collections.abc import Iterable, Sequence

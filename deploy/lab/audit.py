@@ -57,12 +57,10 @@ def compare(panel: Row, nodes: dict[str, NodeView | None], broker: BrokerView) -
     found += [f"node {names[node]} did not answer: not compared" for node, view in nodes.items() if view is None]
     present = {node: view for node, view in nodes.items() if view is not None}
     busy = busy_vms(panel)
-    left = panel.get("left", {})
-    found += running_twice(present, names, left)
+    found += running_twice(present, names)
     for node, view in present.items():
         vms = [vm for vm in panel["vms"] if vm["node"] == node and vm["id"] not in busy]
-        shut_out = left.get(node, [])
-        others = [vm for vm in panel["vms"] if (vm["node"] == node and vm["id"] in busy) or vm["id"] in shut_out]
+        others = [vm for vm in panel["vms"] if vm["node"] == node and vm["id"] in busy]
         where = names.get(node, node)
         found += [f"{where}: {text}" for text in domains(vms, others, view)]
         loose = {disk["id"] for disk in panel["unattached_disks"]}
@@ -98,15 +96,11 @@ def busy_vms(panel: Row) -> set[str]:
     return {name for kind, _, name in subjects if kind == "vm"}
 
 
-def running_twice(nodes: dict[str, NodeView], names: dict[str, str], left: dict[str, list[str]]) -> list[str]:
-    """A guest that is shut out of its disks does not count as one that runs.
-
-    :param left: VMs that were started elsewhere because their node was declared dead, by that node.
-    """
+def running_twice(nodes: dict[str, NodeView], names: dict[str, str]) -> list[str]:
     places: dict[str, list[str]] = {}
     for node, view in nodes.items():
         for domain in view.domains:
-            if domain["state"] != "shutoff" and domain["vm"] and domain["vm"] not in left.get(node, []):
+            if domain["state"] != "shutoff" and domain["vm"]:
                 places.setdefault(domain["uuid"], []).append(names.get(node, node))
     return [f"domain {uuid} is active on {', '.join(sorted(on))}" for uuid, on in places.items() if len(on) > 1]
 

@@ -27,7 +27,14 @@ CAPS = {
     "mgr.x": ("mon", "profile mgr", "osd", "allow *"),
     # docs.ceph.com, "RBD commands and users": no more than RBD needs, and in this pool only; and to let in again a node
     # that was shut out, for the profile lets its user only shut one out.
-    f"client.{USER}": ("mon", f"profile rbd, {MAY_LET_IN}", "osd", f"profile rbd pool={POOL}", "mgr", f"profile rbd pool={POOL}"),
+    f"client.{USER}": (
+        "mon",
+        f"profile rbd, {MAY_LET_IN}",
+        "osd",
+        f"profile rbd pool={POOL}",
+        "mgr",
+        f"profile rbd pool={POOL}",
+    ),
 }
 CONFIG = """\
 [global]

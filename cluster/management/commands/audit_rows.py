@@ -3,7 +3,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from cluster.models import FINAL, Disk, Job, LeftGuest, Lock, Node, ObjectNumber, RaisedNumber, Vm
+from cluster.models import FINAL, Disk, Job, Lock, Node, ObjectNumber, RaisedNumber, Vm
 from cluster.saga import dispatch
 from nodes.contract.wire import redis_user
 
@@ -19,9 +19,6 @@ class Command(BaseCommand):
         raised: dict[str, dict[str, int]] = {}
         for raise_ in RaisedNumber.objects.all():
             raised.setdefault(raise_.node_id, {})[raise_.object] = raise_.number
-        left: dict[str, list[str]] = {}
-        for guest in LeftGuest.objects.all():
-            left.setdefault(guest.node_id, []).append(guest.vm)
         nodes = Node.objects.all()
         answer = {
             "nodes": [
@@ -48,7 +45,6 @@ class Command(BaseCommand):
             "locks": [{"name": lock.name, "job": lock.job_id, "held": lock.held} for lock in Lock.objects.all()],
             "numbers": numbers,
             "raised": raised,
-            "left": left,
             "redis_users": [redis_user(n.pk) for n in nodes if n.redis_password_sha256],
         }
         self.stdout.write(json.dumps(answer, indent=1))
