@@ -18,12 +18,13 @@ from cluster.operations import start_child
 from cluster.permissions import Actor
 from cluster.refusals import Forbidden, NotKnown, Refusal, Refused
 from cluster.saga.steps import Children, Context, LockName, NoUndo, Operation, Plan, Step
+from cluster.states import IN_WORK
 
 from . import node_moves
 from .node_maintenance import locks_of, set_to
 from .node_moves import Intended
 from .vm_move_plan import Candidate, nodes_for_moves
-from .vm_restart_elsewhere import RestartParams, candidates, held_by, in_work, without_fence
+from .vm_restart_elsewhere import RestartParams, candidates, held_by, places_of, without_fence
 
 
 class DeclareDeadParams(RestartParams):
@@ -82,15 +83,14 @@ def intend(node: Node, powered_off: bool) -> list[Intended]:
     vms = list(node_moves.all_vms().filter(node=node).order_by("-restart_priority", "-memory_bytes", "name"))
     others = [other for other in nodes_for_moves() if other.pk != node.pk]
     waiting = dict(Lock.objects.filter(name__in=["vm:" + vm.pk for vm in vms]).values_list("name", "job"))
-    found = []
+    places, found = places_of(vms), []
     for vm in vms:
-        reasons = in_work(vm)
-        if not reasons and "vm:" + vm.pk in waiting:
-            reasons = [held_by(vm, waiting["vm:" + vm.pk])]
+        holder = waiting.get("vm:" + vm.pk, "")
+        reasons = [held_by(vm, holder)] if holder or vm.state in IN_WORK else []
         rows = candidates(vm, others)
         if not reasons and (not rows or rows[0].reasons):
             reasons = [reason for row in rows for reason in row.reasons] or [Refusal("no_target", {"vm": vm.name})]
-        reasons = reasons or without_fence(vm, powered_off)
+        reasons = reasons or without_fence(vm, powered_off, places)
         if reasons:
             found.append(Intended(vm, "leave", reasons=reasons))
             continue

@@ -5,7 +5,7 @@ any more, and shows that none of its clients is left; only then does the VM belo
 old node still has of it is ended when it is taken back (:mod:`cluster.operations.node_take_back`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from django.db.models import prefetch_related_objects
@@ -60,7 +60,7 @@ class VmRestartElsewhere(Operation[RestartParams]):
     def plan(cls, actor: Actor, target: Vm, params: RestartParams) -> Plan:
         rows = candidates(target, list(nodes_for_moves()))
         best = rows[0] if rows and not rows[0].reasons else None
-        refusals = without_fence(target, params.powered_off)
+        refusals = without_fence(target, params.powered_off, places_of([target]))
         if best is None:
             refusals += [Refusal("no_target", {"vm": target.name}), *(r for row in rows for r in row.reasons)]
         disks = _disks(target)
@@ -72,7 +72,7 @@ class VmRestartElsewhere(Operation[RestartParams]):
                 "target": best.node.pk if best else None,
                 "was": known_state(target),
                 "disks": [disk.pk for disk in disks],
-                "fenced": [disk.pk for disk in disks if disk.pool and disk.pool.facts.get("fences")],
+                "fenced": [disk.pk for disk in disks if _fences(disk)],
             },
         )
 
@@ -113,11 +113,11 @@ def in_work(vm: Vm) -> list[Refusal]:
     if vm.state not in IN_WORK:
         return []
     holder = Lock.objects.filter(name="vm:" + vm.pk, held=True).values_list("job", flat=True).first()
-    return [held_by(vm, holder or "—")]
+    return [held_by(vm, holder or "")]
 
 
 def held_by(vm: Vm, job: str) -> Refusal:
-    return Refusal("job_holds_it", {"vm": vm.name, "job": job, "node": vm.node.name}, status=409)
+    return Refusal("job_holds_it", {"vm": vm.name, "job": job or "—", "node": vm.node.name}, status=409)
 
 
 def candidates(vm: Vm, nodes: Iterable[Node]) -> list[placement.Candidate]:
@@ -144,25 +144,39 @@ def _lacks(vm: Vm, node: Node) -> list[Refusal]:
     return reasons
 
 
-def without_fence(vm: Vm, powered_off: bool) -> list[Refusal]:
+Places = Mapping[str, Sequence[PoolOnNode]]
+"""Pool -> where it is seen, with the nodes."""
+
+
+def places_of(vms: Iterable[Vm]) -> Places:
+    """In one query for all of their disks."""
+    found: dict[str, list[PoolOnNode]] = {}
+    pools = {disk.pool_id for vm in vms for disk in vm.disks.all() if disk.pool_id}
+    for place in PoolOnNode.objects.filter(pool__in=pools).select_related("node", "pool"):
+        found.setdefault(place.pool_id, []).append(place)
+    return found
+
+
+def without_fence(vm: Vm, powered_off: bool, places: Places) -> list[Refusal]:
     """Why the old guest could go on writing, or answering under the same address, whatever the panel does."""
     disks = _disks(vm)
-    open_to_it = sorted({disk.pool.name for disk in disks if disk.pool and not disk.pool.facts.get("fences")})
+    open_to_it = sorted({disk.pool.name for disk in disks if disk.pool and not _fences(disk)})
     if not powered_off and (open_to_it or not disks):
         facts = {"vm": vm.name, "node": vm.node.name, "pools": ", ".join(open_to_it) or "—"}
         return [Refusal("no_fence", facts, field="powered_off")]
-    return [reason for disk in disks for reason in _hits_others(vm.node, disk)]
+    fenced = sorted({disk.pool_id for disk in disks if disk.pool_id and _fences(disk)})
+    return [reason for pool in fenced for reason in _hits_others(vm.node, places[pool])]
 
 
-def _hits_others(node: Node, disk: Disk) -> list[Refusal]:
+def _fences(disk: Disk) -> bool:
+    return bool(disk.pool and disk.pool.facts.get("fences"))
+
+
+def _hits_others(node: Node, places: Sequence[PoolOnNode]) -> list[Refusal]:
     """Its address in the storage is another node's, too: to shut it out would shut out both."""
-    if not (disk.pool and disk.pool.facts.get("fences")):
-        return []
-    places = list(PoolOnNode.objects.filter(pool=disk.pool_id).select_related("node"))
-    own = next((place for place in places if place.node_id == node.pk), None)
-    address = address_of(own) if own else node.address
+    address = next((address_of(place) for place in places if place.node_id == node.pk), node.address)
     others = [place.node.name for place in places if place.node_id != node.pk and address_of(place) == address]
-    facts = {"node": node.name, "address": address, "other": ", ".join(sorted(others)), "pool": disk.pool.name}
+    facts = {"node": node.name, "address": address, "other": ", ".join(sorted(others)), "pool": places[0].pool.name}
     return [Refusal("fence_hits_others", facts)] if others else []
 
 
