@@ -134,9 +134,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("switch its power off, look that it is off, and say so"),
     ),
     "fence_hits_others": (
-        _(
-            "node %(node)s and %(other)s have one address in pool %(pool)s (%(address)s): none can be shut out alone"
-        ),
+        _("node %(node)s and %(other)s have one address in pool %(pool)s (%(address)s): none can be shut out alone"),
         _("give each node an address of its own there"),
     ),
     "fences_itself": (
