@@ -10,16 +10,16 @@ import pytest
 from deploy.lab import ceph
 from deploy.lab.faults import Faults
 from deploy.lab.processes import wait
-from tests.lab.conftest import MIB, STATE, Lab, console, content, start_lab
+from tests.lab.conftest import FULL, MIB, STATE, Lab, content, start_lab
 
 COUNTER_AT = 73728 * 512
 """Where the micro guest counts its boots."""
 MARK_AT = 48 * MIB
 
 
-@pytest.fixture
-def ceph_lab() -> Iterator[Lab]:
-    """Two nodes that see one Ceph; it ends with an audit, and with nothing left."""
+@pytest.fixture(scope="module")
+def running_ceph_lab() -> Iterator[Lab]:
+    """Two nodes that see one Ceph."""
     demo = start_lab(STATE / "lost")
     try:
         demo.storage.ceph.start()
@@ -28,12 +28,19 @@ def ceph_lab() -> Iterator[Lab]:
         key = {"monitors": [f"{ceph.MONITOR}:6789"], "user": ceph.USER, "key": demo.storage.ceph.key}
         lab.api.do("pools/", {"name": "ceph", "kind": "rbd", "nodes": nodes, "path": ceph.POOL, **key})
         yield lab
-        lab.wait_settled()
-        assert lab.audit() == []
-        lab.delete_all()
-        assert lab.audit() == []
     finally:
         demo.stop()
+
+
+@pytest.fixture
+def ceph_lab(running_ceph_lab: Lab) -> Iterator[Lab]:
+    """Every test ends with an audit, and with nothing left."""
+    lab = running_ceph_lab
+    yield lab
+    lab.wait_settled()
+    assert lab.audit() == []
+    lab.delete_all()
+    assert lab.audit() == []
 
 
 def on_ceph(lab: Lab, node: str) -> dict[str, Any]:
@@ -76,42 +83,98 @@ def entries(lab: Lab) -> list[str]:
     return [each["addr"] for each in listed if each["addr"].endswith(":0/0")]
 
 
+def declare_dead(lab: Lab, vm: dict[str, Any]) -> None:
+    """Afterwards the guest runs on n1, with what it had on its disk."""
+    lab.api.do(f"nodes/{lab.node_id('n2')}/declare_dead/", {"confirm": "n2"})
+    row = lab.api.get(f"vms/{vm['id']}/")
+    assert (row["state"], lab.node_name(vm["id"])) == ("running", "n1")
+    assert entries(lab) == ["10.99.0.12:0/0"]
+    lab.wait_console(vm["id"], "DISK boots=2", 120)
+
+
+def wait_taken_back(lab: Lab, vm: dict[str, Any]) -> None:
+    """By itself; the guest elsewhere has noticed nothing."""
+    node = lab.node_id("n2")
+    wait(lambda: lab.api.get(f"nodes/{node}/")["declared_dead"] is None, 90, "n2 to be taken back")
+    lab.wait_node("n2", "maintenance")
+    assert not lab.nodes["n2"].guests()
+    assert entries(lab) == []
+    assert lab.audit() == []
+    assert content(lab, vm) == with_boots(2)
+    lab.api.do(f"nodes/{node}/maintenance/", {"on": False})
+
+
 def test_a_node_that_lives_on_cannot_write_any_more_and_its_guest_is_ended_when_it_is_back(ceph_lab: Lab):
     lab, faults = ceph_lab, Faults(ceph_lab.demo)
     vm, dead = on_ceph(ceph_lab, "n2"), ceph_lab.node_id("n2")
-    assert "wrote 512/512" in written(lab, "n2", vm)
     refused = lab.api.request("POST", f"nodes/{dead}/declare_dead/", {"confirm": "n2"})
     assert (refused.status, refused.body["code"]) == (409, "node_answers")
 
     faults.cut_from_panel("n2")
     lab.wait_node("n2", "offline")
-    lab.wait_state(vm["id"], "unknown")
+    assert lab.api.get(f"vms/{vm['id']}/")["state"] == "unknown"
     assert "wrote 512/512" in written(lab, "n2", vm)
     plan = lab.api.request("POST", f"nodes/{dead}/declare_dead/?dry_run=true", {"confirm": "n2"})
-    assert [(row["name"], row["then"], row["node_name"]) for row in plan.body["moves"]] == [
-        (vm["name"], "restart", "n1")
-    ]
+    said = [(row["name"], row["then"], row["node_name"]) for row in plan.body["moves"]]
+    assert said == [(vm["name"], "restart", "n1")]
 
-    lab.api.do(f"nodes/{dead}/declare_dead/", {"confirm": "n2"})
-    row = lab.api.get(f"vms/{vm['id']}/")
-    assert (row["state"], lab.node_name(vm["id"])) == ("running", "n1")
-    assert entries(lab) == ["10.99.0.12:0/0"]
+    declare_dead(lab, vm)
     assert lab.nodes["n2"].guests(), "it was not ended: nobody could tell its node"
     assert "failed" in written(lab, "n2", vm)
-    lab.wait_console(vm["id"], "DISK boots=2", 120)
     assert lab.audit(0) == ["node n2 did not answer: not compared"], "it cannot even list the volumes any more"
     assert content(lab, vm) == with_boots(2)
 
     faults.heal("n2")
-    lab.wait_node("n2", "maintenance")
-    wait(lambda: lab.api.get(f"nodes/{dead}/")["declared_dead"] is None, 60, "n2 to be taken back")
-    assert not lab.nodes["n2"].guests()
-    assert entries(lab) == []
-    assert lab.audit() == []
-    assert content(lab, vm) == with_boots(2)
+    wait_taken_back(lab, vm)
     assert "wrote 512/512" in written(lab, "n1", vm)
-
     lab.api.do(f"nodes/{dead}/put_back/")
     assert lab.node_name(vm["id"]) == "n2"
-    assert console(lab.nodes["n2"], vm["id"]) is not None
     assert content(lab, vm) == with_boots(2)
+
+
+@pytest.mark.skipif(not FULL, reason="further ways to lose a node take minutes: deploy/test --full")
+@pytest.mark.parametrize("way", ["its power goes", "its agent is started anew"])
+def test_however_a_node_is_lost_its_guest_runs_once_and_keeps_what_it_had(ceph_lab: Lab, way: str):
+    lab, faults = ceph_lab, Faults(ceph_lab.demo)
+    vm = on_ceph(ceph_lab, "n2")
+    if way == "its power goes":
+        faults.kill("n2")
+    else:
+        faults.cut_from_panel("n2")
+        faults.kill("n2.agent")
+    lab.wait_node("n2", "offline")
+    declare_dead(lab, vm)
+    if way == "its power goes":
+        faults.start("n2")
+    else:
+        faults.start("n2.agent")
+        assert "failed" in written(lab, "n2", vm)
+        faults.heal("n2")
+    wait_taken_back(lab, vm)
+
+
+@pytest.mark.skipif(not FULL, reason="further ways to lose a node take minutes: deploy/test --full")
+def test_a_node_that_fences_itself_ends_its_guest_and_starts_it_only_when_told(ceph_lab: Lab):
+    lab, faults = ceph_lab, Faults(ceph_lab.demo)
+    vm, node = on_ceph(ceph_lab, "n2"), ceph_lab.node_id("n2")
+    local = lab.create(node=node)
+    faults.restart("conductor", ULEI_SELF_FENCING_AFTER_S="5")
+    lab.api.do(f"nodes/{node}/self_fencing/", {"on": True})
+    assert lab.api.get(f"nodes/{node}/")["self_fencing"] is True
+    faults.cut_from_panel("n2")
+    wait(lambda: len(lab.nodes["n2"].guests()) == 1, 60, "n2 to end the guest that could be started elsewhere")
+    lab.wait_node("n2", "offline")
+    faults.heal("n2")
+    lab.wait_node("n2")
+    lab.wait_state(vm["id"], "stopped", 60)
+    lab.wait_state(local["id"], "running")
+
+    def said() -> list[str]:
+        return [check["text"] for check in lab.api.get(f"nodes/{node}/")["checks"] if check["code"] == "self_fenced"]
+
+    wait(said, 60, "n2 to tell of it")
+    assert vm["name"] in said()[0]
+    lab.api.do(f"vms/{vm['id']}/start/")
+    lab.api.do(f"nodes/{node}/inspect/")
+    wait(lambda: not said(), 30, "n2 to tell of it no more")
+    lab.api.do(f"nodes/{node}/self_fencing/", {"on": False})

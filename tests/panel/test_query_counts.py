@@ -45,7 +45,7 @@ NOT_COUNTED = ("SAVEPOINT", "RELEASE", "ROLLBACK", "BEGIN", "COMMIT", "SELECT pg
 
 MOST = 18
 MORE = {"/backup/": 6, "/migrate/": 18, "/restart_elsewhere/": 9}
-"""A backup's interfaces are read, and it and its copies are rows; a move, or a start elsewhere, asks what each node has,
+"""A backup's interfaces are read, and it and its copies are rows; a move or a start elsewhere asks what each node has,
 and reserves it."""
 MAKE_A_VM = re.compile(r"(POST /api/v1/vms/|POST /vms/new/|.*/(clone|restore)/)( dry run| fragment)?")
 """Each disk and each interface is made by itself, and none is taken twice; each network's addresses are asked for."""
