@@ -133,6 +133,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("nothing can stop node %(node)s from running %(vm)s on and writing to its disks (pools: %(pools)s)"),
         _("switch its power off, look that it is off, and say so"),
     ),
+    "cannot_be_held_back": (
+        _("nothing keeps node %(node)s from starting %(vm)s again at its next boot (pools: %(pools)s)"),
+        _("it stays where it is until its node is back"),
+    ),
     "fence_hits_others": (
         _("node %(node)s and %(other)s have one address in pool %(pool)s (%(address)s): none can be shut out alone"),
         _("give each node an address of its own there"),

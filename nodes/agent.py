@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Collection
 from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -145,8 +146,17 @@ class Agent:
                 self.sampler.hold(f"domain:{wanted.vm}", libvirtd_process())
 
     def _start_guests(self, placed: Collection[str] | None = None) -> None:
-        start = partial(boot.start_guests, self.ledger, self.dispatcher, self.hypervisor, placed)
+        start = partial(
+            boot.start_guests, self.ledger, self.dispatcher, self.hypervisor, placed, held_back=self._is_held_back
+        )
         threading.Thread(target=start, name="boot", daemon=True).start()
+
+    def _is_held_back(self, uuid: str) -> bool:
+        """Whether this node was declared dead, and the guest may run elsewhere."""
+        if self.hypervisor.simulated:
+            return False
+        files = self.hypervisor.disk_files(uuid)
+        return any(directory.may_be_shut_out(Path(file), self.config.id) for file in files)
 
 
 def _or_say(work: Callable[[], object], what: str) -> None:

@@ -117,7 +117,7 @@ def let_in(context: Context[NoParams], pool_id: str) -> Call:
     # Another node asks for it, where there is one that answers: this one's own connection may still be shut out.
     others = Node.objects.filter(pools=pool).exclude(pk=context.subject_id).exclude(state=NodeState.OFFLINE)
     asked = others.order_by("name").values_list("pk", flat=True).first() or context.subject_id
-    return Call(asked, PoolUnfence(pool=pool_spec(pool), addresses=tuple(place.fenced)))
+    return Call(asked, PoolUnfence(pool=pool_spec(pool), node=context.subject_id, addresses=tuple(place.fenced)))
 
 
 def was_let_in(context: Context[NoParams], pool_id: str, result: object) -> None:

@@ -72,7 +72,7 @@ class VmRestartElsewhere(Operation[RestartParams]):
                 "target": best.node.pk if best else None,
                 "was": known_state(target),
                 "disks": [disk.pk for disk in disks],
-                "fenced": [disk.pk for disk in disks if _fences(disk)],
+                "fenced": [disk.pk for disk in disks if _fences(disk) or _holds_back(disk)],
             },
         )
 
@@ -160,16 +160,25 @@ def places_of(vms: Iterable[Vm]) -> Places:
 def without_fence(vm: Vm, powered_off: bool, places: Places) -> list[Refusal]:
     """Why the old guest could go on writing, or answering under the same address, whatever the panel does."""
     disks = _disks(vm)
+    facts = {"vm": vm.name, "node": vm.node.name}
+    # An older agent there would start it at its next boot, before the panel has answered.
+    heeds = DiskFence.verb in vm.node.verbs
+    bare = sorted({d.pool.name for d in disks if d.pool and not _fences(d) and not (heeds and _holds_back(d))})
+    if bare or not disks:
+        return [Refusal("cannot_be_held_back", {**facts, "pools": ", ".join(bare) or "—"})]
     open_to_it = sorted({disk.pool.name for disk in disks if disk.pool and not _fences(disk)})
-    if not powered_off and (open_to_it or not disks):
-        facts = {"vm": vm.name, "node": vm.node.name, "pools": ", ".join(open_to_it) or "—"}
-        return [Refusal("no_fence", facts, field="powered_off")]
+    if open_to_it and not powered_off:
+        return [Refusal("no_fence", {**facts, "pools": ", ".join(open_to_it)}, field="powered_off")]
     fenced = sorted({disk.pool_id for disk in disks if disk.pool_id and _fences(disk)})
     return [reason for pool in fenced for reason in _hits_others(vm.node, places[pool])]
 
 
 def _fences(disk: Disk) -> bool:
     return bool(disk.pool and disk.pool.facts.get("fences"))
+
+
+def _holds_back(disk: Disk) -> bool:
+    return bool(disk.pool and disk.pool.facts.get("holds_back"))
 
 
 def _hits_others(node: Node, places: Sequence[PoolOnNode]) -> list[Refusal]:
@@ -208,7 +217,8 @@ def fence(context: Context[RestartParams], disk_id: str) -> Call:
     # Noted before it is asked: whatever may have been shut out has to be let in again.
     place.fenced = sorted({*place.fenced, address_of(place)})
     place.save(update_fields=["fenced"])
-    return Call(context.data["target"], DiskFence(**volume_of(disk), addresses=tuple(place.fenced)))
+    message = DiskFence(**volume_of(disk), node=context.data["source"], addresses=tuple(place.fenced))
+    return Call(context.data["target"], message)
 
 
 def plug_nic(context: Context[RestartParams], nic_id: str) -> Call:

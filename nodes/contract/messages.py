@@ -190,14 +190,16 @@ class DiskRevert(_Volume):
 
 
 class DiskFence(_Volume):
-    """Shut the clients at these addresses out of the volume's pool until ``pool.unfence``, and see that none is left.
+    """Shut a node, which has these addresses, out of the volume's pool until ``pool.unfence``.
 
-    From its answer on nothing that runs at one of them can write to the volume, whatever it may have been asked to do.
-    Somebody at another address who uses the volume: a certain ``disk_in_use``.
+    Where the pool's facts say ``fences``: from the answer on nothing that runs there can write to the volume, whatever
+    it may have been asked to do; somebody elsewhere who has it open is a certain ``disk_watched``. Where they say
+    ``holds_back``: the node starts no guest with a disk in that pool at its boot, before the panel has answered.
     """
 
     verb = "disk.fence"
     long = True
+    node: Id
     addresses: Annotated[tuple[Address, ...], Field(min_length=1)]
 
 
@@ -234,10 +236,11 @@ class PoolDetach(Message):
 
 
 class PoolUnfence(Message):
-    """Let the clients at these addresses in again."""
+    """Let the node, which has these addresses, in again."""
 
     verb = "pool.unfence"
     pool: PoolSpec
+    node: Id
     addresses: tuple[Address, ...]
 
     @property

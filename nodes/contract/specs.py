@@ -105,7 +105,9 @@ class PoolFacts(Spec):
     takes_backups: bool = False
     """The QEMU of a guest that runs can write a copy of its disks into volumes of this pool."""
     fences: bool = False
-    """It can shut out the clients of a node, whatever still runs there (``disk.fence``)."""
+    """It can shut out a node, whatever still runs there (``disk.fence``)."""
+    holds_back: bool = False
+    """It can only tell a node that has no power to start nothing by itself when it boots (``disk.fence``)."""
     client_address: Address | Literal[""] = ""
     """Of this node, as the storage sees it; empty: the storage does not tell its clients apart."""
     extent_bytes: int | None = None

@@ -181,6 +181,18 @@ class Hypervisor(Migrating):
                     return Attached(domain.UUIDString(), domain.name(), device)
         return None
 
+    def disk_files(self, uuid: str) -> list[str]:
+        """The files that the definition of a domain has as disks; of one that is not here, none."""
+        with self._call() as connection:
+            try:
+                xml = connection.lookupByUUIDString(uuid).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                    return []
+                raise
+            sources = etree.fromstring(xml).findall("devices/disk[@device='disk']/source[@file]")
+            return [source.get("file") for source in sources]
+
     def guests_without_local_disks(self) -> list[Domain]:
         """Active domains of ours of which every disk is an image of a Ceph cluster."""
         with self._call() as connection:

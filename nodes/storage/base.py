@@ -110,15 +110,15 @@ class Driver(ABC):
         """Remember the key that opens the pool, for this driver and for guests. Raises ``unsupported``."""
         raise NodeError("unsupported", f"a {self.KIND} pool needs no key")
 
-    def fence(self, disk_id: str, addresses: Sequence[str]) -> None:
-        """Shut the clients at these addresses out of the pool, and see that nobody is left at the volume.
+    def fence(self, disk_id: str, node: str, addresses: Sequence[str]) -> None:
+        """Shut a node out of the pool, and see that nobody is left at the volume; or, by the facts, hold it back.
 
         :raises NodeError: ``unsupported``, ``fences_itself``, ``fence_denied``, ``disk_watched``.
         """
         raise NodeError("unsupported", f"a {self.KIND} pool cannot shut a node out")
 
-    def unfence(self, addresses: Sequence[str]) -> None:
-        """Let them in again.
+    def unfence(self, node: str, addresses: Sequence[str]) -> None:
+        """Let it in again.
 
         :raises NodeError: ``unsupported``, ``fence_denied``.
         """

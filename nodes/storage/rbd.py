@@ -226,7 +226,7 @@ class RbdDriver(Driver):
 
     # --- shutting a node out --------------------------------------------------------------------------------
 
-    def fence(self, disk_id: str, addresses: Sequence[str]) -> None:
+    def fence(self, disk_id: str, node: str, addresses: Sequence[str]) -> None:
         # Ceph refuses every client at the address, those too that come later. Source: Ceph, OSDMap::is_blocklisted.
         own = self._own_address()
         if own in addresses:
@@ -245,7 +245,7 @@ class RbdDriver(Driver):
                 for held in list(image.lock_get_owners()):
                     image.lock_break(held["mode"], held["owner"])
 
-    def unfence(self, addresses: Sequence[str]) -> None:
+    def unfence(self, node: str, addresses: Sequence[str]) -> None:
         for address in addresses:
             if _entry(address) in self._blocklisted():
                 self._blocklist("rm", address)

@@ -159,5 +159,5 @@ def _no_guest_on(node: Node, disk_id: str) -> None:
 
 @handles(DiskFence)
 def fence(node: Node, message: DiskFence, run: Run) -> Nothing:
-    node.driver(message.pool).fence(message.id, message.addresses)
+    node.driver(message.pool).fence(message.id, message.node, message.addresses)
     return Nothing()

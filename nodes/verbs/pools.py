@@ -32,5 +32,5 @@ def detach(node: Node, message: PoolDetach, run: Run) -> Nothing:
 
 @handles(PoolUnfence)
 def unfence(node: Node, message: PoolUnfence, run: Run) -> Nothing:
-    node.driver(message.pool).unfence(message.addresses)
+    node.driver(message.pool).unfence(message.node, message.addresses)
     return Nothing()

@@ -102,13 +102,22 @@ def test_what_only_the_dead_node_has_stays_with_it(scene: Scene, other: Node) ->
 
 def test_storage_that_cannot_shut_it_out_is_used_only_when_its_power_is_off(scene: Scene, other: Node) -> None:
     both = Pool.objects.get(name="both")
-    Pool.objects.filter(pk=both.pk).update(facts={**both.facts, "fences": False})
-    scene.stopped.disks.all().delete()
+    Pool.objects.filter(pk=both.pk).update(facts={**both.facts, "fences": False, "holds_back": True})
     assert planned(scene) == [("vm-running", "leave", ["no_fence"]), ("vm-stopped", "leave", ["no_fence"])]
     assert planned(scene, powered_off=True) == [("vm-running", "restart", []), ("vm-stopped", "restart", [])]
     assert declare(scene, powered_off=True).state == "succeeded"
-    assert "disk.fence" not in {envelope.verb for envelope in scene.world.messages}
+    told = [envelope.body["node"] for envelope in scene.world.messages if envelope.verb == "disk.fence"]
+    assert told == [scene.node.pk] * 4, "or it would start them at its next boot"
     assert places() == {"vm-running": ("n2", "running"), "vm-stopped": ("n2", "stopped")}
+
+
+def test_what_nothing_keeps_the_node_from_starting_at_its_next_boot_stays(scene: Scene, other: Node) -> None:
+    both = Pool.objects.get(name="both")
+    Pool.objects.filter(pk=both.pk).update(facts={**both.facts, "fences": False, "holds_back": True})
+    scene.stopped.disks.all().delete()
+    Node.objects.filter(pk=scene.node.pk).update(verbs={"domain.start": []})  # an older agent
+    stay = [("vm-running", "leave", ["cannot_be_held_back"]), ("vm-stopped", "leave", ["cannot_be_held_back"])]
+    assert planned(scene, powered_off=True) == stay
 
 
 def test_an_address_that_is_another_nodes_too_is_never_shut_out(scene: Scene, other: Node) -> None:

@@ -92,10 +92,12 @@ BODIES: dict[str, m.Message] = {
     "disk.snapshot": m.DiskSnapshot(id="d" * 13, pool=STRIPED, format="raw", snapshot="s" * 13, room_bytes=1 << 28),
     "disk.snapshot_delete": m.DiskSnapshotDelete(id="d" * 13, pool=POOL, format="qcow2", snapshot="s" * 13),
     "disk.revert": m.DiskRevert(id="d" * 13, pool=POOL, format="qcow2", snapshot="s" * 13),
-    "disk.fence": m.DiskFence(id="d" * 13, pool=CEPH, format="raw", addresses=("10.99.0.12", "fd00::12")),
+    "disk.fence": m.DiskFence(
+        id="d" * 13, pool=CEPH, format="raw", node="b" * 13, addresses=("10.99.0.12", "fd00::12")
+    ),
     "pool.attach": m.PoolAttach(pool=CEPH, key="c2VjcmV0"),
     "pool.detach": m.PoolDetach(id="p" * 13),
-    "pool.unfence": m.PoolUnfence(pool=CEPH, addresses=("10.99.0.12",)),
+    "pool.unfence": m.PoolUnfence(pool=CEPH, node="b" * 13, addresses=("10.99.0.12",)),
     "file.fetch": m.FileFetch(
         **ONE_FILE,
         url="https://10.99.0.1:8101/api/v1/files/f/",
