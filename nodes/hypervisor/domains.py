@@ -190,8 +190,8 @@ class Hypervisor(Migrating):
                 if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                     return []
                 raise
-            sources = etree.fromstring(xml).findall("devices/disk[@device='disk']/source[@file]")
-            return [source.get("file") for source in sources]
+            sources = etree.fromstring(xml).iterfind("devices/disk[@device='disk']/source")
+            return [file for source in sources if (file := source.get("file"))]
 
     def guests_without_local_disks(self) -> list[Domain]:
         """Active domains of ours of which every disk is an image of a Ceph cluster."""
