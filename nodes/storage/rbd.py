@@ -274,6 +274,7 @@ class RbdDriver(Driver):
         with self._errors():
             status, _, words = self._cluster().mon_command(json.dumps(asked), b"")
         if status == -errno.EACCES:
+            self._forget_connection()  # what a user may do is asked when he connects
             user = f"client.{self.pool.user}"
             raise NodeError("fence_denied", f"{user} may not do this: osd blocklist {change}", CAPS_HINT, user=user)
         if status:
