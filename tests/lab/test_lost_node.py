@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deploy.lab import ceph
-from deploy.lab.faults import Faults
+from deploy.lab.faults import Faults, GuestWatch
 from deploy.lab.processes import wait
 from tests.lab.conftest import FULL, MIB, STATE, Lab, content, start_lab
 
@@ -43,10 +43,10 @@ def ceph_lab(running_ceph_lab: Lab) -> Iterator[Lab]:
     assert lab.audit() == []
 
 
-def on_ceph(lab: Lab, node: str) -> dict[str, Any]:
+def on(lab: Lab, node: str, pool_name: str = "ceph") -> dict[str, Any]:
     """A guest that has booted once from the ISO, and has counted that on its disk."""
     iso = wait(lambda: next(iter(lab.api.all("isos/")), None), 30, "the ISO to be seen")
-    pool = next(row["id"] for row in lab.api.all("pools/") if row["name"] == "ceph")
+    pool = next(row["id"] for row in lab.api.all("pools/") if row["name"] == pool_name)
     disks = [{"pool": pool, "size_bytes": 64 * MIB}]
     vm = lab.create(node=lab.node_id(node), image=None, iso=iso["id"], disks=disks)
     lab.wait_console(vm["id"], "DISK boots=1", 120)
@@ -106,7 +106,7 @@ def wait_taken_back(lab: Lab, vm: dict[str, Any]) -> None:
 
 def test_a_node_that_lives_on_cannot_write_any_more_and_its_guest_is_ended_when_it_is_back(ceph_lab: Lab):
     lab, faults = ceph_lab, Faults(ceph_lab.demo)
-    vm, dead = on_ceph(ceph_lab, "n2"), ceph_lab.node_id("n2")
+    vm, dead = on(ceph_lab, "n2"), ceph_lab.node_id("n2")
     refused = lab.api.request("POST", f"nodes/{dead}/declare_dead/", {"confirm": "n2"})
     assert (refused.status, refused.body["code"]) == (409, "node_answers")
 
@@ -136,7 +136,7 @@ def test_a_node_that_lives_on_cannot_write_any_more_and_its_guest_is_ended_when_
 @pytest.mark.parametrize("way", ["its power goes", "its agent is started anew"])
 def test_however_a_node_is_lost_its_guest_runs_once_and_keeps_what_it_had(ceph_lab: Lab, way: str):
     lab, faults = ceph_lab, Faults(ceph_lab.demo)
-    vm = on_ceph(ceph_lab, "n2")
+    vm = on(ceph_lab, "n2")
     if way == "its power goes":
         faults.kill("n2")
     else:
@@ -156,7 +156,7 @@ def test_however_a_node_is_lost_its_guest_runs_once_and_keeps_what_it_had(ceph_l
 @pytest.mark.skipif(not FULL, reason="further ways to lose a node take minutes: deploy/test --full")
 def test_a_node_that_fences_itself_ends_its_guest_and_starts_it_only_when_told(ceph_lab: Lab):
     lab, faults = ceph_lab, Faults(ceph_lab.demo)
-    vm, node = on_ceph(ceph_lab, "n2"), ceph_lab.node_id("n2")
+    vm, node = on(ceph_lab, "n2"), ceph_lab.node_id("n2")
     local = lab.create(node=node)
     faults.restart("conductor", ULEI_SELF_FENCING_AFTER_S="5")
     lab.api.do(f"nodes/{node}/self_fencing/", {"on": True})
@@ -178,3 +178,29 @@ def test_a_node_that_fences_itself_ends_its_guest_and_starts_it_only_when_told(c
     lab.api.do(f"nodes/{node}/inspect/")
     wait(lambda: not said(), 30, "n2 to tell of it no more")
     lab.api.do(f"nodes/{node}/self_fencing/", {"on": False})
+
+
+@pytest.mark.skipif(not FULL, reason="further ways to lose a node take minutes: deploy/test --full")
+def test_a_guest_in_a_shared_folder_is_not_started_by_a_node_that_boots_before_the_panel_answers(ceph_lab: Lab):
+    lab, faults = ceph_lab, Faults(ceph_lab.demo)
+    folder, dead = lab.demo.state.folder / "shared", lab.node_id("n2")
+    folder.mkdir()
+    nodes = [lab.node_id(name) for name in lab.nodes]
+    lab.api.do("pools/", {"name": "shared", "kind": "directory", "nodes": nodes, "path": str(folder)})
+    vm = on(lab, "n2", "shared")
+    with GuestWatch(lab.nodes) as watch:
+        faults.kill("n2")
+        lab.wait_node("n2", "offline")
+        plan = lab.api.request("POST", f"nodes/{dead}/declare_dead/?dry_run=true", {"confirm": "n2"}).body["moves"]
+        assert [(row["then"], row["reasons"][0]["code"]) for row in plan] == [("leave", "no_fence")]
+        lab.api.do(f"nodes/{dead}/declare_dead/", {"confirm": "n2", "powered_off": True})
+        assert lab.node_name(vm["id"]) == "n1"
+        lab.wait_console(vm["id"], "DISK boots=2", 120)
+        faults.cut_from_panel("n2")
+        faults.start("n2")
+        log = lab.nodes["n2"].agent.log
+        wait(lambda: "redis cannot be asked for a welcome" in log.read_text().rpartition("agent starts")[2], 60, "n2")
+        assert not lab.nodes["n2"].guests()
+        faults.heal("n2")
+        wait_taken_back(lab, vm)
+    assert watch.violations == []
