@@ -14,10 +14,9 @@ from django.utils.translation import gettext_lazy as _
 
 from cluster import events
 from cluster.models import LeftGuest, Lock, Node, NodeState
-from cluster.operations import start_child
 from cluster.permissions import Actor
-from cluster.refusals import Forbidden, NotKnown, Refusal, Refused
-from cluster.saga.steps import Children, Context, LockName, NoUndo, Operation, Plan, Step
+from cluster.refusals import Refusal
+from cluster.saga.steps import Context, LockName, NoUndo, Operation, Plan, Step
 from cluster.states import IN_WORK
 
 from . import node_moves
@@ -121,16 +120,8 @@ def undeclare(node_id: str) -> None:
 
 
 def restart(context: Context[DeclareDeadParams], key: str) -> Any:
-    """One that cannot be begun is noted, and the others go on."""
     params = {"powered_off": context.params.powered_off}
-    jobs = []
-    for vm in context.data["restarts"]:
-        try:
-            jobs.append(start_child(context.job, "vm.restart_elsewhere", params, vm))
-        except (Refused, Forbidden, NotKnown) as error:
-            why = error.refusals[0] if isinstance(error, Refused) else Refusal("subject_gone", {"name": vm})
-            context.data.setdefault("hindered", {})[vm] = why.kept()
-    return Children(jobs) if jobs else None
+    return node_moves.begin_all(context, [("vm.restart_elsewhere", vm, params) for vm in context.data["restarts"]])
 
 
 NodeDeclareDead.steps = (
