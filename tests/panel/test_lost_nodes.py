@@ -232,6 +232,20 @@ def test_one_that_could_not_be_started_elsewhere_is_off_when_its_node_is_back(sc
     assert (scene.node.pk, f"definition:{scene.running.pk}") in scene.world.objects
 
 
+def test_storage_that_does_not_let_it_in_leaves_it_declared_dead_until_it_is_asked_again(scene: Scene) -> None:
+    node, _params = returned(scene)
+    fault = {"fault": lambda n, envelope: "refused" if envelope.verb == "pool.unfence" else None}
+    job = Executor(world=scene.world, **fault).run(start(scene.actor, "node.take_back", {}, node).job)
+    assert (job.state, job.error["code"]) == ("failed", "refused_by_test")
+    assert LeftGuest.objects.filter(node=node).exists()
+    assert Node.objects.get(pk=node).declared_dead is not None
+    returning.take_back_due()
+    assert Job.objects.filter(operation="node.take_back").count() == 1, "it is a person's turn now"
+    again = Executor(world=scene.world).run(start(scene.actor, "node.take_back", {}, node).job)
+    assert again.state == "succeeded"
+    assert Node.objects.get(pk=node).declared_dead is None
+
+
 def test_until_it_was_taken_back_it_cannot_be_opened(scene: Scene) -> None:
     node, _params = returned(scene)
     assert refused(scene.actor, "node.maintenance", {"on": False}, node) == ["declared_dead"]
