@@ -448,7 +448,7 @@ class IntendedSerializer(s.Serializer[Any]):
     vm = _id()
     name = s.CharField()
     state = s.ChoiceField(VmState.choices)
-    then = s.ChoiceField(["move", "stop", "start", "leave"])
+    then = s.ChoiceField(["move", "stop", "start", "restart", "leave"])
     node = _nullable_id("To which it would move.")
     node_name = s.CharField(allow_null=True)
     copied_bytes = _bytes(help_text="Of its disks that this node does not see.")
