@@ -8,9 +8,16 @@ from django.db.models import F
 from django.utils.formats import number_format
 from django.utils.translation import gettext as _
 
+from nodes.contract.specs import PoolFacts
+
 from . import events, texts
 from .checks import Line
 from .models import Node, Pool, PoolOnNode
+
+
+def facts_kept(facts: PoolFacts) -> dict[str, Any]:
+    """What is so on every node of the pool."""
+    return facts.model_dump(mode="json", exclude={"client_address"})
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def node_offline(node: Node) -> bool:
     """Silence: nobody knows the state of its VMs. Nothing is deleted, nothing is started elsewhere."""
     changed = _node_state(node, [NodeState.ONLINE, NodeState.MAINTENANCE], NodeState.OFFLINE)
     if changed:
-        _set_states(Vm.objects.filter(node=node).exclude(state__in=[*IN_WORK, VmState.UNKNOWN]), VmState.UNKNOWN)
+        _nobody_knows(Vm.objects.filter(node=node).exclude(state__in=[*IN_WORK, VmState.UNKNOWN]))
     return changed
 
 
@@ -269,12 +269,13 @@ def _note_claims(row: _Row, claims: dict[str, str]) -> None:
     states.tell([row.pk])
 
 
-def _set_states(vms: Any, state: VmState) -> None:
+def _nobody_knows(vms: Any) -> None:
     """One UPDATE for many rows; each gets its event."""
     ids = list(vms.values_list("pk", flat=True))
     if not ids:
         return
-    Vm.objects.filter(pk__in=ids).update(state=state, state_reason="", version=F("version") + 1)
+    unknown = {"state": VmState.UNKNOWN, "known_state": F("state"), "state_reason": ""}
+    Vm.objects.filter(pk__in=ids).update(**unknown, version=F("version") + 1)
     states.tell(ids)
 
 
@@ -290,12 +291,14 @@ def _pools(node: Node, seen: Iterable[PoolFacts]) -> None:
             pool = Pool.objects.create(
                 name=_free_pool_name(node), kind=facts.kind, identity=facts.identity, path=facts.path
             )
-        _place, came = PoolOnNode.objects.get_or_create(pool=pool, node=node)
+        place, came = PoolOnNode.objects.get_or_create(pool=pool, node=node)
+        if place.client_address != facts.client_address:
+            PoolOnNode.objects.filter(pk=place.pk).update(client_address=facts.client_address)
         numbers = {
             "capacity_bytes": facts.capacity_bytes,
             "free_bytes": facts.free_bytes,
             "granules": dict(facts.granules),
-            "facts": facts.model_dump(mode="json"),
+            "facts": pools.facts_kept(facts),
             "shared": facts.shared or pool.places.count() > 1,
         }
         if came or any(getattr(pool, name) != value for name, value in numbers.items()):

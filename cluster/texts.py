@@ -109,6 +109,56 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("no node can take this VM"),
         _("look at the reasons of each node; free something, or ask for less"),
     ),
+    "node_answers": (
+        _("node %(node)s answers: only a silent one can be declared dead"),
+        _("to empty it, evacuate it"),
+    ),
+    "type_to_declare_dead": (
+        _("node %(node)s may be alive, with only its link to the panel cut"),
+        _("type its name to declare it dead"),
+    ),
+    "declared_dead": (
+        _("node %(node)s was declared dead and has not been taken back"),
+        _("take it back first: what was started elsewhere is ended on it"),
+    ),
+    "not_declared_dead": (_("node %(node)s was not declared dead"), ""),
+    "guests_changed": (_("what is left on node %(node)s has changed meanwhile"), _("ask for it again")),
+    "node_not_dead": (
+        _("node %(node)s, to which %(vm)s belongs, was not declared dead"),
+        _("wait until it is back, or declare it dead on its page"),
+    ),
+    "job_holds_it": (
+        _("job %(job)s, which waits for node %(node)s, holds %(vm)s"),
+        _("cancel or resolve that job, then ask again"),
+    ),
+    "disk_not_there": (
+        _("node %(node)s does not see the pool %(pool)s, in which disk %(disk)s is"),
+        _("it stays where it is until its node is back"),
+    ),
+    "no_fence": (
+        _("nothing can stop node %(node)s from running %(vm)s on and writing to its disks (pools: %(pools)s)"),
+        _("switch its power off, look that it is off, and say so"),
+    ),
+    "cannot_be_held_back": (
+        _("nothing keeps node %(node)s from starting %(vm)s again at its next boot (pools: %(pools)s)"),
+        _("it stays where it is until its node is back"),
+    ),
+    "fence_hits_others": (
+        _("node %(node)s and %(other)s have one address in pool %(pool)s (%(address)s): none can be shut out alone"),
+        _("give each node an address of its own there"),
+    ),
+    "fences_itself": (
+        _("the node that was to shut the other one out has the same address in Ceph"),
+        _("give each node an address of its own there"),
+    ),
+    "fence_denied": (
+        _("the pool's Ceph user may not shut a node out, or let it in again"),
+        _("give it the caps that the administrator's guide names, then try again"),
+    ),
+    "disk_watched": (
+        _("%(clients)s still has the disk %(disk)s open, and is not at an address of the node that was shut out"),
+        _("end that client, or block it in Ceph, then try again"),
+    ),
     "maintenance": (_("node %(node)s is in maintenance"), _("choose another node, or end the maintenance")),
     "outside_group": (
         _("node %(node)s is not in the group %(node_group)s, which is the only place for this VM"),

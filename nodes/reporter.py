@@ -32,6 +32,7 @@ from nodes.images import Scanner
 from nodes.ledger import Ledger
 from nodes.log import Log
 from nodes.pools import Pools
+from nodes.self_fencing import check_of
 from nodes.shell import Shell
 from nodes.stream import Stream
 
@@ -156,7 +157,7 @@ class Reporter:
                         incarnation=self._incarnation,
                         counter=counter,
                         facts=seen.facts,
-                        checks=seen.checks,
+                        checks=seen.checks + check_of(self._ledger),
                         domains=tuple(self._hypervisor.domains()),
                         pools=seen.pools,
                         offers=seen.offers,

@@ -36,6 +36,10 @@ class Vm(models.Model):
     state = models.CharField(max_length=16, choices=VmState.choices, default=VmState.CREATING)
     state_reason = models.CharField(max_length=16, blank=True, default="")
     """Why, where people must know: ``io_error``, its QEMU has paused it."""
+    known_state = models.CharField(max_length=16, blank=True, default="")
+    """While it is unknown: what it was when its node fell silent."""
+    restart_priority = models.SmallIntegerField(default=0)
+    """When a node is declared dead, its VMs with a higher one are started elsewhere first."""
     version = models.PositiveBigIntegerField(default=1)
     vcpus = models.PositiveIntegerField()
     memory_bytes = models.BigIntegerField()

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from .errors import ErrorInfo
 from .sizes import MAX_BYTES
 from .specs import (
+    Address,
     BackupDisk,
     Check,
     DiskSpec,
@@ -30,6 +31,7 @@ from .specs import (
     PoolFacts,
     PoolOffer,
     PoolSpec,
+    SelfFencingAfter,
     Spec,
     Uuid,
     VolumeSpec,
@@ -188,6 +190,20 @@ class DiskRevert(_Volume):
     snapshot: Id
 
 
+class DiskFence(_Volume):
+    """Shut a node, which has these addresses, out of the volume's pool until ``pool.unfence``.
+
+    Where the pool's facts say ``fences``: from the answer on nothing that runs there can write to the volume, whatever
+    it may have been asked to do; somebody elsewhere who has it open is a certain ``disk_watched``. Where they say
+    ``holds_back``: the node starts no guest with a disk in that pool at its boot, before the panel has answered.
+    """
+
+    verb = "disk.fence"
+    long = True
+    node: Id
+    addresses: Annotated[tuple[Address, ...], Field(min_length=1)]
+
+
 # --- pools ------------------------------------------------------------------------------------------------
 
 
@@ -218,6 +234,19 @@ class PoolDetach(Message):
     @property
     def object(self) -> str:
         return "pool:" + self.id
+
+
+class PoolUnfence(Message):
+    """Let the node, which has these addresses, in again."""
+
+    verb = "pool.unfence"
+    pool: PoolSpec
+    node: Id
+    addresses: tuple[Address, ...]
+
+    @property
+    def object(self) -> str:
+        return "pool:" + self.pool.id
 
 
 # --- images and ISOs that the panel keeps -----------------------------------------------------------------
@@ -674,6 +703,17 @@ class NodeInspect(Message):
         return "node"
 
 
+class NodeSelfFencing(Message):
+    """After how long without the panel the node ends its guests that could be started elsewhere; None: never."""
+
+    verb = "node.self_fencing"
+    after_s: SelfFencingAfter | None = None
+
+    @property
+    def object(self) -> str:
+        return "node:self_fencing"
+
+
 class DemoMark(Message):
     """The demo operation's harmless effect: a small file in the agent's state folder."""
 
@@ -707,8 +747,10 @@ VERBS: dict[str, type[Message]] = {
         DiskSnapshot,
         DiskSnapshotDelete,
         DiskRevert,
+        DiskFence,
         PoolAttach,
         PoolDetach,
+        PoolUnfence,
         FileFetch,
         FileDownload,
         FileMake,
@@ -744,6 +786,7 @@ VERBS: dict[str, type[Message]] = {
         PathOpen,
         PathMeasure,
         NodeInspect,
+        NodeSelfFencing,
         DemoMark,
         DemoUnmark,
     )
@@ -796,6 +839,7 @@ class Welcome(Control):
     raises: dict[str, int] = {}
     placed: tuple[Uuid, ...] = ()
     pools: tuple[PoolSpec, ...] = ()
+    self_fencing_after_s: SelfFencingAfter | None = None
 
 
 # --- the node's stream: entries {"e": <JSON>} ---------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Values inside messages: what a disk, a NIC, a domain and a pool are to a node."""
 
+import ipaddress
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
@@ -29,6 +30,14 @@ FileName = Annotated[
     str, StringConstraints(max_length=200, pattern=r"^[\w(+][\w .()+~,@=-]*$"), AfterValidator(_short_enough)
 ]
 """Of an uploaded image or ISO: the same in every folder, shell and log. No dot in front, so that it hides nowhere."""
+
+
+def _is_address(text: str) -> str:
+    return str(ipaddress.ip_address(text))
+
+
+Address = Annotated[str, StringConstraints(max_length=45), AfterValidator(_is_address)]
+SelfFencingAfter = Annotated[int, Field(ge=1, le=86400)]
 
 PoolKind = Literal["directory", "lvm", "lvmthin", "rbd"]
 DiskFormat = Literal["qcow2", "raw"]
@@ -95,6 +104,12 @@ class PoolFacts(Spec):
     clones: tuple[CloneKind, ...] = ()
     takes_backups: bool = False
     """The QEMU of a guest that runs can write a copy of its disks into volumes of this pool."""
+    fences: bool = False
+    """It can shut out a node, whatever still runs there (``disk.fence``)."""
+    holds_back: bool = False
+    """It can only tell a node that has no power to start nothing by itself when it boots (``disk.fence``)."""
+    client_address: Address | Literal[""] = ""
+    """Of this node, as the storage sees it; empty: the storage does not tell its clients apart."""
     extent_bytes: int | None = None
     extents_total: int | None = None
     extents_free: int | None = None

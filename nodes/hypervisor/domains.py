@@ -210,6 +210,27 @@ class Hypervisor(Migrating):
                     return Attached(domain.UUIDString(), domain.name(), device)
         return None
 
+    def disk_files(self, uuid: str) -> list[str]:
+        """The files that the definition of a domain has as disks; of one that is not here, none."""
+        with self._call() as connection:
+            try:
+                xml = connection.lookupByUUIDString(uuid).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                    return []
+                raise
+            sources = etree.fromstring(xml).iterfind("devices/disk[@device='disk']/source")
+            return [file for source in sources if (file := source.get("file"))]
+
+    def guests_without_local_disks(self) -> list[Domain]:
+        """Active domains of ours of which every disk is an image of a Ceph cluster."""
+        with self._call() as connection:
+            found = []
+            for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+                if vm_of(domain.name()) is not None and _has_no_local_disk(domain.XMLDesc()):
+                    found.append(describe(domain))
+            return found
+
     def devices(self, uuid: str) -> Devices:
         with self._on(uuid) as domain:
             return _devices(domain.XMLDesc())
@@ -494,6 +515,11 @@ def _block_node(domain: Any, device: str) -> str:
         if alias and alias in drive.get("qdev", "").split("/") and "inserted" in drive:
             return str(drive["inserted"]["node-name"])
     raise NodeError("snapshot_failed", f"QEMU of {domain.name()} has no disk {device}")
+
+
+def _has_no_local_disk(xml: str) -> bool:
+    disks = etree.fromstring(xml).findall("devices/disk[@device='disk']")
+    return bool(disks) and all(disk.find("source[@protocol='rbd']") is not None for disk in disks)
 
 
 def describe(domain: Any) -> Domain:

@@ -2,7 +2,7 @@
 
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +109,20 @@ class Driver(ABC):
     def keep_key(self, key: str) -> Secret:
         """Remember the key that opens the pool, for this driver and for guests. Raises ``unsupported``."""
         raise NodeError("unsupported", f"a {self.KIND} pool needs no key")
+
+    def fence(self, disk_id: str, node: str, addresses: Sequence[str]) -> None:
+        """Shut a node out of the pool, and see that nobody is left at the volume; or, by the facts, hold it back.
+
+        :raises NodeError: ``unsupported``, ``fences_itself``, ``fence_denied``, ``disk_watched``.
+        """
+        raise NodeError("unsupported", f"a {self.KIND} pool cannot shut a node out")
+
+    def unfence(self, node: str, addresses: Sequence[str]) -> None:
+        """Let it in again.
+
+        :raises NodeError: ``unsupported``, ``fence_denied``.
+        """
+        raise NodeError("unsupported", f"a {self.KIND} pool cannot shut a node out")
 
     @classmethod
     def offers(cls, shell: Shell) -> list[PoolOffer]:

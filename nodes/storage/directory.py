@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,6 +49,8 @@ from nodes.storage.base import (
 
 MARK = "user.ulei.disk"
 IDENTITY_FILE = ".ulei-pool"
+SHUT_OUT = ".ulei-shut-out"
+"""A folder with a file for each node that was declared dead."""
 GRANULES: dict[DiskFormat, int] = {"qcow2": 64 << 10, "raw": 512}
 QCOW2_OVERHEAD_BYTES = 1 << 20
 """A new qcow2 volume takes less than this, whatever its size, until something is written to it."""
@@ -76,6 +78,11 @@ def check_fit(folder: Path) -> None:
             f"{folder}: files there cannot carry an owner mark ({error.strerror})",
             "Use a file system with user extended attributes and unnamed files: ext4, XFS or Btrfs.",
         ) from None
+
+
+def may_be_shut_out(volume: Path, node: str) -> bool:
+    """Whether this node must not start a guest on the volume by itself; a folder that is not mounted yet cannot say."""
+    return not volume.exists() or (volume.parent / SHUT_OUT / node).exists()
 
 
 class DirectoryDriver(Driver):
@@ -112,7 +119,15 @@ class DirectoryDriver(Driver):
             snapshots_online=True,
             clones=("full",),
             takes_backups=True,
+            holds_back=True,
         )
+
+    def fence(self, disk_id: str, node: str, addresses: Sequence[str]) -> None:
+        # A shared folder asks nobody who he is: this only holds back a node that boots, where its agent finds it.
+        write_atomically(self.folder / SHUT_OUT / node, "", mode=0o644)
+
+    def unfence(self, node: str, addresses: Sequence[str]) -> None:
+        (self.folder / SHUT_OUT / node).unlink(missing_ok=True)
 
     # --- create -------------------------------------------------------------------------------------------
 

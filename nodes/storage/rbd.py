@@ -14,7 +14,7 @@ import struct
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -53,6 +53,9 @@ OPERATION_TIMEOUT_S = 60
 DEAD_WATCHER_TIMEOUT_S = 40.0
 """A client that was killed counts as a watcher for another 30 s. Source: Ceph, osd_client_watch_timeout."""
 WATCHER_LOOK_S = 1.0
+FENCED_FOR_S = 10 * 365 * 86400
+"""Ceph forgets a blocked address by itself after an hour, unless told otherwise."""
+CAPS_HINT = "Give it: mon 'profile rbd, allow command \"osd blocklist\" with blocklistop=rm'."
 SECRETS = uuid.UUID("5b1f2f0e-3b0a-4c55-9d0c-5f3a1d0f7c11")
 """The namespace of our secrets' uuids: every node gives the same key the same uuid, so that a guest can move."""
 
@@ -61,6 +64,8 @@ CLONE = "clone-"
 USER_NAMESPACE = 0
 """Source: Ceph, librbd.h, RBD_SNAP_NAMESPACE_TYPE_USER."""
 
+_CLIENT = re.compile(r"(?P<address>\[[0-9a-f:.]+\]|[0-9.]+):\d+/\d+")
+"""As Ceph writes a client."""
 _VOLUME = re.compile(r"[a-z2-7]{13}(\.part)?")
 _NO_SNAPSHOT = (1 << 64) - 2
 """The image itself. Source: Ceph, rados.h, CEPH_NOSNAP."""
@@ -197,7 +202,18 @@ class RbdDriver(Driver):
             snapshot_formats=("raw",),
             snapshots_online=True,
             clones=("full", "linked"),
+            fences=True,
+            client_address=self._own_address(),
         )
+
+    def _own_address(self) -> str:
+        own = _CLIENT.search(" ".join(self._own_clients()))
+        return own["address"].strip("[]") if own else ""
+
+    def _own_clients(self) -> set[str]:
+        """This process, as Ceph lists it."""
+        with self._errors():
+            return {found[0] for found in _CLIENT.finditer(self._cluster().get_addrs())}
 
     def _room(self) -> tuple[int, int]:
         """(used, free) bytes, without the copies that Ceph keeps."""
@@ -207,6 +223,72 @@ class RbdDriver(Driver):
             raise self._unreachable(f"df: {words}")
         stats = next(each["stats"] for each in json.loads(text)["pools"] if each["name"] == self.pool.path)
         return int(stats["stored"]), int(stats["max_avail"])
+
+    # --- shutting a node out --------------------------------------------------------------------------------
+
+    def fence(self, disk_id: str, node: str, addresses: Sequence[str]) -> None:
+        # Ceph refuses every client at the address, those too that come later. Source: Ceph, OSDMap::is_blocklisted.
+        own = self._own_address()
+        if own in addresses:
+            raise NodeError("fences_itself", f"{own} is this node's own address in Ceph", address=own)
+        for address in addresses:
+            self._blocklist("add", address, expire=float(FENCED_FOR_S))
+        left = {_entry(address) for address in addresses} - self._blocklisted()
+        if left:
+            raise NodeError("fence_denied", f"Ceph does not list {', '.join(sorted(left))} as blocked", certain=False)
+        with self._pool() as (pool, rbd):
+            # What this client and the guests that start from now on ask of an OSD waits until it knows of it, too.
+            self._cluster().wait_for_latest_osdmap()
+            self._size_of(pool, rbd, disk_id)
+            self._await_no_watcher(pool, rbd, disk_id)
+            with rbd.Image(pool, disk_id) as image:
+                for held in list(image.lock_get_owners()):
+                    image.lock_break(held["mode"], held["owner"])
+
+    def unfence(self, node: str, addresses: Sequence[str]) -> None:
+        for address in addresses:
+            if _entry(address) in self._blocklisted():
+                self._blocklist("rm", address)
+
+    def _await_no_watcher(self, pool: Any, rbd: ModuleType, disk_id: str) -> None:
+        """Who only looks at the image is soon gone."""
+        deadline = time.monotonic() + DEAD_WATCHER_TIMEOUT_S
+        while True:
+            with rbd.Image(pool, disk_id, read_only=True) as image:
+                others = sorted({each["addr"] for each in image.watchers_list()} - self._own_clients())
+            if not others:
+                return
+            if time.monotonic() > deadline:
+                clients = ", ".join(others)
+                raise NodeError(
+                    "disk_watched",
+                    f"{self.pool.path}/{disk_id} is still open at the client {clients}",
+                    "End that client, or block it: ceph osd blocklist add.",
+                    disk=disk_id,
+                    clients=clients,
+                )
+            time.sleep(WATCHER_LOOK_S)
+
+    def _blocklist(self, change: str, address: str, **more: float) -> None:
+        asked = {"prefix": "osd blocklist", "blocklistop": change, "addr": _entry(address), **more}
+        with self._errors():
+            status, _, words = self._cluster().mon_command(json.dumps(asked), b"")
+        if status == -errno.EACCES:
+            self._forget_connection()  # what a user may do is asked when he connects
+            user = f"client.{self.pool.user}"
+            raise NodeError("fence_denied", f"{user} may not do this: osd blocklist {change}", CAPS_HINT, user=user)
+        if status:
+            raise self._unreachable(f"osd blocklist {change}: {words}")
+
+    def _blocklisted(self) -> set[str]:
+        with self._errors():
+            asked = {"prefix": "osd blocklist ls", "format": "json"}
+            status, text, words = self._cluster().mon_command(json.dumps(asked), b"")
+        if status:
+            raise self._unreachable(f"osd blocklist ls: {words}")
+        # Behind the list of addresses newer versions print another one, of ranges.
+        entries, _ = json.JSONDecoder().raw_decode(text.decode())
+        return {each["addr"] for each in entries}
 
     # --- create and delete --------------------------------------------------------------------------------
 
@@ -553,6 +635,11 @@ def _bindings() -> tuple[ModuleType, ModuleType]:
     except ImportError:
         raise NodeError("no_program", "Ceph's library is not installed", "Install python3-rbd on this node.") from None
     return rados, rbd
+
+
+def _entry(address: str) -> str:
+    """All clients at an address. The port and the number must be said: ``profile rbd`` permits nothing else."""
+    return f"[{address}]:0/0" if ":" in address else f"{address}:0/0"
 
 
 def _features(rbd: ModuleType) -> int:

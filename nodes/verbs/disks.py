@@ -6,6 +6,7 @@ from nodes.contract.messages import (
     DiskClone,
     DiskCreate,
     DiskDelete,
+    DiskFence,
     DiskLook,
     DiskRename,
     DiskResize,
@@ -154,3 +155,9 @@ def _no_guest_on(node: Node, disk_id: str) -> None:
     """Raises ``disk_in_use``."""
     guest = node.hypervisor.guest_on(disk_id)
     check_unused(f"disk {disk_id}", [guest.name] if guest else [])
+
+
+@handles(DiskFence)
+def fence(node: Node, message: DiskFence, run: Run) -> Nothing:
+    node.driver(message.pool).fence(message.id, message.node, message.addresses)
+    return Nothing()

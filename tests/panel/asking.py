@@ -61,6 +61,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "language/": {"language": "en"},
     "vms/new/": VM,
     "vms/new/check/": VM,
+    "nodes/{id}/do/declare_dead/": {"confirm": "n2"},
     "vms/{id}/edit/": {"title": "Новая"},
     "vms/{id}/forecast/": {},
     "nodes/new/": NODE,

@@ -95,8 +95,12 @@ BODIES: dict[str, m.Message] = {
     "disk.snapshot": m.DiskSnapshot(id="d" * 13, pool=STRIPED, format="raw", snapshot="s" * 13, room_bytes=1 << 28),
     "disk.snapshot_delete": m.DiskSnapshotDelete(id="d" * 13, pool=POOL, format="qcow2", snapshot="s" * 13),
     "disk.revert": m.DiskRevert(id="d" * 13, pool=POOL, format="qcow2", snapshot="s" * 13),
+    "disk.fence": m.DiskFence(
+        id="d" * 13, pool=CEPH, format="raw", node="b" * 13, addresses=("10.99.0.12", "fd00::12")
+    ),
     "pool.attach": m.PoolAttach(pool=CEPH, key="c2VjcmV0"),
     "pool.detach": m.PoolDetach(id="p" * 13),
+    "pool.unfence": m.PoolUnfence(pool=CEPH, node="b" * 13, addresses=("10.99.0.12",)),
     "file.fetch": m.FileFetch(
         **ONE_FILE,
         url="https://10.99.0.1:8101/api/v1/files/f/",
@@ -169,6 +173,7 @@ BODIES: dict[str, m.Message] = {
     "domain.open_path": m.PathOpen(**ONE_DOMAIN, source_address="10.99.0.11"),
     "domain.measure_path": m.PathMeasure(**ONE_DOMAIN, target="n2", target_address="10.99.0.12", port=49215),
     "node.inspect": m.NodeInspect(),
+    "node.self_fencing": m.NodeSelfFencing(after_s=60),
     "demo.mark": m.DemoMark(id="m" * 13),
     "demo.unmark": m.DemoUnmark(id="m" * 13),
 }
@@ -257,6 +262,7 @@ OTHERS = {
     "envelope": m.Envelope(**PLACE, verb="demo.mark", phase="do", attempt=1, body={"id": "m" * 13}),
     "cancel": m.Cancel(**PLACE),
     "welcome": m.Welcome(incarnation=3, raises={"domain:" + VM: 5}, placed=(UUID,), pools=(POOL,)),
+    "welcome-of-one-that-fences-itself": m.Welcome(incarnation=3, self_fencing_after_s=60),
     "entry.reply": m.Reply(
         **SEEN, **PLACE, verb="disk.create", phase="undo", attempt=2, outcome="failed", result={}, error=FAILURE
     ),

@@ -255,6 +255,26 @@ def _maintenance(actor: Actor, node: Node) -> list[Field]:
     return [Field("on", label, "check", value="" if node.in_maintenance else "1", presumed=not node.in_maintenance)]
 
 
+def _self_fencing(actor: Actor, node: Node) -> list[Field]:
+    label = _("%(name)s ends such guests itself when it does not hear the panel") % {"name": node.name}
+    return [Field("on", label, "check", value="" if node.self_fencing else "1", presumed=not node.self_fencing)]
+
+
+def _powered_off(name: str) -> Field:
+    label = _("I have seen that the power of %(name)s is off") % {"name": name}
+    words = _("Only then are VMs started whose storage cannot shut the node out, such as a shared folder.")
+    return Field("powered_off", label, "check", presumed=False, hint=words)
+
+
+def _declare_dead(actor: Actor, node: Node) -> list[Field]:
+    label = _("Type the name of the node: %(name)s") % {"name": node.name}
+    return [Field("confirm", label, presumed=node.name, required=True), _powered_off(node.name)]
+
+
+def _restart_elsewhere(actor: Actor, vm: Vm) -> list[Field]:
+    return [_powered_off(vm.node.name)]
+
+
 def _moves(actor: Actor, node: Node) -> list[Field]:
     late = [("abort", _("leave the VM where it was")), ("force", _("pause it until it has arrived"))]
     return [
@@ -374,6 +394,9 @@ FIELDS: dict[str, Callable[[Actor, Any], list[Field]]] = {
     "node.evacuate": _evacuate,
     "node.put_back": _moves,
     "balance.undo": _moves,
+    "node.self_fencing": _self_fencing,
+    "node.declare_dead": _declare_dead,
+    "vm.restart_elsewhere": _restart_elsewhere,
     "backup.restore": _restore,
     "snapshot.revert": _revert,
     "image.distribute": _distribute,

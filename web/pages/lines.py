@@ -19,6 +19,7 @@ ORDER = (
     "stop",
     "reset",
     "migrate",
+    "restart_elsewhere",
     "clone",
     "snapshot",
     "backup",
@@ -35,6 +36,8 @@ ORDER = (
     "delete",
 )
 """How people look for actions: by use, the dangerous last. Others follow as they are registered."""
+RARE = ("declare_dead", "take_back", "restart_elsewhere")
+"""Shown only where they come into question."""
 AT_HAND = ("start", "shutdown", "reboot")
 """Always in the same place in a list; all others are in the menu, which is fetched when it is opened."""
 
@@ -97,6 +100,8 @@ def actions_of(actor: Actor, target: Any, noun: str = "vms", codes: Collection[s
     """The one list of actions, or those of ``codes`` in it, with what a button needs."""
     rows = []
     for row in selectors.allowed_actions(actor, target, noun, codes):
+        if row["code"] in RARE and not row["allowed"]:
+            continue
         operation = next(o for o in Operation.registry.values() if (o.noun, o.name()) == (noun, row["code"]))
         if not operation.button:
             continue

@@ -26,6 +26,16 @@ from .sizes import typed_size
 from .vm_form import shape_of
 
 MOST_VMS, LAST_JOBS = 50, 6
+ACTIONS = {
+    "inspect",
+    "maintenance",
+    "evacuate",
+    "put_back",
+    "self_fencing",
+    "declare_dead",
+    "take_back",
+    "remove",
+}
 
 
 def _see(actor: Actor) -> None:
@@ -64,7 +74,7 @@ def _card(request: PageRequest, node: Node) -> dict[str, Any]:
     claimed = selectors.vms(actor).filter(claims__isnull=False).select_related("node").order_by("name")
     return _state(node) | {
         "facts": node.facts,
-        "actions": actions_of(actor, node, "nodes", {"inspect", "remove", "maintenance", "evacuate", "put_back"}),
+        "actions": actions_of(actor, node, "nodes", ACTIONS),
         "job": running_jobs(actor, [f"node:{node.pk}"]).get(f"node:{node.pk}"),
         "strangers": list(_strangers(node)),
         "adopt": next(iter(actions_of(actor, node, "nodes", {"adopt_domain"}))) if node.strangers else None,

@@ -1,10 +1,13 @@
 """The list of VMs, one row of it, and the card of one VM."""
 
+import re
 from typing import Any
 
+from django.contrib import messages
 from django.db.models import Q, QuerySet
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
 from cluster import selectors, services
@@ -22,6 +25,7 @@ LAST_JOBS = 8
 WITH_THEIR_THINGS = ("snapshot", "iso", "backup", "adopt", "reapply")
 """Actions of a VM that stand where their things are shown."""
 LAST_BACKUPS = 5
+PRIORITY = re.compile(r"-?(100|[0-9]{1,2})")
 
 
 @page
@@ -117,11 +121,24 @@ def _behind_our_back(actor: Actor, line: VmLine) -> dict[str, Any]:
 @page
 @require_POST
 def vm_edit(request: PageRequest, pk: str) -> HttpResponse:
-    """Title and protection: what no node needs to hear of."""
+    """Title, protection and priority: what no node needs to hear of."""
     vm = selectors.get(selectors.vms(request.actor), pk)
     title = request.POST.get("title")
     protected = {"1": True, "0": False}.get(request.POST.get("protected", ""))
-    services.vm_edit(request.actor, vm, title=None if title is None else title.strip()[:200], protected=protected)
+    priority = request.POST.get("restart_priority", "").strip()
+    if priority and not PRIORITY.fullmatch(priority):
+        words = _("The priority is a whole number from -100 to 100.")
+        if is_fragment(request):
+            return told(words, level="error")
+        messages.error(request, words)
+        return redirect("vm", pk)
+    services.vm_edit(
+        request.actor,
+        vm,
+        title=None if title is None else title.strip()[:200],
+        protected=protected,
+        restart_priority=int(priority) if priority else None,
+    )
     if is_fragment(request):
         return told(refresh=f"vm:{pk}")
     return redirect("vm", pk)

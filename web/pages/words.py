@@ -13,6 +13,7 @@ def word_of_action(action: str) -> str:
     return {
         "vm.edit": _("Change a VM"),
         "vm.moved_by_hand": _("A VM was moved by hand"),
+        "vm.restart_priority": _("Change the priority of a VM"),
         "node.add": _("Add a node"),
         "node.token": _("New join command"),
         "node.enrol": _("A node joined"),

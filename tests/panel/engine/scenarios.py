@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.db.models import F
+from django.utils import timezone
 
 from cluster import domain_drift, placement
 from cluster.domain_specs import domain_spec
@@ -18,6 +19,7 @@ from cluster.models import (
     ImageCopy,
     Iso,
     IsoCopy,
+    LeftGuest,
     Lock,
     Network,
     Nic,
@@ -280,6 +282,42 @@ def moving(scene: Scene) -> tuple[str, dict[str, Any]]:
     return vm.pk, {}
 
 
+def on_dead_node(scene: Scene) -> tuple[str, dict[str, Any]]:
+    """A VM with all of its disks in a pool that can shut its node out, which an administrator has declared dead."""
+    moving(scene)
+    there, both = Node.objects.get(name="n2"), Pool.objects.get(name="both")
+    Pool.objects.filter(pk=both.pk).update(facts={**both.facts, "fences": True})
+    scene.running.disks.update(pool=both)
+    Vm.objects.filter(pk=scene.running.pk).update(state="unknown", known_state="running")
+    declared = timezone.now()
+    Node.objects.filter(pk=there.pk).update(state="offline", in_maintenance=True, declared_dead=declared)
+    return scene.running.pk, {}
+
+
+def _silent_node(scene: Scene) -> tuple[str, dict[str, Any]]:
+    there = second_node(scene)[0]
+    Node.objects.filter(pk=there.pk).update(state="offline")
+    return there.pk, {"confirm": "n2"}
+
+
+def returned(scene: Scene) -> tuple[str, dict[str, Any]]:
+    """A node that still runs what was started elsewhere meanwhile."""
+    there, (_own, both) = second_node(scene)
+    vm = scene.running
+    vm.disks.update(pool=both)
+    for at, name in list(scene.world.objects):
+        mine = [vm.pk, *vm.disks.values_list("pk", flat=True), *vm.nics.values_list("pk", flat=True)]
+        if any(pk in name for pk in mine):
+            scene.world.objects[there.pk, name] = scene.world.objects[at, name]
+    nics = {nic.pk: "br0" for nic in vm.nics.all()}
+    LeftGuest.objects.create(node=scene.node, vm=vm.pk, uuid=vm.uuid, nics=nics)
+    Vm.objects.filter(pk=vm.pk).update(node=there)
+    PoolOnNode.objects.filter(node=scene.node, pool=both).update(fenced=["10.99.0.11"])
+    closed = {"in_maintenance": True, "declared_dead": timezone.now()}
+    Node.objects.filter(pk=scene.node.pk).update(state="maintenance", **closed)
+    return scene.node.pk, {}
+
+
 def _closed(scene: Scene) -> tuple[str, dict[str, Any]]:
     Node.objects.filter(pk=scene.node.pk).update(in_maintenance=True, state="maintenance")
     return scene.node.pk, {}
@@ -418,6 +456,10 @@ SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "node.adopt_domain": stranger,
     "node.evacuate": lambda s: (second_node(s)[0].pk, {}),
     "node.put_back": _closed,
+    "node.declare_dead": _silent_node,
+    "node.take_back": returned,
+    "node.self_fencing": lambda s: (s.node.pk, {}),
+    "vm.restart_elsewhere": on_dead_node,
     "image.download": lambda s: (None, {"url": "https://example.org/new.qcow2"}),
     "iso.download": lambda s: (None, {"url": "http://example.org/a?b", "name": "new.iso", "node": s.node.pk}),
     "disk.image": lambda s: (disk_of_able_node(s), {"name": "new"}),

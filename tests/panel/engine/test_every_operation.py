@@ -136,7 +136,7 @@ def without_job(scene: Scene, code: str) -> dict[str, Any]:
     before["files"] = [row for row in before["files"] if row["state"] != "adding"]
     if code in ("disk.create", "vm.backup"):
         before["disks"] = [row for row in before["disks"] if row["state"] != "creating"]
-    if code == "vm.migrate":
+    if code in ("vm.migrate", "vm.restart_elsewhere"):
         target = {"pk": scene.node.pk, "memory_allocated_bytes": 128 << 20, "cpus_allocated": 1}
         before["memory"] = [target if row["pk"] == target["pk"] else row for row in before["memory"]]
     if code in ("vm.create", "vm.clone", "backup.restore"):

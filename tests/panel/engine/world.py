@@ -72,8 +72,12 @@ class World:
                     words = self.objects[defined].split()
                     old, new = message.disk, message.disk + other_pool(message)  # type: ignore[attr-defined]
                     self.objects[defined] = " ".join(new if word == old else word for word in words)
-            case "disk.unused":
+            case "disk.unused" | "disk.fence" | "pool.unfence":
                 pass
+            case "node.self_fencing":
+                self.objects[name] = f"after {message.after_s}"  # type: ignore[attr-defined]
+                if message.after_s is None:  # type: ignore[attr-defined]
+                    self.objects.pop(name)
             case "domain.define":
                 self.objects.setdefault(name, "shutoff")
                 self.objects[node, "definition:" + message.domain.id] = definition(message.domain)  # type: ignore[attr-defined]
