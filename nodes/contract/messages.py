@@ -134,6 +134,26 @@ class DiskUnused(_Volume):
     changes = False
 
 
+class DiskTake(_Volume):
+    """Make a volume that is nobody's this disk's: owner mark first, final name last. Its content is not touched.
+
+    Taken already: done. Certain ``volume_absent``, ``volume_taken`` (it is a disk's, or an image's), ``disk_in_use``
+    while the node sees any user of it, ``image_...`` and ``unsupported`` for what cannot be a disk.
+    """
+
+    verb = "disk.take"
+    result = VolumeFacts
+    name: FileName
+    """Of the volume in its pool."""
+
+
+class DiskGiveBack(_Volume):
+    """The undo of ``disk.take``: the volume gets back its name, and loses the mark."""
+
+    verb = "disk.give_back"
+    name: FileName
+
+
 class DiskResize(_Volume):
     """Grow the volume, then tell the guest that runs on it. Never shrinks: certain ``would_shrink``."""
 
@@ -202,6 +222,25 @@ class PoolAttach(Message):
     pool: PoolSpec
     key: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/=]*$", repr=False)] = ""
     """RBD: the Ceph user's key. Secret."""
+
+    @property
+    def object(self) -> str:
+        return "pool:" + self.pool.id
+
+
+class FoundVolume(Result):
+    format: Literal["qcow2", "raw"]
+    size_bytes: Annotated[int, Field(ge=0, le=MAX_BYTES)]
+
+
+class PoolFind(Message):
+    """Look at a volume of the pool that is nobody's disk. Refused as ``disk.take`` would be."""
+
+    verb = "pool.find"
+    changes = False
+    result = FoundVolume
+    pool: PoolSpec
+    name: FileName
 
     @property
     def object(self) -> str:
@@ -638,12 +677,15 @@ VERBS: dict[str, type[Message]] = {
         DiskRename,
         DiskLook,
         DiskUnused,
+        DiskTake,
+        DiskGiveBack,
         DiskResize,
         DiskClone,
         DiskSnapshot,
         DiskSnapshotDelete,
         DiskRevert,
         PoolAttach,
+        PoolFind,
         PoolDetach,
         FileFetch,
         FileDownload,

@@ -108,6 +108,14 @@ class PoolFacts(Spec):
     """The code of the error for which it cannot be used now; the numbers are then those of before."""
 
 
+class Stranger(Spec):
+    """A volume of a pool that is no disk of anybody's, and of which one could be made."""
+
+    name: FileName
+    format: DiskFormat
+    size_bytes: Annotated[int, Field(ge=0, lt=1 << 63)]
+
+
 class VolumesSeen(Spec):
     """The volumes of disks that a node finds in its pools."""
 
@@ -115,6 +123,8 @@ class VolumesSeen(Spec):
     """The agent's counter when their reading began."""
     sizes: dict[str, dict[Id, Annotated[int, Field(ge=0, lt=1 << 63)]]]
     """Identity of a pool -> disk -> bytes. A pool that cannot be read now is left out."""
+    strangers: dict[str, tuple[Stranger, ...]] = {}
+    """Identity of a pool -> the first of what is no disk of ours, by name."""
 
 
 class PoolOffer(Spec):

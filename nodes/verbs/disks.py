@@ -6,6 +6,7 @@ from nodes.contract.messages import (
     DiskClone,
     DiskCreate,
     DiskDelete,
+    DiskGiveBack,
     DiskLook,
     DiskRename,
     DiskResize,
@@ -13,6 +14,7 @@ from nodes.contract.messages import (
     DiskSnapshot,
     DiskSnapshotDelete,
     DiskState,
+    DiskTake,
     DiskUnused,
     Nothing,
     VolumeFacts,
@@ -39,6 +41,17 @@ def delete(node: Node, message: DiskDelete, run: Run) -> Nothing:
 @handles(DiskRename)
 def rename(node: Node, message: DiskRename, run: Run) -> Nothing:
     node.driver(message.pool).rename(message.id, message.format, message.new, node.users)
+    return Nothing()
+
+
+@handles(DiskTake)
+def take(node: Node, message: DiskTake, run: Run) -> VolumeFacts:
+    return node.driver(message.pool).take(message.id, message.format, message.name, node.users)
+
+
+@handles(DiskGiveBack)
+def give_back(node: Node, message: DiskGiveBack, run: Run) -> Nothing:
+    node.driver(message.pool).give_back(message.id, message.format, message.name)
     return Nothing()
 
 
