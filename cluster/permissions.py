@@ -79,6 +79,7 @@ TABLE: dict[str, frozenset[Role]] = {
     "disk.resize": frozenset({A, F, V, T, S}),
     "disk.move": frozenset({A, F, V}),
     "disk.adopt": frozenset({A, F, V}),
+    "disk.import": frozenset({A, F}),
     # The fabric.
     "node.add": frozenset({A, F}),
     "node.remove": frozenset({A, F}),

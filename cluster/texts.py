@@ -441,6 +441,16 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("the pool does not answer"),
         _("look at the storage cluster and the network to it; the operation goes on when it is back"),
     ),
+    "pool_not_there": (_("pool %(pool)s is not on that node"), _("choose a node that has it, or none")),
+    "volume_absent": (
+        _("the pool has no volume of that name"),
+        _("look at the list on the pool's page; the node looks anew when it is checked"),
+    ),
+    "volume_taken": (_("the volume is a disk or an image already; it was left untouched"), _("choose another one")),
+    "volume_unfit": (
+        _("the volume cannot become a disk: %(why)s"),
+        _("convert it beside the pool first: qemu-img convert, rbd flatten, or lvcreate and dd"),
+    ),
     "disk_attached": (_("disk %(disk)s belongs to VM %(vm)s"), _("detach it first")),
     "disk_of_other_tenant": (
         _("disk %(disk)s and VM %(vm)s belong to different tenants"),

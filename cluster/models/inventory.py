@@ -119,6 +119,8 @@ class PoolOnNode(models.Model):
     node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="pool_places")
     odd = models.JSONField(default=dict)
     """Disk -> bytes of its volume, None where there is none: what this node saw last otherwise than it is here."""
+    strangers = models.JSONField(default=list)
+    """What this node saw in it that is no disk of ours (``nodes.contract.specs.Stranger``)."""
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["pool", "node"], name="pool_once_per_node")]

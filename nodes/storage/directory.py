@@ -297,7 +297,7 @@ class DirectoryDriver(Driver):
     def take(self, disk_id: str, disk_format: DiskFormat, name: str, users: Users) -> VolumeFacts:
         old, new = self.folder / name, self._final(disk_id, disk_format)
         # Killed before its last line it leaves the file with two names.
-        if os.path.lexists(old) and _mark(old) != disk_id:
+        if _mark(old) != disk_id and (os.path.lexists(old) or not os.path.lexists(new)):
             found = self.examine(name, users)
             if found.format != disk_format:
                 raise unfit(old, f"it is {found.format} by now")

@@ -31,6 +31,7 @@ from nodes.contract.specs import (
     PoolOffer,
     PoolSpec,
     RbdSource,
+    Stranger,
     VolumeSpec,
     VolumesSeen,
 )
@@ -82,6 +83,8 @@ BODIES: dict[str, m.Message] = {
     "disk.rename": m.DiskRename(id="d" * 13, pool=POOL, format="qcow2", new="e" * 13),
     "disk.look": m.DiskLook(id="d" * 13, pool=POOL, format="qcow2"),
     "disk.unused": m.DiskUnused(id="d" * 13, pool=CEPH, format="raw"),
+    "disk.take": m.DiskTake(id="d" * 13, pool=POOL, format="qcow2", name="their web.qcow2"),
+    "disk.give_back": m.DiskGiveBack(id="d" * 13, pool=STRIPED, format="raw", name="their-web"),
     "disk.resize": m.DiskResize(id="d" * 13, pool=THIN, format="raw", size_bytes=2 << 30),
     "disk.clone": m.DiskClone(
         disk=DiskSpec(id="e" * 13, pool=THIN, format="raw", size_bytes=1 << 30),
@@ -93,6 +96,7 @@ BODIES: dict[str, m.Message] = {
     "disk.snapshot_delete": m.DiskSnapshotDelete(id="d" * 13, pool=POOL, format="qcow2", snapshot="s" * 13),
     "disk.revert": m.DiskRevert(id="d" * 13, pool=POOL, format="qcow2", snapshot="s" * 13),
     "pool.attach": m.PoolAttach(pool=CEPH, key="c2VjcmV0"),
+    "pool.find": m.PoolFind(pool=CEPH, name="their-web"),
     "pool.detach": m.PoolDetach(id="p" * 13),
     "file.fetch": m.FileFetch(
         **ONE_FILE,
@@ -268,6 +272,18 @@ OTHERS = {
         images=(),
         isos=(),
         volumes=VolumesSeen(counter=6, sizes={"6f0c": {"d" * 13: 1 << 30}}),
+    ),
+    "entry.inventory-strangers": m.Inventory(
+        **SEEN,
+        facts=NODE,
+        checks=(),
+        domains=(),
+        pools=(),
+        images=(),
+        isos=(),
+        volumes=VolumesSeen(
+            counter=6, sizes={}, strangers={"6f0c": (Stranger(name="a.raw", format="raw", size_bytes=512),)}
+        ),
     ),
     "entry.domains": m.DomainChanged(**SEEN, domains=(SEEN_DOMAIN,)),
     "enrol.request": m.EnrolRequest(

@@ -29,7 +29,7 @@ from cluster.models import (
     Vm,
 )
 from cluster.permissions import Actor
-from cluster.pools import offers_of, warnings_of, warnings_on
+from cluster.pools import offers_of, strangers_of, warnings_of, warnings_on
 from cluster.refusals import Refusal
 from cluster.states import trouble_of
 
@@ -150,6 +150,7 @@ def pools(actor: Actor, rows: Sequence[Pool]) -> list[Row]:
                 {"code": line.code, "level": line.level, "text": checks.in_one_breath(line)}
                 for line in warnings_of(pool)
             ],
+            "strangers": strangers_of(pool),
             "version": pool.version,
         }
         for pool in rows

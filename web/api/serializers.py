@@ -115,6 +115,12 @@ class NodeSerializer(s.Serializer[Any]):
     version = s.IntegerField()
 
 
+class StrangerSerializer(s.Serializer[Any]):
+    name = s.CharField()
+    format = s.ChoiceField(["qcow2", "raw"])
+    size_bytes = _bytes()
+
+
 class PoolSerializer(s.Serializer[Any]):
     id = _id()
     name = s.CharField()
@@ -129,6 +135,7 @@ class PoolSerializer(s.Serializer[Any]):
     default_of = s.ListField(child=_id(), help_text="Nodes that put new disks here unless told otherwise.")
     warning_percent = s.IntegerField(min_value=1, max_value=100)
     warnings = CheckSerializer(many=True, help_text="Too full, or out of reach; empty: all in order.")
+    strangers = StrangerSerializer(many=True, help_text="Volumes that are no disk and could become one (import).")
     version = s.IntegerField()
 
 

@@ -14,6 +14,7 @@ from cluster.models import Backup, Disk, IsoCopy, Node, NodeState, Pool, PoolOnN
 from cluster.operations.disk_image import can_generalise, node_of
 from cluster.operations.image_distribute import nodes_without
 from cluster.permissions import Actor
+from cluster.pools import strangers_of
 from cluster.refusals import Refusal, Refused
 from nodes.contract.sizes import parse_size
 from nodes.contract.specs import MOST_NAME_BYTES, DiskBus, DiskCache, DiskFormat
@@ -321,9 +322,22 @@ def _os(otherwise: str) -> Field:
     return Field("os", _("OS type and version"), "select", choices=[("", otherwise), *systems])
 
 
+def _import(actor: Actor, pool: Pool) -> list[Field]:
+    words = _("%(name)s, %(size)s")
+    found = [(each["name"], words % {**each, "size": size(each["size_bytes"])}) for each in strangers_of(pool)]
+    some = found[0][0] if found else "volume"
+    if found:
+        name = Field("name", _("Volume"), "select", value=some, presumed=some, required=True, choices=found)
+    else:
+        hint = _("None was seen there yet. The node looks every ten minutes, and when it is checked.")
+        name = Field("name", _("Volume"), presumed=some, required=True, hint=hint, longest=MOST_NAME_BYTES)
+    return [name, Field("title", _("Title"), placeholder=_("the name of the volume"))]
+
+
 FIELDS: dict[str, Callable[[Actor, Any], list[Field]]] = {
     "disk.create": _disk,
     "disk.image": _image,
+    "disk.import": _import,
     "disk.change": _change,
     "disk.resize": _resize,
     "disk.move": _move,
@@ -349,6 +363,14 @@ FIELDS: dict[str, Callable[[Actor, Any], list[Field]]] = {
 def fields_of(code: str, actor: Actor, target: Any) -> list[Field]:
     fields = FIELDS.get(code)
     return fields(actor, target) if fields else []
+
+
+def said_before(field: Field, asked: Mapping[str, str]) -> Field:
+    """A link to the dialog may choose in it what its page is about."""
+    chosen = asked.get(field.name)
+    if chosen is None or chosen not in [value for value, _word in field.choices]:
+        return field
+    return replace(field, value=chosen, presumed=chosen)
 
 
 def read(fields: Iterable[Field], typed: Mapping[str, str]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ ORDER = (
     "attach",
     "detach",
     "image",
+    "import",
     "distribute",
     "delete",
 )

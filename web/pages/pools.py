@@ -12,7 +12,7 @@ from django.views.decorators.http import require_POST
 from cluster import drift, selectors, services
 from cluster.models import Node, Pool, PoolState
 from cluster.permissions import Actor
-from cluster.pools import fills_of, warnings_of
+from cluster.pools import fills_of, strangers_of, warnings_of
 from cluster.refusals import BadShape, NotKnown, Refused
 
 from .answers import reasons_of, told
@@ -59,6 +59,7 @@ def pool_card(request: PageRequest, pk: str) -> HttpResponse:
     context = _line(pool) | {
         "drifted": drifted[:MOST_DRIFTED],
         "drifted_count": len(drifted),
+        "strangers": strangers_of(pool),
         "places": [(place.node, place.node_id in defaults) for place in pool.places.all()],
         "is_default": bool(defaults),
         "actions": actions_of(actor, pool, "pools"),

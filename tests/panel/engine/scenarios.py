@@ -321,6 +321,13 @@ def _grown_by_hand(scene: Scene) -> tuple[str, dict[str, Any]]:
     return disk.pk, {}
 
 
+def _stranger(scene: Scene) -> tuple[str, dict[str, Any]]:
+    strangers = [{"name": "theirs.qcow2", "format": "qcow2", "size_bytes": GIB}]
+    PoolOnNode.objects.filter(pool=scene.pool).update(strangers=strangers)
+    scene.world.objects[scene.node.pk, "volume:theirs.qcow2"] = "disk"
+    return scene.pool.pk, {"name": "theirs.qcow2"}
+
+
 SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "vm.create": _create,
     "vm.start": lambda s: (s.stopped.pk, {}),
@@ -350,6 +357,7 @@ SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     ),
     "disk.move": lambda s: (s.running.disks.get(position=1).pk, {"pool": second_pool(s).pk}),
     "disk.adopt": _grown_by_hand,
+    "disk.import": _stranger,
     "disk.resize": lambda s: (s.running.disks.all()[0].pk, {"size_bytes": 2 * GIB}),
     "pool.add": lambda s: (None, {"name": "fast", "kind": "lvm", "nodes": [s.node.pk], "path": "vg0"}),
     "pool.remove": _attached_pool,

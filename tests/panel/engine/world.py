@@ -52,6 +52,18 @@ class World:
                 if state is not None:
                     new = f"disk:{message.new}{other_pool(message)}"  # type: ignore[attr-defined]
                     self.objects[node, new] = self.objects.pop(name)
+            case "pool.find":
+                if (node, f"volume:{message.name}") not in self.objects:  # type: ignore[attr-defined]
+                    raise Refusal("volume_absent")
+                return {"format": "qcow2", "size_bytes": 1 << 30}
+            case "disk.take":
+                theirs = (node, f"volume:{message.name}")  # type: ignore[attr-defined]
+                if theirs in self.objects:
+                    self.objects[name] = self.objects.pop(theirs)
+                return {"size_bytes": 1 << 30}
+            case "disk.give_back":
+                if state is not None:
+                    self.objects[node, f"volume:{message.name}"] = self.objects.pop(name)  # type: ignore[attr-defined]
             case "domain.mirror":
                 mirror = (node, f"mirror:{message.disk}")  # type: ignore[attr-defined]
                 self.objects.pop(mirror, None)
