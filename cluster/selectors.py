@@ -39,6 +39,10 @@ WITHOUT_REPORTS = ("node__facts", "node__checks", "node__verbs", "node__offers")
 """What a node has said of itself: some kilobytes of JSON, which nobody wants with each of its VMs."""
 
 
+CLONES = Prefetch("clones", Disk.objects.select_related("vm"))
+"""What rests on a disk, with the names of the VMs."""
+
+
 def vms(actor: Actor) -> "QuerySet[Vm]":
     """VMs alone."""
     return visible(Vm.objects.all(), actor)
@@ -54,7 +58,7 @@ def vms_with_places(actor: Actor) -> "QuerySet[Vm]":
 def vms_in_full(actor: Actor) -> "QuerySet[Vm]":
     """VMs with what a card shows of one."""
     return vms(actor).select_related("tenant", "owner", "node", "home").defer(*WITHOUT_REPORTS).prefetch_related(
-        Prefetch("disks", Disk.objects.select_related("iso", "pool", "image").prefetch_related("snapshots")),
+        Prefetch("disks", Disk.objects.select_related("iso", "pool", "image", "parent__vm").prefetch_related("snapshots", CLONES)),
         Prefetch("nics", Nic.objects.select_related("lease", "network")),
     )  # fmt: skip
 
@@ -115,8 +119,8 @@ def disks(actor: Actor) -> "QuerySet[Disk]":
 
 
 def disks_with_places(actor: Actor) -> "QuerySet[Disk]":
-    rows = disks(actor).select_related("vm__node", "pool", "image").prefetch_related("snapshots")
-    return rows.defer(*(f"vm__{name}" for name in WITHOUT_REPORTS))
+    rows = disks(actor).select_related("vm__node", "pool", "image", "parent__vm")
+    return rows.prefetch_related("snapshots", CLONES).defer(*(f"vm__{name}" for name in WITHOUT_REPORTS))
 
 
 def disks_in(actor: Actor, pool: Pool) -> "QuerySet[Disk]":

@@ -460,6 +460,19 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("disk %(disk)s is part of its VM's snapshots"),
         _("delete the snapshots first"),
     ),
+    "disk_has_clones": (
+        _("linked clones rest on disk %(disk)s: %(clones)s"),
+        _("delete them first, or make them independent"),
+    ),
+    "disk_independent": (_("disk %(disk)s rests on no other"), _("there is nothing to do")),
+    "linked_stays": (
+        _("a linked clone lies in the storage of its source"),
+        _("choose no storage, or ask for a full copy"),
+    ),
+    "linked_unsupported": (
+        _("disk %(disk)s (%(format)s, pool %(pool)s) can have no linked clones"),
+        _("ask for a full copy, or move the disk to Ceph or a thin pool first"),
+    ),
     "too_many_disks": (_("%(vm)s has %(most)s disks already, and may have no more"), _("detach one first")),
     "vm_unknown": (_("there is no such VM"), _("choose one from the list")),
     "vm_needed": (_("say for which VM the disk is"), _("choose one from the list")),

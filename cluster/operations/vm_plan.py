@@ -27,6 +27,8 @@ class Planning:
     params: "VmCreate.Params"
     only_on: Collection[str] | None = None
     """Nodes that come into question; None: all."""
+    pools_given: bool = False
+    """Where the disks lie was asked for by nobody: it follows from what they are made of."""
     refusals: list[Refusal] = field(default_factory=list)
     pools: dict[str, Pool] = field(default_factory=dict)
     """Those that are asked for, by id."""
@@ -136,7 +138,7 @@ class Planning:
         return rows
 
     def _pool_of(self, node: Node, asked: "DiskAsked") -> Pool | None:
-        if asked.pool is None or self.actor.is_tenant_side:
+        if asked.pool is None or (self.actor.is_tenant_side and not self.pools_given):
             return node.default_pool
         return self.pools.get(asked.pool)
 

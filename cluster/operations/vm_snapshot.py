@@ -93,7 +93,7 @@ def _obstacles(vm: Vm) -> list[Refusal]:
         reasons.append(Refusal("disks_pending", {"vm": vm.name}, status=409))
     for disk in disks:
         if disk.pool is None or disk.format not in disk.pool.facts.get("snapshot_formats", ()):
-            reasons.append(Refusal("snapshots_unsupported", _about(disk)))
+            reasons.append(Refusal("snapshots_unsupported", about(disk)))
         else:
             reasons += stop_obstacles(disk)
     return reasons
@@ -130,10 +130,11 @@ def stop_obstacles(disk: Disk) -> list[Refusal]:
     assert disk.vm
     if disk.vm.state == VmState.STOPPED or disk.pool is None or disk.pool.facts.get("snapshots_online"):
         return []
-    return [Refusal("snapshot_needs_stop", _about(disk), status=409)]
+    return [Refusal("snapshot_needs_stop", about(disk), status=409)]
 
 
-def _about(disk: Disk) -> dict[str, Any]:
+def about(disk: Disk) -> dict[str, Any]:
+    """For a refusal."""
     return {"disk": disk.name, "pool": disk.pool.name if disk.pool else "", "format": disk.format}
 
 

@@ -182,6 +182,13 @@ class DiskClone(Message):
         return "disk:" + self.disk.id
 
 
+class DiskFlatten(_Volume):
+    """Give a linked clone all that it has from its source, also while a guest runs on it: it rests on nothing then."""
+
+    verb = "disk.flatten"
+    long = True
+
+
 class DiskSnapshot(_Volume):
     """Keep the volume as it is now, under an id that the panel made."""
 
@@ -681,6 +688,7 @@ VERBS: dict[str, type[Message]] = {
         DiskGiveBack,
         DiskResize,
         DiskClone,
+        DiskFlatten,
         DiskSnapshot,
         DiskSnapshotDelete,
         DiskRevert,

@@ -93,6 +93,8 @@ class PoolFacts(Spec):
     snapshots_take_room: bool = False
     """A snapshot is given a size when it is made, and is lost when more than that is written to its volume."""
     clones: tuple[CloneKind, ...] = ()
+    clones_rest: bool = False
+    """A linked clone needs its source until it is flattened; False: it stands by itself from the beginning."""
     takes_backups: bool = False
     """The QEMU of a guest that runs can write a copy of its disks into volumes of this pool."""
     extent_bytes: int | None = None

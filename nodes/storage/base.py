@@ -216,6 +216,10 @@ class Driver(ABC):
         """
         raise NodeError("unsupported", f"a {self.KIND} pool has no linked clones", "Ask for a full copy.")
 
+    def flatten(self, disk_id: str, disk_format: DiskFormat) -> None:
+        """Let a linked clone rest on nothing any more. One that stands by itself is done."""
+        raise NodeError("unsupported", f"a {self.KIND} pool has no volumes that rest on others")
+
     @abstractmethod
     def readable(
         self, disk_id: str, disk_format: DiskFormat, snapshot: str | None

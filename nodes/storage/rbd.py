@@ -202,6 +202,7 @@ class RbdDriver(Driver):
             snapshot_formats=("raw",),
             snapshots_online=True,
             clones=("full", "linked"),
+            clones_rest=True,
         )
 
     def _room(self) -> tuple[int, int]:
@@ -244,6 +245,15 @@ class RbdDriver(Driver):
         with self._pool() as (pool, rbd):
             self._drop_clone_snapshot(pool, rbd, volume.id, disk.id)
         return facts
+
+    def flatten(self, disk_id: str, disk_format: DiskFormat) -> None:
+        with self._pool() as (pool, rbd):
+            self._size_of(pool, rbd, disk_id)
+            with rbd.Image(pool, disk_id) as image:
+                if _is_clone(image, rbd):
+                    # Where a guest has it open, its client is asked to do it.
+                    image.flatten()
+        point("disk.flattened", disk_id)
 
     def _made(self, disk: DiskSpec, make: Any, fill: Fill | None) -> VolumeFacts:
         """Part, mark, content, name."""

@@ -6,6 +6,7 @@ from nodes.contract.messages import (
     DiskClone,
     DiskCreate,
     DiskDelete,
+    DiskFlatten,
     DiskGiveBack,
     DiskLook,
     DiskRename,
@@ -113,6 +114,12 @@ def clone(node: Node, message: DiskClone, run: Run) -> VolumeFacts:
     if source.pool.identity != message.disk.pool.identity:
         raise NodeError("unsupported", "a linked clone lies in the pool of its source", "Ask for a full copy.")
     return driver.link(message.disk, source, message.snapshot)
+
+
+@handles(DiskFlatten)
+def flatten(node: Node, message: DiskFlatten, run: Run) -> Nothing:
+    node.driver(message.pool).flatten(message.id, message.format)
+    return Nothing()
 
 
 @handles(DiskSnapshot)

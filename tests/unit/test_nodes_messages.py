@@ -92,6 +92,7 @@ BODIES: dict[str, m.Message] = {
         snapshot="s" * 13,
         linked=True,
     ),
+    "disk.flatten": m.DiskFlatten(id="d" * 13, pool=CEPH, format="raw"),
     "disk.snapshot": m.DiskSnapshot(id="d" * 13, pool=STRIPED, format="raw", snapshot="s" * 13, room_bytes=1 << 28),
     "disk.snapshot_delete": m.DiskSnapshotDelete(id="d" * 13, pool=POOL, format="qcow2", snapshot="s" * 13),
     "disk.revert": m.DiskRevert(id="d" * 13, pool=POOL, format="qcow2", snapshot="s" * 13),

@@ -246,6 +246,7 @@ def disks(actor: Actor, rows: Sequence[Disk]) -> list[Row]:
             "drift": [
                 {"field": field, "panel": getattr(disk, field), "seen": seen} for field, seen in disk.drift.items()
             ],
+            "parent": disk.parent_id,
             "title": disk.title,
             "tenant": disk.tenant_id,
             "version": disk.version,

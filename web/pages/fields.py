@@ -13,6 +13,7 @@ from cluster import selectors
 from cluster.models import Backup, Disk, IsoCopy, Node, NodeState, Pool, PoolOnNode, Vm, VmState
 from cluster.operations.disk_image import can_generalise, node_of
 from cluster.operations.image_distribute import nodes_without
+from cluster.operations.vm_snapshot import disks_of
 from cluster.permissions import Actor
 from cluster.pools import strangers_of
 from cluster.refusals import Refusal, Refused
@@ -204,6 +205,17 @@ def _restore(actor: Actor, thing: Backup | Vm) -> list[Field]:
     return [name, Field("start", _("Start it at once"), "check")]
 
 
+def _clone(actor: Actor, vm: Vm) -> list[Field]:
+    disks = disks_of(vm)
+    if not disks or any(disk.pool is None or "linked" not in disk.pool.facts.get("clones", ()) for disk in disks):
+        return _restore(actor, vm)
+    rests = any(disk.pool and disk.pool.facts.get("clones_rest") for disk in disks)
+    hint = _("Made at once, and takes room only for what is written from then on.")
+    if rests:
+        hint += " " + _("This VM's disks cannot be deleted until the clone is deleted or made independent.")
+    return [*_restore(actor, vm), Field("linked", _("Linked clone: share the content"), "check", hint=hint)]
+
+
 def _distribute(actor: Actor, file: Any) -> list[Field]:
     nodes = [(node.pk, node.name) for node in nodes_without(file) if node.state == NodeState.ONLINE]
     choices = [("", _("every node that is online and has none")), *nodes[:MOST_CHOICES]]
@@ -343,7 +355,7 @@ FIELDS: dict[str, Callable[[Actor, Any], list[Field]]] = {
     "disk.move": _move,
     "disk.attach": _attach,
     "vm.iso": _iso,
-    "vm.clone": _restore,
+    "vm.clone": _clone,
     "vm.backup": _backup,
     "vm.snapshot": _snapshot,
     "vm.migrate": _migrate,

@@ -154,6 +154,13 @@ def loose_disk(scene: Scene) -> str:
     return disk.pk
 
 
+def linked_clone(scene: Scene) -> str:
+    """Of a disk of the VM that is off."""
+    pk = loose_disk(scene)
+    Disk.objects.filter(pk=pk).update(parent=scene.stopped.disks.all()[0])
+    return pk
+
+
 def second_pool(scene: Scene, **facts: Any) -> Pool:
     """A volume group of the node, of 4 MiB extents."""
     pool = Pool.objects.create(
@@ -357,6 +364,7 @@ SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     ),
     "disk.move": lambda s: (s.running.disks.get(position=1).pk, {"pool": second_pool(s).pk}),
     "disk.adopt": _grown_by_hand,
+    "disk.flatten": lambda s: (linked_clone(s), {}),
     "disk.import": _stranger,
     "disk.resize": lambda s: (s.running.disks.all()[0].pk, {"size_bytes": 2 * GIB}),
     "pool.add": lambda s: (None, {"name": "fast", "kind": "lvm", "nodes": [s.node.pk], "path": "vg0"}),

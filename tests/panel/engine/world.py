@@ -82,7 +82,7 @@ class World:
                     words = self.objects[defined].split()
                     old, new = message.disk, message.disk + other_pool(message)  # type: ignore[attr-defined]
                     self.objects[defined] = " ".join(new if word == old else word for word in words)
-            case "disk.unused":
+            case "disk.unused" | "disk.flatten":
                 pass
             case "domain.define":
                 self.objects.setdefault(name, "shutoff")
