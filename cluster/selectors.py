@@ -57,8 +57,9 @@ def vms_with_places(actor: Actor) -> "QuerySet[Vm]":
 
 def vms_in_full(actor: Actor) -> "QuerySet[Vm]":
     """VMs with what a card shows of one."""
+    disks = Disk.objects.select_related("iso", "pool", "image", "parent__vm").prefetch_related("snapshots", CLONES)
     return vms(actor).select_related("tenant", "owner", "node", "home").defer(*WITHOUT_REPORTS).prefetch_related(
-        Prefetch("disks", Disk.objects.select_related("iso", "pool", "image", "parent__vm").prefetch_related("snapshots", CLONES)),
+        Prefetch("disks", disks),
         Prefetch("nics", Nic.objects.select_related("lease", "network")),
     )  # fmt: skip
 

@@ -582,6 +582,30 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("%(vm)s runs, and its memory belongs to the content that goes"),
         _("shut it down first, or allow to stop it by force"),
     ),
+    "quiesce_needs_running": (
+        _("%(vm)s is paused: the agent inside cannot be asked to let its file systems stand still"),
+        _("resume it first, or ask without that"),
+    ),
+    "guest_agent_silent": (
+        _("the agent inside the guest did not let its file systems stand still"),
+        _("install qemu-guest-agent in the guest and start it, or ask without that"),
+    ),
+    "memory_needs_running": (
+        _("%(vm)s does not run, so it has no memory that could be kept"),
+        _("start it first, or leave the memory out"),
+    ),
+    "memory_unsupported": (
+        _("disk %(disk)s (%(format)s, pool %(pool)s) cannot keep the guest's memory"),
+        _("leave the memory out, or move every disk of the VM to a folder as qcow2"),
+    ),
+    "hardware_changed": (
+        _("%(vm)s has other disks, interfaces, memory or CPUs than when snapshot %(snapshot)s was taken"),
+        _("go back to the disks alone, without the memory"),
+    ),
+    "memory_not_loaded": (
+        _("the guest could not go on from the memory that was kept; it is off, its disks are as they were then"),
+        _("let an administrator resolve the job as done, then start the VM"),
+    ),
     "has_snapshots": (
         _("%(vm)s has snapshots, which would be left over in its disks"),
         _("delete the disks too, or the snapshots first"),

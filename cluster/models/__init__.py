@@ -21,7 +21,7 @@ from .inventory import (
 )
 from .jobs import FINAL, Job, JobState, Lock, Look, ObjectNumber, RaisedNumber, Step, StepState, StreamCursor
 from .schedule import Repeated, Schedule, ScheduledRun
-from .snapshot import Snapshot, SnapshotDisk, SnapshotState
+from .snapshot import Consistency, Snapshot, SnapshotDisk, SnapshotState
 from .vm import Disk, Nic, Pending, Vm, VmState
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "AuditEvent",
     "Backup",
     "BackupState",
+    "Consistency",
     "Disk",
     "Grant",
     "IdempotencyKey",

@@ -501,6 +501,63 @@ class DomainMedium(_Domain):
     disk: DomainDisk
 
 
+Quiesce = Literal["auto", "no", "required"]
+"""Whether the guest's own agent is asked to let its file systems stand still: where it answers, never, or else not."""
+
+
+class FrozenDomain(DomainWhereabouts):
+    frozen: bool = False
+    """Freeze: its file systems stand still. Thaw: they did until now."""
+
+
+class DomainFreeze(_Domain):
+    """Ask the agent in a guest that runs to let its file systems stand still; the node thaws them after a minute.
+
+    Where none answers, nothing happens; ``required``: that is a certain ``guest_agent_silent``.
+    """
+
+    verb = "domain.freeze"
+    result = FrozenDomain
+    required: bool = False
+
+
+class DomainThaw(_Domain):
+    """Let them go on. A guest that does not answer is asked again by the node until it does, or is off: no failure."""
+
+    verb = "domain.thaw"
+    result = FrozenDomain
+
+
+class DomainSave(_Domain):
+    """Keep the memory of a guest that runs and the content of its disks, under an id that the panel made.
+
+    All of its disks are named, the first has to keep the memory too; the guest stands still meanwhile. Certain
+    ``snapshot_failed``.
+    """
+
+    verb = "domain.save"
+    long = True
+    snapshot: Id
+    disks: tuple[Id, ...]
+
+
+class DomainLoad(_Domain):
+    """Let a guest go on from where ``domain.save`` kept it; one that runs is ended first.
+
+    Certain ``memory_not_loaded``: the guest is off.
+    """
+
+    verb = "domain.load"
+    long = True
+    snapshot: Id
+    disks: tuple[Id, ...]
+
+
+class BackedUpDomain(DomainWhereabouts):
+    quiesced: bool = False
+    """Its file systems stood still at the instant of the copy."""
+
+
 class DomainBackup(_Domain):
     """Copy disks of a guest that runs into volumes that are there, all of them as they are at one instant.
 
@@ -509,7 +566,9 @@ class DomainBackup(_Domain):
 
     verb = "domain.backup"
     long = True
+    result = BackedUpDomain
     disks: tuple[BackupDisk, ...] = ()
+    quiesce: Quiesce = "no"
 
 
 class DomainMirror(_Domain):
@@ -715,6 +774,10 @@ VERBS: dict[str, type[Message]] = {
         DomainPlug,
         DomainUnplug,
         DomainMedium,
+        DomainFreeze,
+        DomainThaw,
+        DomainSave,
+        DomainLoad,
         DomainBackup,
         DomainMirror,
         DomainPivot,

@@ -92,6 +92,8 @@ class PoolFacts(Spec):
     """Also while a guest runs on the volume."""
     snapshots_take_room: bool = False
     """A snapshot is given a size when it is made, and is lost when more than that is written to its volume."""
+    memory_formats: tuple[DiskFormat, ...] = ()
+    """Volumes of these formats can keep a running guest's memory beside their content."""
     clones: tuple[CloneKind, ...] = ()
     clones_rest: bool = False
     """A linked clone needs its source until it is flattened; False: it stands by itself from the beginning."""

@@ -195,6 +195,7 @@ class Driver(ABC):
 
     def give_back(self, disk_id: str, disk_format: DiskFormat, name: str) -> None:
         """The undo of ``take``: name first, mark last. What never was taken stays as it is."""
+        return None
 
     # --- copies -------------------------------------------------------------------------------------------
 

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from nodes.contract.errors import NodeError
 from nodes.contract.faults import point
+from nodes.contract.image_file import SUFFIXES, Unfit, describe
 from nodes.contract.messages import DiskState, VolumeFacts
 from nodes.contract.sizes import round_up
-from nodes.contract.image_file import SUFFIXES, Unfit, describe
 from nodes.contract.specs import DiskFormat, DiskSpec, FileSource, PoolFacts, PoolPlace, Stranger
 from nodes.files import (
     fsync,
@@ -118,6 +118,7 @@ class DirectoryDriver(Driver):
             snapshots=True,
             snapshot_formats=("qcow2",),
             snapshots_online=True,
+            memory_formats=("qcow2",),
             clones=("full",),
             takes_backups=True,
         )
@@ -290,9 +291,10 @@ class DirectoryDriver(Driver):
             described = describe(path, "image", path.name)
         except Unfit as error:
             raise NodeError(error.code, f"{path} cannot be a disk: {error.code}", **error.facts) from None
-        if described.format == "iso" or described.virtual_size_bytes % GRANULES["raw"] or not described.virtual_size_bytes:
-            raise unfit(path, f"{described.virtual_size_bytes} bytes are no whole number of sectors")
-        return Stranger(name=path.name, format=described.format, size_bytes=described.virtual_size_bytes)
+        size_bytes = described.virtual_size_bytes
+        if described.format == "iso" or not size_bytes or size_bytes % GRANULES["raw"]:
+            raise unfit(path, f"{size_bytes} bytes are no whole number of sectors")
+        return Stranger(name=path.name, format=described.format, size_bytes=size_bytes)
 
     def take(self, disk_id: str, disk_format: DiskFormat, name: str, users: Users) -> VolumeFacts:
         old, new = self.folder / name, self._final(disk_id, disk_format)

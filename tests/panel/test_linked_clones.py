@@ -7,8 +7,8 @@ import pytest
 from cluster import operations
 from cluster.models import Disk, Pool, Vm
 from cluster.operations import trash
-from cluster.saga.context import context_of
 from cluster.refusals import Refused
+from cluster.saga.context import context_of
 from tests.panel.engine.scenarios import Scene, linked_clone
 from tests.panel.engine.world import Executor
 

@@ -147,6 +147,10 @@ BODIES: dict[str, m.Message] = {
     "domain.pivot": m.DomainPivot(
         **ONE_DOMAIN, disk="d" * 13, target=VolumeSpec(id="d" * 13, pool=STRIPED, format="raw")
     ),
+    "domain.freeze": m.DomainFreeze(**ONE_DOMAIN, required=True),
+    "domain.thaw": m.DomainThaw(**ONE_DOMAIN),
+    "domain.save": m.DomainSave(**ONE_DOMAIN, snapshot="s" * 13, disks=("d" * 13, "e" * 13)),
+    "domain.load": m.DomainLoad(**ONE_DOMAIN, snapshot="s" * 13, disks=("d" * 13,)),
     "domain.expect": m.DomainExpect(domain=DOMAIN, source_address="10.99.0.11"),
     "domain.dismiss": m.DomainDismiss(**ONE_DOMAIN),
     "domain.move": m.DomainMove(
@@ -226,7 +230,10 @@ OFFER = PoolOffer(
     most_stripes=2,
 )
 
-LATER: dict[str, m.Message] = {"domain.start-for-now": m.DomainStart(**ONE_DOMAIN, paused=True, for_now=True)}
+LATER: dict[str, m.Message] = {
+    "domain.start-for-now": m.DomainStart(**ONE_DOMAIN, paused=True, for_now=True),
+    "domain.backup-quiesced": m.DomainBackup(**ONE_DOMAIN, quiesce="required"),
+}
 """Fields that a verb got after its first golden file was written."""
 
 OTHERS = {

@@ -262,7 +262,8 @@ def snapshots(actor: Actor, rows: Sequence[Snapshot]) -> list[Row]:
             "vm": snapshot.vm_id,
             "name": snapshot.name,
             "parent": snapshot.parent_id,
-            "memory": False,
+            "memory": snapshot.memory,
+            "consistency": snapshot.consistency or None,
             "created": snapshot.created,
             "size_bytes": snapshot.size_bytes,
             "state": snapshot.state,
@@ -283,6 +284,7 @@ def backups(actor: Actor, rows: Sequence[Backup]) -> list[Row]:
             "created": backup.created,
             "size_bytes": backup.size_bytes,
             "pool": _fabric(actor, next((disk.pool_id for disk in backup.disks.all()), None)),
+            "consistency": backup.consistency or None,
             "state": backup.state,
             "version": backup.version,
         }

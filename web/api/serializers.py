@@ -6,6 +6,7 @@ from rest_framework import serializers as s
 
 from cluster.models import (
     BackupState,
+    Consistency,
     JobState,
     NodeState,
     Pending,
@@ -24,6 +25,11 @@ def _id(**kwargs: Any) -> s.CharField:
 
 def _nullable_id(help_text: str = "") -> s.CharField:
     return s.CharField(allow_null=True, help_text=help_text)
+
+
+def _consistency() -> s.ChoiceField:
+    help_text = "What a guest finds on the disks; null: not known yet, or nobody has noted it."
+    return s.ChoiceField(Consistency.choices, allow_null=True, help_text=help_text)
 
 
 def _bytes(**about: Any) -> s.IntegerField:
@@ -229,6 +235,7 @@ class SnapshotSerializer(s.Serializer[Any]):
     name = s.CharField()
     parent = _nullable_id("Null for one that rests on no other.")  # type: ignore[assignment]
     memory = s.BooleanField(help_text="Whether the guest's memory is in it.")
+    consistency = _consistency()
     created = s.DateTimeField()
     size_bytes = _bytes()
     state = s.ChoiceField(SnapshotState.choices)
@@ -244,6 +251,7 @@ class BackupSerializer(s.Serializer[Any]):
     created = s.DateTimeField()
     size_bytes = _bytes()
     pool = _nullable_id("Null for tenants.")
+    consistency = _consistency()
     state = s.ChoiceField(BackupState.choices)
     version = s.IntegerField()
 

@@ -13,7 +13,7 @@ from cluster import selectors
 from cluster.models import Backup, Disk, IsoCopy, Node, NodeState, Pool, PoolOnNode, Vm, VmState
 from cluster.operations.disk_image import can_generalise, node_of
 from cluster.operations.image_distribute import nodes_without
-from cluster.operations.vm_snapshot import disks_of
+from cluster.operations.vm_snapshot import VmSnapshot, disks_of, hardware_of
 from cluster.permissions import Actor
 from cluster.pools import strangers_of
 from cluster.refusals import Refusal, Refused
@@ -85,7 +85,15 @@ def _resize(actor: Actor, disk: Disk) -> list[Field]:
     hint = _("It has %(size)s now. A disk can only grow.") % {"size": size(disk.size_bytes)}
     shown = str(size(disk.size_bytes))
     quote = reverse("disk-size", args=[disk.pk])
-    return [_size(value=shown, presumed=disk.size_bytes, hint=hint, quote=quote)]
+    first = [] if disk.pool and disk.pool.facts.get("snapshots_take_room") else _first(actor, disk.vm)
+    return [_size(value=shown, presumed=disk.size_bytes, hint=hint, quote=quote), *first]
+
+
+def _first(actor: Actor, vm: Vm | None) -> list[Field]:
+    """A snapshot before it, where one can be taken now."""
+    if vm is None or not actor.may(VmSnapshot.code) or VmSnapshot.obstacles(vm):
+        return []
+    return [Field("snapshot_first", _("Take a snapshot of the VM first"), "check")]
 
 
 def _size(**more: Any) -> Field:
@@ -97,14 +105,39 @@ def _bus() -> Field:
 
 
 def _snapshot(actor: Actor, vm: Vm) -> list[Field]:
-    return [Field("name", _("Name"), placeholder=_("the present time"))]
+    name = Field("name", _("Name"), placeholder=_("the present time"))
+    if vm.state != VmState.RUNNING:
+        return [name]
+    formats = [(disk.format, disk.pool.facts if disk.pool else {}) for disk in disks_of(vm)]
+    able = all(each in facts.get("memory_formats", ()) for each, facts in formats)
+    hint = _("The guest goes on from it as if nothing had happened. It stands still while its memory is written.")
+    lacking = _("Only where every disk of the VM is a qcow2 file.")
+    memory = Field("memory", _("Keep the guest's memory, too"), "check", hint=hint if able else lacking)
+    return [name, *_quiesce(vm), memory] if able else [name, *_quiesce(vm)]
+
+
+def _quiesce(vm: Vm) -> list[Field]:
+    if vm.state != VmState.RUNNING:
+        return []
+    ways = [
+        ("auto", _("where the agent inside the guest answers")),
+        ("required", _("yes, or no copy at all")),
+        ("no", _("no: as after a power failure")),
+    ]
+    return [Field("quiesce", _("Let its file systems stand still"), "select", value="auto", choices=ways)]
 
 
 def _revert(actor: Actor, snapshot: Any) -> list[Field]:
-    if snapshot.vm.state not in (VmState.RUNNING, VmState.PAUSED):
-        return []
-    label = _("Stop %(name)s by force: it runs") % {"name": snapshot.vm.name}
-    return [Field("stop", label, "check", presumed=True, required=True)]
+    fields = []
+    if snapshot.vm.state in (VmState.RUNNING, VmState.PAUSED):
+        label = _("Stop %(name)s by force: it runs") % {"name": snapshot.vm.name}
+        fields.append(Field("stop", label, "check", presumed=True, required=True))
+    if snapshot.memory:
+        hint = _("Otherwise only the disks go back, and the VM is off.")
+        same = hardware_of(snapshot.vm) == snapshot.hardware
+        words = _("Let the guest go on from its memory of then")
+        fields.append(Field("memory", words, "check", value="1" if same else "", presumed=same, hint=hint))
+    return [*fields, *_first(actor, snapshot.vm)]
 
 
 def _attach(actor: Actor, disk: Disk) -> list[Field]:
@@ -185,7 +218,8 @@ def _change(actor: Actor, disk: Disk) -> list[Field]:
 
 
 def _backup(actor: Actor, vm: Vm) -> list[Field]:
-    return [*pools_of(actor, vm), Field("title", _("Title"), placeholder=_("the VM's name and the time"))]
+    title = Field("title", _("Title"), placeholder=_("the VM's name and the time"))
+    return [*pools_of(actor, vm), title, *_quiesce(vm)]
 
 
 def pools_of(actor: Actor, vm: Vm) -> list[Field]:

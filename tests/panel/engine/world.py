@@ -41,6 +41,18 @@ class World:
             case "domain.backup":
                 if message.disks and state not in ("running", "paused"):  # type: ignore[attr-defined]
                     raise Refusal("domain_not_active")
+                return {**self.whereabouts(name), "quiesced": getattr(message, "quiesce", "no") != "no"}
+            case "domain.freeze":
+                self.objects[node, "frozen:" + message.vm] = "frozen"  # type: ignore[attr-defined]
+                return {**self.whereabouts(name), "frozen": True}
+            case "domain.thaw":
+                frozen = self.objects.pop((node, "frozen:" + message.vm), None)  # type: ignore[attr-defined]
+                return {**self.whereabouts(name), "frozen": frozen is not None}
+            case "domain.save":
+                for disk in message.disks:  # type: ignore[attr-defined]
+                    self.objects[node, f"disk:{disk}/{message.snapshot}"] = "kept"  # type: ignore[attr-defined]
+            case "domain.load":
+                self.objects[name] = "running"
             case "disk.create" | "disk.clone":
                 self.objects[name] = "disk"
                 return {"size_bytes": message.disk.size_bytes}  # type: ignore[attr-defined]
