@@ -448,7 +448,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "volume_taken": (_("the volume is a disk or an image already; it was left untouched"), _("choose another one")),
     "volume_unfit": (
-        _("the volume cannot become a disk: %(why)s"),
+        _("the volume cannot become a disk"),
         _("convert it beside the pool first: qemu-img convert, rbd flatten, or lvcreate and dd"),
     ),
     "disk_attached": (_("disk %(disk)s belongs to VM %(vm)s"), _("detach it first")),

@@ -3,20 +3,19 @@
 from collections.abc import Sequence
 from typing import Any
 
-from django.db.models import F
+from django.db.models import Count, F
 from django.utils.translation import gettext_lazy as _
 
 from cluster import pools
 from cluster.domain_specs import pool_spec, volume_of
-from cluster.models import POOL_AT_REST, Disk, Image, ImageCopy, Pool, Tenant
+from cluster.models import POOL_AT_REST, Disk, Image, ImageCopy, NodeState, Pool, Tenant
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
-from cluster.saga.steps import Call, Context, Id, LockName, NoUndo, Operation, Params, Plan, Step, done
+from cluster.saga.steps import Call, Context, Id, LockName, Lost, NoUndo, Operation, Params, Plan, Step, done
 from nodes.contract.messages import DiskGiveBack, DiskTake, FoundVolume, PoolFind, VolumeFacts
 from nodes.contract.specs import FileName, Title
 
 from .disk_attach import disk_of
-from .disk_create import at_hand
 from .vm_create import FOREIGN
 from .vm_settle import settle_disk_exists
 
@@ -50,18 +49,24 @@ class DiskImport(Operation[ImportParams]):
         tenant = Tenant.objects.filter(**({"pk": params.tenant} if params.tenant else {"name": Tenant.DEFAULT})).first()
         if tenant is None:
             refusals.append(Refusal("tenant_unknown", field="tenant"))
-        node = at_hand(target)
-        if node is None:
+        places = list(target.places.order_by("node__name").values_list("node_id", "node__state", "strangers"))
+        nodes = [node for node, _state, _strangers in sorted(places, key=lambda place: place[1] == NodeState.OFFLINE)]
+        if not nodes:
             refusals.append(Refusal("pool_nowhere", {"pool": target.name}))
-        elif params.node:
-            node = params.node
-            if not target.places.filter(node=node).exists():
-                refusals.append(Refusal("pool_not_there", {"pool": target.name}, field="node"))
-        image = image_named(target, params.name)
-        if image is not None and image.disks.exists():
+        elif params.node and params.node not in nodes:
+            refusals.append(Refusal("pool_not_there", {"pool": target.name}, field="node"))
+        image = _image_named(target, params.name)
+        if image is not None and image.disks_count:
             refusals.append(Refusal("file_has_disks", {"name": image.name}, field="name"))
-        known = next((each for each in pools.strangers_of(target) if each["name"] == params.name), None)
-        data = {"pool": target.pk, "node": node, "tenant": tenant.pk if tenant else None, "vm": None}
+        data = {
+            "pool": target.pk,
+            "node": params.node or next(iter(nodes), None),
+            "tenant": tenant.pk if tenant else None,
+            "image": image.pk if image else None,
+            "vm": None,
+        }
+        seen = (stranger for _node, _state, strangers in places for stranger in strangers)
+        known = next((stranger for stranger in seen if stranger["name"] == params.name), None)
         if known is None:
             return Plan(refusals=refusals, data=data)
         size_bytes = known["size_bytes"]
@@ -70,11 +75,11 @@ class DiskImport(Operation[ImportParams]):
 
     @classmethod
     def begin(cls, actor: Actor, target: Pool, params: ImportParams, plan: Plan) -> Disk:
-        image = image_named(target, params.name)
-        if image is not None:
+        if image := plan.data["image"]:
             # No disk begins from it any more: whoever makes one looks at the state, serial to this transaction.
-            Image.objects.filter(pk=image.pk).update(state="removing")
-            plan.data["image"] = image.pk
+            free = Image.objects.filter(pk=image, state="active").exclude(disks__isnull=False)
+            if not free.update(state="removing"):
+                raise Lost(image)
         return Disk.objects.create(
             pool=target,
             tenant_id=plan.data["tenant"],
@@ -96,17 +101,17 @@ class DiskImport(Operation[ImportParams]):
     # The table of steps stands below the functions that it names.
 
 
-def image_named(pool: Pool, name: str) -> Image | None:
-    """A node's folder of images shows each file in it as an image, too."""
+def _image_named(pool: Pool, name: str) -> Any:
+    """A node's folder of images shows each file in it as an image, too; with the number of its disks."""
     if pool.attached:
         return None
     found = Image.objects.filter(name=name, stored=False, state="active", copies__node__pool_places__pool=pool)
-    return found.first()
+    return found.annotate(disks_count=Count("disks", distinct=True)).first()
 
 
 def forget(context: Context[ImportParams], key: str) -> None:
     Disk.objects.filter(pk=context.subject_id).delete()
-    Image.objects.filter(pk=context.data.get("image")).update(state="active")
+    Image.objects.filter(pk=context.data["image"]).update(state="active")
 
 
 def find(context: Context[ImportParams], key: str) -> Call:
@@ -132,7 +137,7 @@ def give_back(context: Context[ImportParams], key: str) -> Call:
 
 def finish(context: Context[Any], key: str) -> None:
     Disk.objects.filter(pk=context.subject_id).update(state="ready", version=F("version") + 1)
-    if image := context.data.get("image"):
+    if image := context.data["image"]:
         ImageCopy.objects.filter(image=image, node=context.data["node"]).delete()
         Image.objects.filter(pk=image).update(state="active")
         Image.objects.filter(pk=image, copies__isnull=True, disks__isnull=True).delete()

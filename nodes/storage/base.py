@@ -303,7 +303,7 @@ def can_be_told(name: str) -> bool:
 
 
 def unfit(what: object, why: str) -> NodeError:
-    return NodeError("volume_unfit", f"{what} cannot become a disk: {why}", why=why)
+    return NodeError("volume_unfit", f"{what} cannot become a disk: {why}")
 
 
 def is_a_disk(what: object) -> NodeError:

@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from nodes.contract.errors import NodeError
 from nodes.contract.faults import point
@@ -290,7 +291,8 @@ class DirectoryDriver(Driver):
         try:
             described = describe(path, "image", path.name)
         except Unfit as error:
-            raise NodeError(error.code, f"{path} cannot be a disk: {error.code}", **error.facts) from None
+            facts: Any = error.facts
+            raise NodeError(error.code, f"{path} cannot be a disk: {error.code}", **facts) from None
         size_bytes = described.virtual_size_bytes
         if described.format == "iso" or not size_bytes or size_bytes % GRANULES["raw"]:
             raise unfit(path, f"{size_bytes} bytes are no whole number of sectors")

@@ -79,7 +79,8 @@ def test_a_backup_says_it_too(scene: Scene) -> None:
     run(scene, "vm.backup", scene.running.pk)
     run(scene, "vm.backup", scene.running.pk, quiesce="no")
     run(scene, "vm.backup", scene.stopped.pk)
-    assert list(Backup.objects.order_by("created").values_list("consistency", flat=True)) == ["quiesced", "crash", "off"]
+    said = list(Backup.objects.order_by("created").values_list("consistency", flat=True))
+    assert said == ["quiesced", "crash", "off"]
     asked = [envelope.body.get("quiesce") for envelope in scene.world.messages if envelope.verb == "domain.backup"]
     assert asked == ["auto", None]
 

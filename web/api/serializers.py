@@ -223,7 +223,7 @@ class DiskSerializer(s.Serializer[Any]):
         help_text="What a guest that runs takes part in only when it is off; null: nothing.",
     )
     drift = DriftSerializer(many=True, help_text="What its nodes see otherwise than the panel has it.")
-    parent = _nullable_id("The disk on which this linked clone rests; null: on none.")
+    parent = _nullable_id("The disk on which this linked clone rests; null: on none.")  # type: ignore[assignment]
     title = s.CharField()
     tenant = _id()
     version = s.IntegerField()

@@ -85,15 +85,14 @@ def _resize(actor: Actor, disk: Disk) -> list[Field]:
     hint = _("It has %(size)s now. A disk can only grow.") % {"size": size(disk.size_bytes)}
     shown = str(size(disk.size_bytes))
     quote = reverse("disk-size", args=[disk.pk])
-    first = [] if disk.pool and disk.pool.facts.get("snapshots_take_room") else _first(actor, disk.vm)
+    hinders = disk.pool is not None and disk.pool.facts.get("snapshots_take_room")
+    first = [] if hinders else _first(actor)
     return [_size(value=shown, presumed=disk.size_bytes, hint=hint, quote=quote), *first]
 
 
-def _first(actor: Actor, vm: Vm | None) -> list[Field]:
-    """A snapshot before it, where one can be taken now."""
-    if vm is None or not actor.may(VmSnapshot.code) or VmSnapshot.obstacles(vm):
-        return []
-    return [Field("snapshot_first", _("Take a snapshot of the VM first"), "check")]
+def _first(actor: Actor) -> list[Field]:
+    able = actor.may(VmSnapshot.code)
+    return [Field("snapshot_first", _("Take a snapshot of the VM first"), "check")] if able else []
 
 
 def _size(**more: Any) -> Field:
@@ -105,26 +104,20 @@ def _bus() -> Field:
 
 
 def _snapshot(actor: Actor, vm: Vm) -> list[Field]:
-    name = Field("name", _("Name"), placeholder=_("the present time"))
-    if vm.state != VmState.RUNNING:
-        return [name]
-    formats = [(disk.format, disk.pool.facts if disk.pool else {}) for disk in disks_of(vm)]
-    able = all(each in facts.get("memory_formats", ()) for each, facts in formats)
-    hint = _("The guest goes on from it as if nothing had happened. It stands still while its memory is written.")
-    lacking = _("Only where every disk of the VM is a qcow2 file.")
-    memory = Field("memory", _("Keep the guest's memory, too"), "check", hint=hint if able else lacking)
-    return [name, *_quiesce(vm), memory] if able else [name, *_quiesce(vm)]
+    hint = _(
+        "Of a guest that runs and whose disks are all qcow2 files. It goes on from there as if nothing had happened."
+    )
+    memory = Field("memory", _("Keep the guest's memory, too"), "check", hint=hint)
+    return [Field("name", _("Name"), placeholder=_("the present time")), _quiesce(), memory]
 
 
-def _quiesce(vm: Vm) -> list[Field]:
-    if vm.state != VmState.RUNNING:
-        return []
+def _quiesce() -> Field:
     ways = [
         ("auto", _("where the agent inside the guest answers")),
         ("required", _("yes, or no copy at all")),
         ("no", _("no: as after a power failure")),
     ]
-    return [Field("quiesce", _("Let its file systems stand still"), "select", value="auto", choices=ways)]
+    return Field("quiesce", _("Let its file systems stand still"), "select", value="auto", choices=ways)
 
 
 def _revert(actor: Actor, snapshot: Any) -> list[Field]:
@@ -137,7 +130,7 @@ def _revert(actor: Actor, snapshot: Any) -> list[Field]:
         same = hardware_of(snapshot.vm) == snapshot.hardware
         words = _("Let the guest go on from its memory of then")
         fields.append(Field("memory", words, "check", value="1" if same else "", presumed=same, hint=hint))
-    return [*fields, *_first(actor, snapshot.vm)]
+    return [*fields, *_first(actor)]
 
 
 def _attach(actor: Actor, disk: Disk) -> list[Field]:
@@ -219,7 +212,7 @@ def _change(actor: Actor, disk: Disk) -> list[Field]:
 
 def _backup(actor: Actor, vm: Vm) -> list[Field]:
     title = Field("title", _("Title"), placeholder=_("the VM's name and the time"))
-    return [*pools_of(actor, vm), title, *_quiesce(vm)]
+    return [*pools_of(actor, vm), title, _quiesce()]
 
 
 def pools_of(actor: Actor, vm: Vm) -> list[Field]:
@@ -413,8 +406,8 @@ def fields_of(code: str, actor: Actor, target: Any) -> list[Field]:
 
 def said_before(field: Field, asked: Mapping[str, str]) -> Field:
     """A link to the dialog may choose in it what its page is about."""
-    chosen = asked.get(field.name)
-    if chosen is None or chosen not in [value for value, _word in field.choices]:
+    chosen = asked.get(field.name, "")
+    if not chosen or chosen not in [value for value, _word in field.choices]:
         return field
     return replace(field, value=chosen, presumed=chosen)
 
