@@ -517,6 +517,7 @@ class DomainFreeze(_Domain):
     """
 
     verb = "domain.freeze"
+    long = True
     result = FrozenDomain
     required: bool = False
 
