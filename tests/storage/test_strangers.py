@@ -102,8 +102,7 @@ def test_when_it_was_killed_it_is_made_so_by_repeating_it_or_taken_back(
 
 @pytest.fixture
 def files(place: Place) -> DirectoryPlace:
-    if not isinstance(place, DirectoryPlace):
-        pytest.skip("this is of files alone")
+    assert isinstance(place, DirectoryPlace)
     return place
 
 
