@@ -194,7 +194,10 @@ class Driver(ABC):
         raise volume_absent(f"volume {self.pool.path}/{name}")
 
     def give_back(self, disk_id: str, disk_format: DiskFormat, name: str) -> None:
-        """The undo of ``take``: name first, mark last. What never was taken stays as it is."""
+        """The undo of ``take``: name first, mark last. What never was taken stays as it is.
+
+        Where its name was given to something else meanwhile, it only loses the mark.
+        """
         return None
 
     # --- copies -------------------------------------------------------------------------------------------

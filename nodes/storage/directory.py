@@ -322,7 +322,8 @@ class DirectoryDriver(Driver):
                 os.link(new, old)
                 point("disk.linked", disk_id)
             if not os.path.samefile(old, new):
-                raise not_ours(old)
+                os.removexattr(new, MARK)
+                return
             new.unlink()
             point("disk.unlinked", disk_id)
         if os.path.lexists(old) and _mark(old) == disk_id:

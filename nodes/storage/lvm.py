@@ -381,12 +381,16 @@ class LvmDriver(Driver):
 
     def give_back(self, disk_id: str, disk_format: DiskFormat, name: str) -> None:
         group = self._group()
-        if disk_id in group.volumes and self._is_marked(group.volumes[disk_id], disk_id):
+        taken = next((each for each in (disk_id, name) if self._marked_as(group, each, disk_id)), None)
+        if taken == disk_id and name not in group.volumes:
             self._rename(disk_id, name)
             point("disk.linked", disk_id)
-        elif name not in group.volumes or not self._is_marked(group.volumes[name], disk_id):
-            return
-        self._run("lvchange", "--deltag", DISK_TAG + disk_id, f"{self.group_name}/{name}")
+            taken = name
+        if taken is not None:
+            self._run("lvchange", "--deltag", DISK_TAG + disk_id, f"{self.group_name}/{taken}")
+
+    def _marked_as(self, group: Group, name: str, disk_id: str) -> bool:
+        return name in group.volumes and self._is_marked(group.volumes[name], disk_id)
 
     # --- grow and look ------------------------------------------------------------------------------------
 

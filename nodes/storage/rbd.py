@@ -444,12 +444,13 @@ class RbdDriver(Driver):
     def give_back(self, disk_id: str, disk_format: DiskFormat, name: str) -> None:
         with self._pool() as (pool, rbd):
             self._settle_rename(pool, rbd, disk_id, name)
-            if self._is_marked(pool, rbd, disk_id, disk_id):
+            if self._is_marked(pool, rbd, disk_id, disk_id) and not self._exists(pool, rbd, name):
                 self._rename(pool, rbd, disk_id, name)
                 point("disk.linked", disk_id)
-            if self._is_marked(pool, rbd, name, disk_id):
-                with rbd.Image(pool, name) as image:
-                    image.metadata_remove(MARK)
+            for taken in (name, disk_id):
+                if self._is_marked(pool, rbd, taken, disk_id):
+                    with rbd.Image(pool, taken) as image:
+                        image.metadata_remove(MARK)
 
     def _is_marked(self, pool: Any, rbd: ModuleType, name: str, disk_id: str) -> bool:
         try:

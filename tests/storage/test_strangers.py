@@ -70,6 +70,15 @@ def test_a_volume_with_the_disks_name_is_not_replaced(place: Place) -> None:
     assert name in [stranger.name for stranger in place.driver().strangers()]
 
 
+def test_what_cannot_get_back_its_name_is_nobodys_under_the_disks(place: Place) -> None:
+    name = place.make_stranger()
+    place.driver().take(DISK, place.format, name, nobody)
+    place.make_stranger()
+    place.driver().give_back(DISK, place.format, name)
+    assert [stranger.name for stranger in place.driver().strangers()] == sorted([place.final(), name])
+    assert place.names() == []
+
+
 @pytest.mark.parametrize("call", ["take", "give_back"])
 def test_when_it_was_killed_it_is_made_so_by_repeating_it_or_taken_back(
     place: Place, call: str, tmp_path: Path
