@@ -10,7 +10,7 @@ from deploy.lab import ceph
 from deploy.lab.faults import Faults
 from deploy.lab.processes import wait
 from deploy.lab.state import UML_NODE
-from tests.lab.conftest import FULL, MIB, STATE, Lab, console, content, goes_back_to_its_snapshot, start_lab
+from tests.lab.conftest import FULL, MIB, STATE, Lab, content, goes_back_to_its_snapshot, start_lab
 
 pytestmark = pytest.mark.skipif(not FULL, reason="Ceph and user-mode Linux take minutes: deploy/test --full")
 
@@ -151,24 +151,21 @@ def test_a_disk_moves_under_its_guest_between_unlike_storages(storage_lab: Lab):
 
 def test_a_linked_clone_has_its_sources_content_grows_and_outlives_it(storage_lab: Lab):
     api, lab = storage_lab.api, storage_lab
-    iso = wait(lambda: next(iter(api.all("isos/")), None), 30, "the ISO to be seen")
     pools = {row["name"]: row["id"] for row in api.all("pools/")}
     for pool, node, rests in (("ceph", "n1", True), ("thin", UML_NODE, False)):
-        disks = [{"pool": pools[pool], "size_bytes": 64 * MIB}]
-        body = {"iso": iso["id"], "image": None, "disks": disks, "node": lab.node_id(node)}
-        source = lab.create(f"source-{pool}", **body)["id"]
+        source = lab.create(f"source-{pool}", node=lab.node_id(node))["id"]
         lab.wait_console(source, "DISK boots=1 ", 90)
         api.do(f"vms/{source}/stop/")
-        job = api.do(f"vms/{source}/clone/", {"name": f"twin-{pool}", "linked": True})
-        twin, drive = job["subject"].removeprefix("vm:"), {"iso": iso["id"]}
-        api.do(f"vms/{twin}/iso/", drive)
-        disk, parent = (api.all(f"disks/?vm={vm}")[0] for vm in (twin, source))
-        assert disk["parent"] == (parent["id"] if rests else None)
-        api.do(f"disks/{disk['id']}/resize/", {"size_bytes": 100 * MIB})
+        parent = api.all(f"disks/?vm={source}")[0]["id"]
+        api.do(f"disks/{parent}/move/", {"pool": pools[pool]})
+        twin = api.do(f"vms/{source}/clone/", {"name": f"twin-{pool}", "linked": True})["subject"].removeprefix("vm:")
+        disk = api.all(f"disks/?vm={twin}")[0]
+        assert (disk["pool"], disk["parent"]) == (pools[pool], parent if rests else None)
+        api.do(f"disks/{disk['id']}/resize/", {"size_bytes": 160 * MIB})
         api.do(f"vms/{twin}/start/")
-        lab.wait_console(twin, "DISK boots=2 sectors=204800", 90)
+        lab.wait_console(twin, "DISK boots=2 sectors=327680", 90)
         api.do(f"vms/{source}/start/")
-        wait(lambda vm=source: console(lab.nodes[lab.node_name(vm)], vm).count("DISK boots=2 sectors=131072"), 90, "it")
+        lab.wait_console(source, "DISK boots=2 sectors=262144", 90)
         if rests:
             refused = api.request("POST", f"vms/{source}/delete/", {"disks": True})
             assert refused.body["refusals"][0]["code"] == "disk_has_clones"

@@ -9,8 +9,10 @@ from cluster.models import Disk, Pool, Vm
 from cluster.operations import trash
 from cluster.refusals import Refused
 from cluster.saga.context import context_of
+from tests.panel.browser import Browser, text_of
 from tests.panel.engine.scenarios import Scene, linked_clone
 from tests.panel.engine.world import Executor
+from tests.people import Person
 
 pytestmark = pytest.mark.django_db
 
@@ -88,3 +90,21 @@ def test_what_is_left_behind_by_a_move_is_what_the_clones_rest_on_from_then_on(c
     trash.rest(context_of(job), left)
     assert Disk.objects.get(pk=pk).parent_id == left["trash"]
     assert codes(ceph, "disk.delete", left["trash"]) == ["disk_has_clones"]
+
+
+def test_the_dialog_offers_it_only_where_the_storage_can(ceph: Scene, people: dict[str, Person]) -> None:
+    browser, dialog = Browser(people["administrator"]), f"/vms/{ceph.stopped.pk}/do/clone/"
+    assert "cannot be deleted until the clone is" in text_of(browser.get(dialog))
+    Pool.objects.update(facts={**ceph.pool.facts, "clones_rest": False})
+    assert "cannot be deleted until the clone is" not in text_of(browser.get(dialog))
+    assert b'name="linked"' in browser.get(dialog).content
+    Pool.objects.update(facts={**ceph.pool.facts, "clones": ["full"]})
+    assert b'name="linked"' not in browser.get(dialog).content
+
+
+def test_pages_say_what_rests_on_what(ceph: Scene, people: dict[str, Person]) -> None:
+    pk, browser = linked_clone(ceph), Browser(people["administrator"])
+    Disk.objects.filter(pk=pk).update(title="twin")
+    assert "linked clone of vm-stopped/1" in text_of(browser.get("/disks/"))
+    assert "On it rest: twin" in text_of(browser.get("/disks/?which=all"))
+    assert "linked clones rest on it" in text_of(browser.get(f"/vms/{ceph.stopped.pk}/"))
