@@ -17,6 +17,7 @@ from nodes.contract.messages import (
     DomainBackup,
     DomainFreeze,
     DomainLoad,
+    DomainReboot,
     DomainResume,
     DomainSave,
     DomainStop,
@@ -135,6 +136,13 @@ def test_a_backup_is_of_an_instant_at_which_the_guest_stood_still(booted: Booted
     assert booted.said().count("AGENT-FROZEN") == frozen + 1 == booted.said().count("AGENT-THAWED")
     assert not perform(node, DomainBackup(**OURS, **copied)).quiesced
     place.driver().delete(OTHER, "qcow2", lambda path: ())
+
+
+def test_a_guest_whose_agent_cannot_do_it_reboots_by_its_power_button(booted: Booted, node: Node) -> None:
+    boots = booted.said().count("GUEST-UP")
+    perform(node, DomainReboot(**OURS))
+    booted.wait(lambda: booted.said().count("GUEST-UP") == boots + 1, "it did not reboot")
+    booted.wait(lambda: node.hypervisor.guest_agent_listens(UUID), "its agent did not come back")
 
 
 def test_a_guest_goes_on_from_where_its_memory_was_kept(booted: Booted, node: Node) -> None:
