@@ -60,6 +60,7 @@ class DiskImport(Operation[ImportParams]):
             refusals.append(Refusal("file_has_disks", {"name": image.name}, field="name"))
         data = {
             "pool": target.pk,
+            "nodes": sorted(nodes),
             "node": params.node or next(iter(nodes), None),
             "tenant": tenant.pk if tenant else None,
             "image": image.pk if image else None,
@@ -114,9 +115,13 @@ def forget(context: Context[ImportParams], key: str) -> None:
     Image.objects.filter(pk=context.data["image"]).update(state="active")
 
 
-def find(context: Context[ImportParams], key: str) -> Call:
+def nodes_of(context: Context[ImportParams]) -> list[str]:
+    return list(context.data["nodes"])
+
+
+def find(context: Context[ImportParams], node: str) -> Call:
     pool = Pool.objects.get(pk=context.data["pool"])
-    return Call(context.data["node"], PoolFind(pool=pool_spec(pool), name=context.params.name))
+    return Call(node, PoolFind(pool=pool_spec(pool), name=context.params.name))
 
 
 def found(context: Context[ImportParams], key: str, result: FoundVolume) -> None:
@@ -146,7 +151,8 @@ def finish(context: Context[Any], key: str) -> None:
 
 DiskImport.steps = (
     Step("reserve", _("Note the disk"), do=done, undo=forget),
-    Step("find", _("Look at the volume"), do=find, undo=NoUndo(_("it only looks")), after=found),
+    # Law 3: on a shared pool another node may have a domain that names the volume.
+    Step("find", _("Look at the volume"), do=find, undo=NoUndo(_("it only looks")), each=nodes_of, after=found),
     Step(
         "take",
         _("Mark and rename the volume"),

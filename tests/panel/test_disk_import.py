@@ -67,6 +67,16 @@ def test_it_becomes_a_disk_without_a_vm_that_one_can_have(left: Scene) -> None:
     assert Executor(world=left.world).run(attach).state == "succeeded"
 
 
+def test_every_node_that_sees_the_pool_is_asked_who_uses_it(left: Scene) -> None:
+    there, _pools = second_node(left)
+    left.pool.places.create(node=there)
+    job = run(left)
+    assert (job.state, job.error["code"]) == ("failed", "volume_absent")
+    left.world.objects[there.pk, "volume:" + THEIRS.name] = "disk"
+    assert run(left).state == "succeeded"
+    assert [envelope.verb for envelope in left.world.messages][-3:] == ["pool.find", "pool.find", "disk.take"]
+
+
 def test_one_that_the_panel_has_not_heard_of_is_looked_at_by_the_node(scene: Scene) -> None:
     scene.world.objects[scene.node.pk, "volume:new.qcow2"] = "disk"
     assert run(scene, "new.qcow2").state == "succeeded"
