@@ -86,8 +86,10 @@ TABLE: dict[str, frozenset[Role]] = {
     "disk.delete": frozenset({A, F, V, T, S}),
     "disk.change": frozenset({A, F, V, T, S}),
     "disk.resize": frozenset({A, F, V, T, S}),
+    "disk.flatten": frozenset({A, F, V, T, S}),
     "disk.move": frozenset({A, F, V}),
     "disk.adopt": frozenset({A, F, V}),
+    "disk.import": frozenset({A, F}),
     # The fabric.
     "node.add": frozenset({A, F}),
     "node.edit": frozenset({A, F}),

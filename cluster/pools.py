@@ -93,6 +93,20 @@ def offers_of(nodes: Sequence[Node]) -> dict[str, list[dict[str, Any]]]:
     return {node.pk: [{**offer, "pool": known.get(offer["identity"])} for offer in node.offers] for node in nodes}
 
 
+def strangers_of(pool: Pool) -> list[dict[str, Any]]:
+    """What its nodes see in it that is no disk: ``name``, ``format`` and ``size_bytes``, each name once."""
+    seen = {stranger["name"]: stranger for place in pool.places.all() for stranger in place.strangers}
+    return [seen[name] for name in sorted(seen)]
+
+
+def forget_stranger(pool_id: str, name: str) -> None:
+    """It is a disk by now: nobody has to wait for the nodes' next look."""
+    for place in PoolOnNode.objects.filter(pool=pool_id):
+        left = [stranger for stranger in place.strangers if stranger["name"] != name]
+        PoolOnNode.objects.filter(pk=place.pk).update(strangers=left)
+    touch(pool_id)
+
+
 def touch(pool_id: str, **changes: Any) -> None:
     """Something that pages show of the pool has changed; ``changes``: its fields."""
     Pool.objects.filter(pk=pool_id).update(version=F("version") + 1, **changes)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
-from django.db.models import Count, Model, Prefetch, QuerySet
+from django.db.models import Count, Exists, Model, OuterRef, Prefetch, QuerySet
 
 from .models import (
     Address,
@@ -42,6 +42,10 @@ WITHOUT_REPORTS = ("node__facts", "node__checks", "node__verbs", "node__offers",
 """What a node has said of itself: some kilobytes of JSON, which nobody wants with each of its VMs."""
 
 
+RESTED_ON = Exists(Disk.objects.filter(parent=OuterRef("pk")))
+"""Whether linked clones rest on a disk."""
+
+
 def vms(actor: Actor) -> "QuerySet[Vm]":
     """VMs alone."""
     return visible(Vm.objects.all(), actor)
@@ -56,9 +60,10 @@ def vms_with_places(actor: Actor) -> "QuerySet[Vm]":
 
 def vms_in_full(actor: Actor) -> "QuerySet[Vm]":
     """VMs with what a card shows of one."""
+    disks = Disk.objects.select_related("iso", "pool", "image", "parent__vm").prefetch_related("snapshots")
     found = vms(actor).select_related("tenant", "owner", "node", "home", "moved_from", "node_group")
     return found.defer(*WITHOUT_REPORTS).prefetch_related(
-        Prefetch("disks", Disk.objects.select_related("iso", "pool", "image").prefetch_related("snapshots")),
+        Prefetch("disks", disks.annotate(rested_on=RESTED_ON)),
         Prefetch("nics", Nic.objects.select_related("lease", "network")),
     )
 
@@ -135,8 +140,9 @@ def disks(actor: Actor) -> "QuerySet[Disk]":
 
 
 def disks_with_places(actor: Actor) -> "QuerySet[Disk]":
-    rows = disks(actor).select_related("vm__node", "pool", "image").prefetch_related("snapshots")
-    return rows.defer(*(f"vm__{name}" for name in WITHOUT_REPORTS))
+    rows = disks(actor).select_related("vm__node", "pool", "image", "parent__vm").annotate(rested_on=RESTED_ON)
+    clones = Prefetch("clones", Disk.objects.select_related("vm"))
+    return rows.prefetch_related("snapshots", clones).defer(*(f"vm__{name}" for name in WITHOUT_REPORTS))
 
 
 def disks_in(actor: Actor, pool: Pool) -> "QuerySet[Disk]":

@@ -620,6 +620,16 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("the pool does not answer"),
         _("look at the storage cluster and the network to it; the operation goes on when it is back"),
     ),
+    "pool_not_there": (_("pool %(pool)s is not on that node"), _("choose a node that has it, or none")),
+    "volume_absent": (
+        _("the pool has no volume of that name"),
+        _("look at the list on the pool's page; the node looks anew when it is checked"),
+    ),
+    "volume_taken": (_("the volume is a disk or an image already; it was left untouched"), _("choose another one")),
+    "volume_unfit": (
+        _("the volume cannot become a disk"),
+        _("convert it beside the pool first: qemu-img convert, rbd flatten, or lvcreate and dd"),
+    ),
     "disk_attached": (_("disk %(disk)s belongs to VM %(vm)s"), _("detach it first")),
     "disk_of_other_tenant": (
         _("disk %(disk)s and VM %(vm)s belong to different tenants"),
@@ -628,6 +638,19 @@ TEXTS: dict[str, tuple[str, str]] = {
     "disk_has_snapshots": (
         _("disk %(disk)s is part of its VM's snapshots"),
         _("delete the snapshots first"),
+    ),
+    "disk_has_clones": (
+        _("linked clones rest on disk %(disk)s: %(clones)s"),
+        _("delete them first, or make them independent"),
+    ),
+    "disk_independent": (_("disk %(disk)s rests on no other"), _("there is nothing to do")),
+    "linked_stays": (
+        _("a linked clone lies in the storage of its source"),
+        _("choose no storage, or ask for a full copy"),
+    ),
+    "linked_unsupported": (
+        _("disk %(disk)s (%(format)s, pool %(pool)s) can have no linked clones"),
+        _("ask for a full copy, or move the disk to Ceph or a thin pool first"),
     ),
     "too_many_disks": (_("%(vm)s has %(most)s disks already, and may have no more"), _("detach one first")),
     "vm_unknown": (_("there is no such VM"), _("choose one from the list")),
@@ -737,6 +760,30 @@ TEXTS: dict[str, tuple[str, str]] = {
     "revert_needs_stop": (
         _("%(vm)s runs, and its memory belongs to the content that goes"),
         _("shut it down first, or allow to stop it by force"),
+    ),
+    "quiesce_needs_running": (
+        _("%(vm)s is paused: the agent inside cannot be asked to let its file systems stand still"),
+        _("resume it first, or ask without that"),
+    ),
+    "guest_agent_silent": (
+        _("the agent inside the guest did not let its file systems stand still"),
+        _("install qemu-guest-agent in the guest and start it, or ask without that"),
+    ),
+    "memory_needs_running": (
+        _("%(vm)s does not run, so it has no memory that could be kept"),
+        _("start it first, or leave the memory out"),
+    ),
+    "memory_unsupported": (
+        _("disk %(disk)s (%(format)s, pool %(pool)s) cannot keep the guest's memory"),
+        _("leave the memory out, or move every disk of the VM to a folder as qcow2"),
+    ),
+    "hardware_changed": (
+        _("%(vm)s has other disks, interfaces, memory or CPUs than when snapshot %(snapshot)s was taken"),
+        _("go back to the disks alone, without the memory"),
+    ),
+    "memory_not_loaded": (
+        _("the guest could not go on from the memory that was kept; it is off, its disks are as they were then"),
+        _("let an administrator resolve the job as done, then start the VM"),
     ),
     "has_snapshots": (
         _("%(vm)s has snapshots, which would be left over in its disks"),

@@ -18,7 +18,7 @@ from celery import Celery, signals
 from celery.app.amqp import AMQP
 from kombu import Connection, Queue
 
-from nodes import __version__, boot, probe, verbs
+from nodes import __version__, boot, probe, quiesce, verbs
 from nodes.config import Config
 from nodes.contract import wire
 from nodes.contract.errors import NodeError
@@ -108,6 +108,8 @@ class Agent:
         self._start_guests()
         # The facts of a hello are better with libvirt's part in them, but a silent libvirtd must not hide the node.
         self.hypervisor.await_ok(HELLO_WAITS_S)
+        if not self.hypervisor.simulated:
+            quiesce.thaw_left_over(self.config.frozen_dir, self.hypervisor)
         self.reporter.start()
         welcome = introduce(
             self.config, self.client, self.stream, self.ledger, self.facts.read(), self.incarnation, self.stopping

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nodes import preflight, storage
 from nodes.boot import notice_shutdowns
@@ -24,6 +24,7 @@ from nodes.contract.specs import (
     NodeFacts,
     PoolFacts,
     PoolOffer,
+    Stranger,
     VolumesSeen,
 )
 from nodes.facts import Facts, memory
@@ -58,7 +59,8 @@ class Seen:
     isos: tuple[FileFacts, ...]
     leases: tuple[LeaseFacts, ...] = ()
     sizes: dict[str, dict[str, int]] | None = None
-    """Of the volumes, by pool and disk, as :meth:`Pools.sizes` has them."""
+    """Of the volumes, by pool and disk, as :meth:`Pools.volumes` has them; None: they were not looked at."""
+    strangers: dict[str, tuple[Stranger, ...]] = field(default_factory=dict)
 
 
 class Surroundings:
@@ -78,8 +80,8 @@ class Surroundings:
         node = self._facts.read()
         checks, pools, offers = preflight.run(self._config, node), self._pools.facts(), storage.offers(self._shell)
         files = self._scanner.scan(self._config.images_dir, self._config.isos_dir)
-        sizes = self._pools.sizes() if volumes else None
-        return Seen(node, checks, pools, offers, *files, self._leases(), sizes)
+        found = self._pools.volumes() if volumes else ()
+        return Seen(node, checks, pools, offers, *files, self._leases(), *found)
 
 
 class Reporter:
@@ -164,7 +166,9 @@ class Reporter:
                         images=seen.images,
                         isos=seen.isos,
                         leases=seen.leases,
-                        volumes=None if seen.sizes is None else VolumesSeen(counter=began, sizes=seen.sizes),
+                        volumes=None
+                        if seen.sizes is None
+                        else VolumesSeen(counter=began, sizes=seen.sizes, strangers=seen.strangers),
                     )
                 )
             if with_volumes and taken:

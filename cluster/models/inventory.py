@@ -196,6 +196,8 @@ class PoolOnNode(models.Model):
     node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="pool_places")
     odd = models.JSONField(default=dict)
     """Disk -> bytes of its volume, None where there is none: what this node saw last otherwise than it is here."""
+    strangers = models.JSONField(default=list)
+    """What this node saw in it that is no disk of ours (``nodes.contract.specs.Stranger``)."""
 
     client_address = models.CharField(max_length=45, blank=True, default="")
     """The node's, as the storage sees it; empty: the node's own."""

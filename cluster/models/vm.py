@@ -105,6 +105,8 @@ class Disk(models.Model):
     pool = models.ForeignKey("Pool", on_delete=models.PROTECT, null=True, related_name="disks", db_index=False)
     image = models.ForeignKey("Image", on_delete=models.PROTECT, null=True, related_name="disks")
     """The image that its first content comes from; a backing file where the driver uses one."""
+    parent = models.ForeignKey("self", on_delete=models.PROTECT, null=True, related_name="clones")
+    """The disk on whose volume this linked clone rests, until it is flattened."""
     iso = models.ForeignKey("Iso", on_delete=models.PROTECT, null=True, related_name="disks")
     format = models.CharField(max_length=8, default="qcow2")
     size_bytes = models.BigIntegerField(default=0)

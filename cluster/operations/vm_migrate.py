@@ -279,7 +279,7 @@ def moved(context: Context[MigrateParams], key: str, result: DomainWhereabouts) 
     if not here.update(node=context.data["target"], moving_to=None, observed_counter=0):
         return
     for disk_id, copied in context.data["copied"].items():
-        there = {"pool": copied["pool"], "format": copied["format"], "cache": "", "image": None}
+        there = {"pool": copied["pool"], "format": copied["format"], "cache": "", "image": None, "parent": None}
         Disk.objects.filter(pk=disk_id).update(**there, drift={}, version=F("version") + 1)
     states.touch(context.subject_id)
 

@@ -137,6 +137,26 @@ class DiskUnused(_Volume):
     changes = False
 
 
+class DiskTake(_Volume):
+    """Make a volume that is nobody's this disk's: owner mark first, final name last. Its content is not touched.
+
+    Taken already: done. Certain ``volume_absent``, ``volume_taken`` (it is a disk's, or an image's), ``disk_in_use``
+    while the node sees any user of it, ``image_...`` and ``unsupported`` for what cannot be a disk.
+    """
+
+    verb = "disk.take"
+    result = VolumeFacts
+    name: FileName
+    """Of the volume in its pool."""
+
+
+class DiskGiveBack(_Volume):
+    """The undo of ``disk.take``: the volume gets back its name, and loses the mark."""
+
+    verb = "disk.give_back"
+    name: FileName
+
+
 class DiskResize(_Volume):
     """Grow the volume, then tell the guest that runs on it. Never shrinks: certain ``would_shrink``."""
 
@@ -163,6 +183,13 @@ class DiskClone(Message):
     @property
     def object(self) -> str:
         return "disk:" + self.disk.id
+
+
+class DiskFlatten(_Volume):
+    """Give a linked clone all that it has from its source, also while a guest runs on it: it rests on nothing then."""
+
+    verb = "disk.flatten"
+    long = True
 
 
 class DiskSnapshot(_Volume):
@@ -219,6 +246,25 @@ class PoolAttach(Message):
     pool: PoolSpec
     key: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/=]*$", repr=False)] = ""
     """RBD: the Ceph user's key. Secret."""
+
+    @property
+    def object(self) -> str:
+        return "pool:" + self.pool.id
+
+
+class FoundVolume(Result):
+    format: Literal["qcow2", "raw"]
+    size_bytes: Annotated[int, Field(ge=0, le=MAX_BYTES)]
+
+
+class PoolFind(Message):
+    """Look at a volume of the pool that is nobody's disk. Refused as ``disk.take`` would be."""
+
+    verb = "pool.find"
+    changes = False
+    result = FoundVolume
+    pool: PoolSpec
+    name: FileName
 
     @property
     def object(self) -> str:
@@ -485,6 +531,64 @@ class DomainMedium(_Domain):
     disk: DomainDisk
 
 
+Quiesce = Literal["auto", "no", "required"]
+"""Whether the guest's own agent is asked to let its file systems stand still: where it answers, never, or else not."""
+
+
+class FrozenDomain(DomainWhereabouts):
+    frozen: bool = False
+    """Freeze: its file systems stand still. Thaw: they did until now."""
+
+
+class DomainFreeze(_Domain):
+    """Ask the agent in a guest that runs to let its file systems stand still; the node thaws them after a minute.
+
+    Where none answers, nothing happens; ``required``: that is a certain ``guest_agent_silent``.
+    """
+
+    verb = "domain.freeze"
+    long = True
+    result = FrozenDomain
+    required: bool = False
+
+
+class DomainThaw(_Domain):
+    """Let them go on. A guest that does not answer is asked again by the node until it does, or is off: no failure."""
+
+    verb = "domain.thaw"
+    result = FrozenDomain
+
+
+class DomainSave(_Domain):
+    """Keep the memory of a guest that runs and the content of its disks, under an id that the panel made.
+
+    All of its disks are named, the first has to keep the memory too; the guest stands still meanwhile. Certain
+    ``snapshot_failed``.
+    """
+
+    verb = "domain.save"
+    long = True
+    snapshot: Id
+    disks: tuple[Id, ...]
+
+
+class DomainLoad(_Domain):
+    """Let a guest go on from where ``domain.save`` kept it; one that runs is ended first.
+
+    Certain ``memory_not_loaded``: the guest is off.
+    """
+
+    verb = "domain.load"
+    long = True
+    snapshot: Id
+    disks: tuple[Id, ...]
+
+
+class BackedUpDomain(DomainWhereabouts):
+    quiesced: bool = False
+    """Its file systems stood still at the instant of the copy."""
+
+
 class DomainBackup(_Domain):
     """Copy disks of a guest that runs into volumes that are there, all of them as they are at one instant.
 
@@ -493,7 +597,9 @@ class DomainBackup(_Domain):
 
     verb = "domain.backup"
     long = True
+    result = BackedUpDomain
     disks: tuple[BackupDisk, ...] = ()
+    quiesce: Quiesce = "no"
 
 
 class DomainMirror(_Domain):
@@ -614,7 +720,7 @@ class DomainLeave(_Domain):
     verb = "domain.leave"
 
 
-class DomainLoad(Result):
+class GuestLoad(Result):
     """What a guest would have to be sent, and how fast it changes."""
 
     memory_bytes: Annotated[int, Field(ge=0)]
@@ -630,7 +736,7 @@ class DomainMeasure(_Domain):
 
     verb = "domain.measure"
     changes = False
-    result = DomainLoad
+    result = GuestLoad
     disks: tuple[Id, ...] = ()
     """Of which it says how much their volumes hold."""
 
@@ -742,13 +848,17 @@ VERBS: dict[str, type[Message]] = {
         DiskRename,
         DiskLook,
         DiskUnused,
+        DiskTake,
+        DiskGiveBack,
         DiskResize,
         DiskClone,
+        DiskFlatten,
         DiskSnapshot,
         DiskSnapshotDelete,
         DiskRevert,
         DiskFence,
         PoolAttach,
+        PoolFind,
         PoolDetach,
         PoolUnfence,
         FileFetch,
@@ -771,6 +881,10 @@ VERBS: dict[str, type[Message]] = {
         DomainPlug,
         DomainUnplug,
         DomainMedium,
+        DomainFreeze,
+        DomainThaw,
+        DomainSave,
+        DomainLoad,
         DomainBackup,
         DomainMirror,
         DomainPivot,

@@ -101,7 +101,11 @@ class PoolFacts(Spec):
     """Also while a guest runs on the volume."""
     snapshots_take_room: bool = False
     """A snapshot is given a size when it is made, and is lost when more than that is written to its volume."""
+    memory_formats: tuple[DiskFormat, ...] = ()
+    """Volumes of these formats can keep a running guest's memory beside their content."""
     clones: tuple[CloneKind, ...] = ()
+    clones_rest: bool = False
+    """A linked clone needs its source until it is flattened; False: it stands by itself from the beginning."""
     takes_backups: bool = False
     """The QEMU of a guest that runs can write a copy of its disks into volumes of this pool."""
     fences: bool = False
@@ -123,6 +127,14 @@ class PoolFacts(Spec):
     """The code of the error for which it cannot be used now; the numbers are then those of before."""
 
 
+class Stranger(Spec):
+    """A volume of a pool that is no disk of anybody's, and of which one could be made."""
+
+    name: FileName
+    format: DiskFormat
+    size_bytes: Annotated[int, Field(ge=0, lt=1 << 63)]
+
+
 class VolumesSeen(Spec):
     """The volumes of disks that a node finds in its pools."""
 
@@ -130,6 +142,8 @@ class VolumesSeen(Spec):
     """The agent's counter when their reading began."""
     sizes: dict[str, dict[Id, Annotated[int, Field(ge=0, lt=1 << 63)]]]
     """Identity of a pool -> disk -> bytes. A pool that cannot be read now is left out."""
+    strangers: dict[str, tuple[Stranger, ...]] = {}
+    """Identity of a pool -> the first of what is no disk of ours, by name."""
 
 
 class PoolOffer(Spec):

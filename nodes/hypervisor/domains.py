@@ -3,7 +3,7 @@
 import base64
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from lxml.builder import E  # type: ignore[import-not-found]  # its stubs leave 
 from nodes.contract.errors import NodeError
 from nodes.contract.messages import DomainWhereabouts
 from nodes.contract.specs import DomainFacts, DomainState, Outline
-from nodes.domain_xml import place_in
+from nodes.domain_xml import GUEST_AGENT, place_in
 from nodes.hypervisor.connections import LifecycleEvent
 from nodes.hypervisor.migration import Migrating
 from nodes.hypervisor.outlines import Outlines
@@ -27,6 +27,8 @@ from nodes.shell import Cancellation, Cancelled
 COPY_LOOK_S = 0.5
 DEFINITIONS_FOLDER = Path("/etc/libvirt/qemu")
 """Has ``<domain>.xml`` of each domain that is defined, and ``autostart/<domain>.xml``. Source: libvirt, qemu_conf.c."""
+JOB_LOOK_S = 0.1
+_JOB = "ulei-"
 STATE_FOLDER = Path("/run/libvirt/qemu")
 """Has ``<domain>.pid`` of each QEMU, and ``<domain>.xml``, its status. Source: libvirt, qemu_conf.c, qemu_process.c."""
 
@@ -311,6 +313,48 @@ class Hypervisor(Migrating):
         with self._on(disk.uuid) as domain:
             _monitor(domain, command, device=_block_node(domain, disk.device), name=name)
 
+    def guest_agent_listens(self, uuid: str) -> bool:
+        """Something inside the guest that runs has opened the agent's channel."""
+        with self._on(uuid) as domain:
+            xml = etree.fromstring(domain.XMLDesc(), etree.XMLParser(resolve_entities=False))
+        return bool(xml.xpath("devices/channel/target[@name = $name]/@state = 'connected'", name=GUEST_AGENT))
+
+    def freeze(self, uuid: str, timeout_s: int) -> int:
+        """Returns how many of the guest's file systems stand still now."""
+        with self._on(uuid) as domain:
+            domain.agentSetResponseTimeout(timeout_s)
+            return int(domain.fsFreeze())
+
+    def thaw(self, uuid: str, timeout_s: int) -> int:
+        """Returns how many of them stood still until now."""
+        with self._on(uuid) as domain:
+            domain.agentSetResponseTimeout(timeout_s)
+            return int(domain.fsThaw())
+
+    def save_memory(self, uuid: str, name: str, devices: Sequence[str]) -> None:
+        """Let the guest's QEMU keep its memory in the first of these qcow2 files, and each one's content in itself.
+
+        libvirt can do that too, but then would not let the domain move any more. Raises ``snapshot_failed``.
+        Source: QEMU, migration.json, snapshot-save.
+        """
+        with self._on(uuid) as domain:
+            if _ended_job(domain, name):
+                return  # it was begun by an agent that was killed, and is done
+            nodes = [_block_node(domain, device) for device in devices]
+            kept = [device for device in devices if name in _kept_in(domain, device)]
+            if len(kept) == len(devices) and _kept_in(domain, devices[0])[name]:
+                return
+            for device in kept:
+                _monitor(
+                    domain, "blockdev-snapshot-delete-internal-sync", device=_block_node(domain, device), name=name
+                )
+            _run_job(domain, "snapshot-save", name, nodes)
+
+    def load_memory(self, uuid: str, name: str, devices: Sequence[str]) -> None:
+        """Give a guest that was started paused its memory of then. Raises ``snapshot_failed``."""
+        with self._on(uuid) as domain:
+            _run_job(domain, "snapshot-load", name, [_block_node(domain, device) for device in devices])
+
     def attach_device(self, uuid: str, xml: str) -> None:
         """Give it to a guest that runs."""
         with self._on(uuid) as domain:
@@ -505,6 +549,36 @@ def _monitor(domain: Any, command: str, **arguments: Any) -> Any:
     if "error" in answer:
         raise NodeError("snapshot_failed", f"QEMU of {domain.name()}: {command}: {answer['error'].get('desc')}")
     return answer["return"]
+
+
+def _run_job(domain: Any, command: str, name: str, nodes: Sequence[str]) -> None:
+    """Begin one of QEMU's jobs on snapshots, and wait for its end."""
+    arguments = {"job-id": _JOB + name, "tag": name, "vmstate": nodes[0], "devices": list(nodes)}
+    _monitor(domain, command, **arguments)
+    if not _ended_job(domain, name):
+        raise NodeError("snapshot_failed", f"QEMU of {domain.name()} has forgotten its {command}")
+
+
+def _ended_job(domain: Any, name: str) -> bool:
+    """Wait for the end of a job on this snapshot. False: there is none. Raises ``snapshot_failed``."""
+    while True:
+        job = next((job for job in _monitor(domain, "query-jobs") if job["id"] == _JOB + name), None)
+        if job is None:
+            return False
+        if job["status"] == "concluded":
+            _monitor(domain, "job-dismiss", id=_JOB + name)
+            if "error" in job:
+                raise NodeError("snapshot_failed", f"QEMU of {domain.name()}: {job['error']}")
+            return True
+        time.sleep(JOB_LOOK_S)
+
+
+def _kept_in(domain: Any, device: str) -> dict[str, int]:
+    """Name of each snapshot inside a disk -> bytes of memory that it keeps there."""
+    node = _block_node(domain, device)
+    drives = (drive.get("inserted", {}) for drive in _monitor(domain, "query-block"))
+    image = next(each["image"] for each in drives if each.get("node-name") == node)
+    return {each["name"]: each["vm-state-size"] for each in image.get("snapshots", ())}
 
 
 def _block_node(domain: Any, device: str) -> str:

@@ -24,7 +24,7 @@ from nodes.contract.errors import NodeError
 from nodes.contract.faults import point
 from nodes.contract.messages import DiskState, VolumeFacts
 from nodes.contract.sizes import round_up
-from nodes.contract.specs import DiskFormat, DiskSpec, PoolFacts, PoolKind, PoolPlace, RbdSource, VolumeSpec
+from nodes.contract.specs import DiskFormat, DiskSpec, PoolFacts, PoolKind, PoolPlace, RbdSource, Stranger, VolumeSpec
 from nodes.files import write_atomically
 from nodes.shell import Cancellation, Cancelled, Shell
 from nodes.storage.base import (
@@ -36,13 +36,17 @@ from nodes.storage.base import (
     Users,
     Volume,
     absent,
+    can_be_told,
     check_grows,
     check_holds,
     check_same_size,
     check_unused,
+    is_a_disk,
     no_room,
     not_ours,
     snapshot_absent,
+    unfit,
+    volume_absent,
 )
 
 MARK = "ulei.disk"
@@ -59,6 +63,7 @@ CAPS_HINT = "Give it: mon 'profile rbd, allow command \"osd blocklist\" with blo
 SECRETS = uuid.UUID("5b1f2f0e-3b0a-4c55-9d0c-5f3a1d0f7c11")
 """The namespace of our secrets' uuids: every node gives the same key the same uuid, so that a guest can move."""
 
+SECTOR_BYTES = 512
 CLONE = "clone-"
 """So begins the name of a snapshot that stands only while a linked clone of it is made."""
 USER_NAMESPACE = 0
@@ -204,6 +209,7 @@ class RbdDriver(Driver):
             clones=("full", "linked"),
             fences=True,
             client_address=self._own_address(),
+            clones_rest=True,
         )
 
     def _own_address(self) -> str:
@@ -322,6 +328,15 @@ class RbdDriver(Driver):
             self._drop_clone_snapshot(pool, rbd, volume.id, disk.id)
         return facts
 
+    def flatten(self, disk_id: str, disk_format: DiskFormat) -> None:
+        with self._pool() as (pool, rbd):
+            self._size_of(pool, rbd, disk_id)
+            with rbd.Image(pool, disk_id) as image:
+                if _is_clone(image, rbd):
+                    # Where a guest has it open, its client is asked to do it.
+                    image.flatten()
+        point("disk.flattened", disk_id)
+
     def _made(self, disk: DiskSpec, make: Any, fill: Fill | None) -> VolumeFacts:
         """Part, mark, content, name."""
         part, wanted_bytes = f"{disk.id}.part", round_up(disk.size_bytes, OBJECT_BYTES)
@@ -408,11 +423,14 @@ class RbdDriver(Driver):
                 with rbd.Image(pool, disk_id) as image:
                     image.metadata_set(MARK, new_id)
             point("disk.marked", new_id)
-            try:
-                rbd.RBD().rename(pool, disk_id, new_id)
-            except rbd.ImageExists:
-                raise not_ours(f"{self.pool.path}/{new_id}") from None
+            self._rename(pool, rbd, disk_id, new_id)
             point("disk.linked", new_id)
+
+    def _rename(self, pool: Any, rbd: ModuleType, old: str, new: str) -> None:
+        try:
+            rbd.RBD().rename(pool, old, new)
+        except rbd.ImageExists:
+            raise not_ours(f"{self.pool.path}/{new}") from None
 
     def _users(self, image: Any, disk_id: str, users: Users) -> list[str]:
         return [
@@ -458,6 +476,70 @@ class RbdDriver(Driver):
                 return
         listed = rbd.RBD().list(pool)
         pool.remove_object(f"rbd_id.{old if new in listed else new}")
+
+    # --- what is nobody's ---------------------------------------------------------------------------------
+
+    def strangers(self) -> list[Stranger]:
+        told = ((name, size_bytes) for name, size_bytes, mark in self._listed() if mark is None and can_be_told(name))
+        found = [
+            Stranger(name=name, format="raw", size_bytes=size_bytes)
+            for name, size_bytes in told
+            if not name.endswith(".part")
+        ]
+        return sorted(found, key=lambda stranger: stranger.name)
+
+    def examine(self, name: str, users: Users) -> Stranger:
+        full = f"{self.pool.path}/{name}"
+        with self._pool() as (pool, rbd):
+            try:
+                image = rbd.Image(pool, name, read_only=True)
+            except rbd.ImageNotFound:
+                raise volume_absent(f"image {full}") from None
+            with image:
+                if _mark(image) is not None:
+                    raise is_a_disk(full)
+                if _is_clone(image, rbd):
+                    raise unfit(full, "it rests on another image: flatten it first")
+                if image.old_format() or not image.size() or image.size() % SECTOR_BYTES:
+                    raise unfit(full, "an image of the first format, or of no whole number of sectors")
+                check_unused(full, self._users(image, name, users))
+                return Stranger(name=name, format="raw", size_bytes=image.size())
+
+    def take(self, disk_id: str, disk_format: DiskFormat, name: str, users: Users) -> VolumeFacts:
+        with self._pool() as (pool, rbd):
+            self._settle_rename(pool, rbd, name, disk_id)
+            if not self._exists(pool, rbd, name) and self._exists(pool, rbd, disk_id):
+                return VolumeFacts(size_bytes=self._size_of(pool, rbd, disk_id))
+            if not self._is_marked(pool, rbd, name, disk_id):
+                self.examine(name, users)
+                with rbd.Image(pool, name) as image:
+                    image.metadata_set(MARK, disk_id)
+            point("disk.marked", disk_id)
+            with rbd.Image(pool, name) as image:
+                if not image.features() & rbd.RBD_FEATURE_EXCLUSIVE_LOCK:
+                    # Two nodes never write to one image.
+                    image.update_features(rbd.RBD_FEATURE_EXCLUSIVE_LOCK, True)
+            self._rename(pool, rbd, name, disk_id)
+            point("disk.linked", disk_id)
+            return VolumeFacts(size_bytes=self._size_of(pool, rbd, disk_id))
+
+    def give_back(self, disk_id: str, disk_format: DiskFormat, name: str) -> None:
+        with self._pool() as (pool, rbd):
+            self._settle_rename(pool, rbd, disk_id, name)
+            if self._is_marked(pool, rbd, disk_id, disk_id) and not self._exists(pool, rbd, name):
+                self._rename(pool, rbd, disk_id, name)
+                point("disk.linked", disk_id)
+            for taken in (name, disk_id):
+                if self._is_marked(pool, rbd, taken, disk_id):
+                    with rbd.Image(pool, taken) as image:
+                        image.metadata_remove(MARK)
+
+    def _is_marked(self, pool: Any, rbd: ModuleType, name: str, disk_id: str) -> bool:
+        try:
+            with rbd.Image(pool, name, read_only=True) as image:
+                return _mark(image) == disk_id
+        except rbd.ImageNotFound:
+            return False
 
     # --- grow and look ------------------------------------------------------------------------------------
 
@@ -514,10 +596,15 @@ class RbdDriver(Driver):
             return found
 
     def sizes(self) -> dict[str, int]:
-        """Asks the images' headers, many at once: to open an image takes thirty times as long."""
-        found: dict[str, int] = {}
+        return {name: size_bytes for name, size_bytes, mark in self._listed() if mark == name}
+
+    def _listed(self) -> Iterator[tuple[str, int, str | None]]:
+        """(name, size, owner mark) of every image.
+
+        Asks the images' headers, many at once: to open an image takes thirty times as long.
+        """
         with self._pool() as (pool, rbd):
-            images = [each for each in rbd.RBD().list2(pool) if _VOLUME.fullmatch(each["name"])]
+            images = list(rbd.RBD().list2(pool))
             for start in range(0, len(images), _AT_ONCE):
                 asked = [
                     (each["name"], *(_ask(pool, each["id"], *question) for question in _SIZE_AND_MARK))
@@ -525,10 +612,10 @@ class RbdDriver(Driver):
                 ]
                 for name, size, mark in asked:
                     size_said, mark_said = size(), mark()
-                    # Each text has its length before it.
-                    if size_said is not None and mark_said is not None and mark_said[4:] == name.encode():
-                        found[name] = struct.unpack_from("<BQ", size_said)[1]
-        return found
+                    if size_said is not None:
+                        # Each text has its length before it.
+                        owner = mark_said[4:].decode(errors="replace") if mark_said is not None else None
+                        yield name, struct.unpack_from("<BQ", size_said)[1], owner
 
     # --- copies and snapshots -----------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ from nodes.contract.messages import (
     DiskCreate,
     DiskDelete,
     DiskFence,
+    DiskFlatten,
+    DiskGiveBack,
     DiskLook,
     DiskRename,
     DiskResize,
@@ -14,6 +16,7 @@ from nodes.contract.messages import (
     DiskSnapshot,
     DiskSnapshotDelete,
     DiskState,
+    DiskTake,
     DiskUnused,
     Nothing,
     VolumeFacts,
@@ -40,6 +43,17 @@ def delete(node: Node, message: DiskDelete, run: Run) -> Nothing:
 @handles(DiskRename)
 def rename(node: Node, message: DiskRename, run: Run) -> Nothing:
     node.driver(message.pool).rename(message.id, message.format, message.new, node.users)
+    return Nothing()
+
+
+@handles(DiskTake)
+def take(node: Node, message: DiskTake, run: Run) -> VolumeFacts:
+    return node.driver(message.pool).take(message.id, message.format, message.name, node.users)
+
+
+@handles(DiskGiveBack)
+def give_back(node: Node, message: DiskGiveBack, run: Run) -> Nothing:
+    node.driver(message.pool).give_back(message.id, message.format, message.name)
     return Nothing()
 
 
@@ -101,6 +115,12 @@ def clone(node: Node, message: DiskClone, run: Run) -> VolumeFacts:
     if source.pool.identity != message.disk.pool.identity:
         raise NodeError("unsupported", "a linked clone lies in the pool of its source", "Ask for a full copy.")
     return driver.link(message.disk, source, message.snapshot)
+
+
+@handles(DiskFlatten)
+def flatten(node: Node, message: DiskFlatten, run: Run) -> Nothing:
+    node.driver(message.pool).flatten(message.id, message.format)
+    return Nothing()
 
 
 @handles(DiskSnapshot)

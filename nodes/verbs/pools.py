@@ -1,6 +1,14 @@
 """Pools: from when on the node tells of them, and the keys that open them."""
 
-from nodes.contract.messages import AttachedPool, Nothing, PoolAttach, PoolDetach, PoolUnfence
+from nodes.contract.messages import (
+    AttachedPool,
+    FoundVolume,
+    Nothing,
+    PoolAttach,
+    PoolDetach,
+    PoolFind,
+    PoolUnfence,
+)
 from nodes.node import Node
 from nodes.storage import driver_at
 from nodes.verbs import handles
@@ -21,6 +29,12 @@ def attach(node: Node, message: PoolAttach, run: Run) -> AttachedPool:
         node.hypervisor.keep_secret(secret.uuid, secret.name, message.key)
     node.pools.attach(pool)
     return AttachedPool(facts=facts)
+
+
+@handles(PoolFind)
+def find(node: Node, message: PoolFind, run: Run) -> FoundVolume:
+    stranger = node.driver(message.pool).examine(message.name, node.users)
+    return FoundVolume(format=stranger.format, size_bytes=stranger.size_bytes)
 
 
 @handles(PoolDetach)

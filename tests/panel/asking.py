@@ -98,6 +98,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "backups/{id}/do/restore/": {"name": "again"},
     "schedules/{id}/remove/": {},
     "pools/{id}/edit/": {"name": "renamed", "warning_percent": "90", "exact": "1", "state": "active"},
+    "pools/{id}/do/import/": {"name": "theirs.qcow2", "title": "Архив"},
     "pools/new/": POOL,
     "pools/new/check/": POOL,
     "vms/{id}/do/snapshot/": {"name": "before"},

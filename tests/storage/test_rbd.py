@@ -192,6 +192,29 @@ def test_while_the_osds_are_away_a_call_says_so_in_time(rbd: RbdPlace, monkeypat
     assert rbd.driver().sizes() == {DISK: 8 * MIB}
 
 
+def test_a_linked_clone_under_an_open_client_is_flattened_and_its_source_can_go(rbd: RbdPlace) -> None:
+    rbd.create()
+    rbd.write(7)
+    rbd.driver().link(rbd.disk(OTHER), rbd.volume(), None)
+    with pytest.raises(NodeError, match=r"disk_in_use.*clone"):
+        rbd.driver().delete(DISK, "raw", nobody)
+    other = ["qemu-io", "-f", "raw", rbd.driver()._address(OTHER)]  # type: ignore[attr-defined]
+    with subprocess.Popen(other, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as guest:
+        assert guest.stdin
+        assert guest.stdout
+        guest.stdin.write("write -P 9 1M 4k\n")
+        guest.stdin.flush()
+        while "wrote" not in guest.stdout.readline():
+            pass
+        rbd.driver().flatten(OTHER, "raw")
+        guest.stdin.write("quit\n")
+        guest.stdin.flush()
+    rbd.driver().flatten(OTHER, "raw")
+    rbd.driver().delete(DISK, "raw", nobody)
+    assert rbd.names() == [OTHER]
+    assert rbd.holds(7, OTHER)
+
+
 # --- a node is shut out -------------------------------------------------------------------------------------
 
 AWAY, NODE = "10.99.0.12", "b" * 13

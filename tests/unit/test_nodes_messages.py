@@ -34,6 +34,7 @@ from nodes.contract.specs import (
     RbdSource,
     SeenDisk,
     SeenNic,
+    Stranger,
     VolumeSpec,
     VolumesSeen,
 )
@@ -85,6 +86,8 @@ BODIES: dict[str, m.Message] = {
     "disk.rename": m.DiskRename(id="d" * 13, pool=POOL, format="qcow2", new="e" * 13),
     "disk.look": m.DiskLook(id="d" * 13, pool=POOL, format="qcow2"),
     "disk.unused": m.DiskUnused(id="d" * 13, pool=CEPH, format="raw"),
+    "disk.take": m.DiskTake(id="d" * 13, pool=POOL, format="qcow2", name="their web.qcow2"),
+    "disk.give_back": m.DiskGiveBack(id="d" * 13, pool=STRIPED, format="raw", name="their-web"),
     "disk.resize": m.DiskResize(id="d" * 13, pool=THIN, format="raw", size_bytes=2 << 30),
     "disk.clone": m.DiskClone(
         disk=DiskSpec(id="e" * 13, pool=THIN, format="raw", size_bytes=1 << 30),
@@ -92,6 +95,7 @@ BODIES: dict[str, m.Message] = {
         snapshot="s" * 13,
         linked=True,
     ),
+    "disk.flatten": m.DiskFlatten(id="d" * 13, pool=CEPH, format="raw"),
     "disk.snapshot": m.DiskSnapshot(id="d" * 13, pool=STRIPED, format="raw", snapshot="s" * 13, room_bytes=1 << 28),
     "disk.snapshot_delete": m.DiskSnapshotDelete(id="d" * 13, pool=POOL, format="qcow2", snapshot="s" * 13),
     "disk.revert": m.DiskRevert(id="d" * 13, pool=POOL, format="qcow2", snapshot="s" * 13),
@@ -99,6 +103,7 @@ BODIES: dict[str, m.Message] = {
         id="d" * 13, pool=CEPH, format="raw", node="b" * 13, addresses=("10.99.0.12", "fd00::12")
     ),
     "pool.attach": m.PoolAttach(pool=CEPH, key="c2VjcmV0"),
+    "pool.find": m.PoolFind(pool=CEPH, name="their-web"),
     "pool.detach": m.PoolDetach(id="p" * 13),
     "pool.unfence": m.PoolUnfence(pool=CEPH, node="b" * 13, addresses=("10.99.0.12",)),
     "file.fetch": m.FileFetch(
@@ -149,6 +154,10 @@ BODIES: dict[str, m.Message] = {
     "domain.pivot": m.DomainPivot(
         **ONE_DOMAIN, disk="d" * 13, target=VolumeSpec(id="d" * 13, pool=STRIPED, format="raw")
     ),
+    "domain.freeze": m.DomainFreeze(**ONE_DOMAIN, required=True),
+    "domain.thaw": m.DomainThaw(**ONE_DOMAIN),
+    "domain.save": m.DomainSave(**ONE_DOMAIN, snapshot="s" * 13, disks=("d" * 13, "e" * 13)),
+    "domain.load": m.DomainLoad(**ONE_DOMAIN, snapshot="s" * 13, disks=("d" * 13,)),
     "domain.expect": m.DomainExpect(domain=DOMAIN, source_address="10.99.0.11"),
     "domain.dismiss": m.DomainDismiss(**ONE_DOMAIN),
     "domain.move": m.DomainMove(
@@ -255,7 +264,10 @@ OFFER = PoolOffer(
     most_stripes=2,
 )
 
-LATER: dict[str, m.Message] = {"domain.start-for-now": m.DomainStart(**ONE_DOMAIN, paused=True, for_now=True)}
+LATER: dict[str, m.Message] = {
+    "domain.start-for-now": m.DomainStart(**ONE_DOMAIN, paused=True, for_now=True),
+    "domain.backup-quiesced": m.DomainBackup(**ONE_DOMAIN, quiesce="required"),
+}
 """Fields that a verb got after its first golden file was written."""
 
 OTHERS = {
@@ -303,6 +315,18 @@ OTHERS = {
         images=(),
         isos=(),
         volumes=VolumesSeen(counter=6, sizes={"6f0c": {"d" * 13: 1 << 30}}),
+    ),
+    "entry.inventory-strangers": m.Inventory(
+        **SEEN,
+        facts=NODE,
+        checks=(),
+        domains=(),
+        pools=(),
+        images=(),
+        isos=(),
+        volumes=VolumesSeen(
+            counter=6, sizes={}, strangers={"6f0c": (Stranger(name="a.raw", format="raw", size_bytes=512),)}
+        ),
     ),
     "entry.domains": m.DomainChanged(**SEEN, domains=(SEEN_DOMAIN,)),
     "entry.domains-outline": m.DomainChanged(**SEEN, domains=(SEEN_DOMAIN.model_copy(update={"outline": OUTLINE}),)),

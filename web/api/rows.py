@@ -35,7 +35,7 @@ from cluster.models import (
     Vm,
 )
 from cluster.permissions import Actor
-from cluster.pools import offers_of, warnings_of, warnings_on
+from cluster.pools import offers_of, strangers_of, warnings_of, warnings_on
 from cluster.refusals import Refusal
 from cluster.states import SEEN, trouble_of
 
@@ -236,6 +236,7 @@ def pools(actor: Actor, rows: Sequence[Pool]) -> list[Row]:
                 {"code": line.code, "level": line.level, "text": checks.in_one_breath(line)}
                 for line in warnings_of(pool)
             ],
+            "strangers": strangers_of(pool),
             "version": pool.version,
         }
         for pool in rows
@@ -331,6 +332,7 @@ def disks(actor: Actor, rows: Sequence[Disk]) -> list[Row]:
             "drift": [
                 {"field": field, "panel": getattr(disk, field), "seen": seen} for field, seen in disk.drift.items()
             ],
+            "parent": disk.parent_id,
             "title": disk.title,
             "tenant": disk.tenant_id,
             "version": disk.version,
@@ -346,7 +348,8 @@ def snapshots(actor: Actor, rows: Sequence[Snapshot]) -> list[Row]:
             "vm": snapshot.vm_id,
             "name": snapshot.name,
             "parent": snapshot.parent_id,
-            "memory": False,
+            "memory": snapshot.memory,
+            "consistency": snapshot.consistency or None,
             "created": snapshot.created,
             "size_bytes": snapshot.size_bytes,
             "state": snapshot.state,
@@ -367,6 +370,7 @@ def backups(actor: Actor, rows: Sequence[Backup]) -> list[Row]:
             "created": backup.created,
             "size_bytes": backup.size_bytes,
             "pool": _fabric(actor, next((disk.pool_id for disk in backup.disks.all()), None)),
+            "consistency": backup.consistency or None,
             "state": backup.state,
             "version": backup.version,
         }

@@ -7,6 +7,7 @@ from rest_framework import serializers as s
 from cluster.models import (
     AffinityPolicy,
     BackupState,
+    Consistency,
     JobState,
     NodeState,
     Pending,
@@ -25,6 +26,11 @@ def _id(**kwargs: Any) -> s.CharField:
 
 def _nullable_id(help_text: str = "") -> s.CharField:
     return s.CharField(allow_null=True, help_text=help_text)
+
+
+def _consistency() -> s.ChoiceField:
+    help_text = "What a guest finds on the disks; null: not known yet, or nobody has noted it."
+    return s.ChoiceField(Consistency.choices, allow_null=True, help_text=help_text)
 
 
 def _bytes(**about: Any) -> s.IntegerField:
@@ -187,6 +193,12 @@ class NodeGroupSerializer(s.Serializer[Any]):
     created = s.DateTimeField()
 
 
+class StrangeVolumeSerializer(s.Serializer[Any]):
+    name = s.CharField()
+    format = s.ChoiceField(["qcow2", "raw"])
+    size_bytes = _bytes()
+
+
 class PoolSerializer(s.Serializer[Any]):
     id = _id()
     name = s.CharField()
@@ -201,6 +213,7 @@ class PoolSerializer(s.Serializer[Any]):
     default_of = s.ListField(child=_id(), help_text="Nodes that put new disks here unless told otherwise.")
     warning_percent = s.IntegerField(min_value=1, max_value=100)
     warnings = CheckSerializer(many=True, help_text="Too full, or out of reach; empty: all in order.")
+    strangers = StrangeVolumeSerializer(many=True, help_text="Volumes that are no disk and could become one (import).")
     version = s.IntegerField()
 
 
@@ -282,6 +295,7 @@ class DiskSerializer(s.Serializer[Any]):
         help_text="What a guest that runs takes part in only when it is off; null: nothing.",
     )
     drift = DriftSerializer(many=True, help_text="What its nodes see otherwise than the panel has it.")
+    parent = _nullable_id("The disk on which this linked clone rests; null: on none.")  # type: ignore[assignment]
     title = s.CharField()
     tenant = _id()
     version = s.IntegerField()
@@ -293,6 +307,7 @@ class SnapshotSerializer(s.Serializer[Any]):
     name = s.CharField()
     parent = _nullable_id("Null for one that rests on no other.")  # type: ignore[assignment]
     memory = s.BooleanField(help_text="Whether the guest's memory is in it.")
+    consistency = _consistency()
     created = s.DateTimeField()
     size_bytes = _bytes()
     state = s.ChoiceField(SnapshotState.choices)
@@ -308,6 +323,7 @@ class BackupSerializer(s.Serializer[Any]):
     created = s.DateTimeField()
     size_bytes = _bytes()
     pool = _nullable_id("Null for tenants.")
+    consistency = _consistency()
     state = s.ChoiceField(BackupState.choices)
     version = s.IntegerField()
 

@@ -26,12 +26,14 @@ ORDER = (
     "restore",
     "revert",
     "adopt",
+    "flatten",
     "resize",
     "move",
     "change",
     "attach",
     "detach",
     "image",
+    "import",
     "distribute",
     "delete",
 )
@@ -151,6 +153,7 @@ def snapshot_lines(actor: Actor, vm: Vm) -> list[SnapshotLine]:
 WITH_VM = ("resize", "move", "change", "detach", "image")
 LOOSE = ("move", "change", "attach", "image", "delete")
 DRIFTED = ("adopt",)
+LINKED = ("flatten",)
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ def disk_lines(actor: Actor, disks: Iterable[Disk]) -> list[DiskLine]:
 
 
 def _codes(disk: Disk) -> tuple[str, ...]:
-    return (*(DRIFTED if disk.drift else ()), *(WITH_VM if disk.vm_id else LOOSE))
+    return (*(DRIFTED if disk.drift else ()), *(LINKED if disk.parent_id else ()), *(WITH_VM if disk.vm_id else LOOSE))
 
 
 @dataclass(frozen=True)

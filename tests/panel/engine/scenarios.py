@@ -163,6 +163,13 @@ def loose_disk(scene: Scene) -> str:
     return disk.pk
 
 
+def linked_clone(scene: Scene) -> str:
+    """Of a disk of the VM that is off."""
+    pk = loose_disk(scene)
+    Disk.objects.filter(pk=pk).update(parent=scene.stopped.disks.all()[0])
+    return pk
+
+
 def second_pool(scene: Scene, **facts: Any) -> Pool:
     """A volume group of the node, of 4 MiB extents."""
     pool = Pool.objects.create(
@@ -411,6 +418,13 @@ def stranger(scene: Scene) -> tuple[str, dict[str, Any]]:
     return scene.node.pk, {"uuid": vm.uuid, "networks": networks}
 
 
+def _strange_volume(scene: Scene) -> tuple[str, dict[str, Any]]:
+    strangers = [{"name": "theirs.qcow2", "format": "qcow2", "size_bytes": GIB}]
+    PoolOnNode.objects.filter(pool=scene.pool).update(strangers=strangers)
+    scene.world.objects[scene.node.pk, "volume:theirs.qcow2"] = "disk"
+    return scene.pool.pk, {"name": "theirs.qcow2"}
+
+
 SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "vm.create": _create,
     "vm.start": lambda s: (s.stopped.pk, {}),
@@ -445,6 +459,8 @@ SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     ),
     "disk.move": lambda s: (s.running.disks.get(position=1).pk, {"pool": second_pool(s).pk}),
     "disk.adopt": _grown_by_hand,
+    "disk.flatten": lambda s: (linked_clone(s), {}),
+    "disk.import": _strange_volume,
     "disk.resize": lambda s: (s.running.disks.all()[0].pk, {"size_bytes": 2 * GIB}),
     "pool.add": lambda s: (None, {"name": "fast", "kind": "lvm", "nodes": [s.node.pk], "path": "vg0"}),
     "pool.remove": _attached_pool,
