@@ -11,10 +11,19 @@ from typing import Any
 from django.db.models import QuerySet, prefetch_related_objects
 
 from cluster import affinity, placement
-from cluster.models import POOL_AT_REST, Disk, Node, Pool, Vm
+from cluster.models import POOL_AT_REST, Disk, Node, Pool, Vm, VmState
 from cluster.refusals import NotKnown, Refusal
+from cluster.saga.dispatch import too_old
 from cluster.saga.steps import Plan
+from nodes.contract.messages import DomainAdopt, DomainExpect, DomainLeave, DomainMove, Message
 from nodes.contract.sizes import round_up
+
+ARRIVALS: tuple[type[Message], ...] = (DomainExpect, DomainAdopt)
+"""Without these verbs a node takes no guest."""
+DEPARTURES: tuple[type[Message], ...] = (DomainMove, DomainLeave)
+"""Without these it gives none away."""
+MOST_FEATURES = 5
+"""Of those that a CPU lacks so many are named."""
 
 
 @dataclass
@@ -133,12 +142,43 @@ class MovePlanning:
         if _version(node, "qemu_version") < _version(source, "qemu_version"):
             versions = {"version": node.facts["qemu_version"], "source_version": source.facts["qemu_version"]}
             reasons.append(Refusal("qemu_older", {**facts, "source": source.name, **versions}, field="target"))
+        reasons += self._strange_to_guest(node)
+        for side, verbs in ((source, DEPARTURES), (node, ARRIVALS)):
+            if lacking := next((verb.verb for verb in verbs if too_old(side, verb)), None):
+                which = {"node": side.name, "verb": lacking, "version": side.agent_version}
+                reasons.append(Refusal("node_too_old", which, field="target"))
         if not _listens(node):
             reasons.append(Refusal("no_migration_port", facts, field="target"))
         held = {copy.iso_id for copy in node.iso_copies.all()}
         for disk in self.vm.disks.all():
             if disk.iso and disk.iso_id not in held:
                 reasons.append(Refusal("iso_absent_there", {**facts, "iso": disk.iso.name}, field="target"))
+        return reasons
+
+    def _strange_to_guest(self, node: Node) -> list[Refusal]:
+        """Of the CPU and the machine that the guest has from where it was started.
+
+        A guest with the host's CPU keeps all of its features, and libvirt takes it only where the vendor is the same
+        and none of them is missing; the model's name does not count. Source: libvirt, cpu_x86.c, x86Compute. One that
+        is off goes with a CPU that every node has. A node that did not say is given the chance.
+        """
+        source = self.vm.started_on or self.vm.node
+        had, has = source.platform, node.platform
+        if not had or not has:
+            return []
+        reasons = []
+        both = {"vm": self.vm.name, "node": node.name, "source": source.name}
+        if had["machine"] and had["machine"] not in has["machines"]:
+            reasons.append(Refusal("machine_absent", {**both, "machine": had["machine"]}, field="target"))
+        cpu, there = had["cpu"], has["cpu"]
+        if self.vm.state == VmState.STOPPED or not cpu or not there:
+            return reasons
+        if cpu["vendor"] != there["vendor"]:
+            vendors = {"vendor": there["vendor"], "source_vendor": cpu["vendor"]}
+            reasons.append(Refusal("cpu_vendor_differs", {**both, **vendors}, field="target"))
+        elif missing := sorted(set(cpu["features"]).difference(there["features"])):
+            named = {"features": ", ".join(missing[:MOST_FEATURES]), "count": len(missing)}
+            reasons.append(Refusal("cpu_differs", {**both, **named}, field="target"))
         return reasons
 
     @cached_property
