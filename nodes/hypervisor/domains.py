@@ -193,7 +193,7 @@ class Hypervisor(Migrating):
             return str(connection.getCapabilities())
 
     def platform(self, virt_type: str) -> Platform:
-        """Source: libvirt.org/formatdomaincaps.html, libvirt.org/html/libvirt-libvirt-host.html, BaselineHypervisorCPU"""
+        """Source: libvirt.org/formatdomaincaps.html; libvirt-libvirt-host.html, virConnectBaselineHypervisorCPU."""
         with self._call() as connection:
             place = (None, domain_xml.ARCHITECTURE, domain_xml.MACHINE, virt_type)
             said = etree.fromstring(connection.getDomainCapabilities(*place).encode(), _parser())
