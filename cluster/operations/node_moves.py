@@ -64,7 +64,7 @@ class Outlook:
     """Nodes and affinity groups as a plan sees them, in memory alone: what one VM was promised is told to the next."""
 
     def __init__(self, vms: Iterable[Vm]) -> None:
-        self.nodes = list(nodes_for_moves())
+        self.nodes = nodes_for_moves()
         self.rules = affinity.rules_of_vms([vm.pk for vm in vms])
         self._changes: list[Callable[[], None]] = []
 

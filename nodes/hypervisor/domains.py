@@ -198,7 +198,7 @@ class Hypervisor(Migrating):
             place = (None, domain_xml.ARCHITECTURE, domain_xml.MACHINE, virt_type)
             said = etree.fromstring(connection.getDomainCapabilities(*place).encode(), _parser())
             guests = etree.fromstring(connection.getCapabilities().encode(), _parser())
-            machines = guests.xpath("guest/arch[@name = $name]/machine/text()", name=domain_xml.ARCHITECTURE)
+            machines = guests.iterfind(f"guest/arch[@name='{domain_xml.ARCHITECTURE}']/machine")
             model = said.find("cpu/mode[@name='host-model'][@supported='yes']")
             cpu = None
             if virt_type == "kvm" and model is not None:
@@ -208,7 +208,7 @@ class Hypervisor(Migrating):
         return Platform(
             cpu=None if cpu is None else _host_cpu(cpu),
             machine=said.findtext("machine") or "",
-            machines=tuple(sorted(set(map(str, machines)))),
+            machines=tuple(sorted({machine.text or "" for machine in machines})),
         )
 
     def versions(self) -> tuple[str, str]:

@@ -54,12 +54,11 @@ def report(nodes: list[Node]) -> None:
     ]
     Pool.objects.bulk_create(pools)
     PoolOnNode.objects.bulk_create(PoolOnNode(pool=pool, node=node) for pool, node in zip(pools, nodes, strict=True))
+    said = {"facts": facts, "platform": platform, "offers": [OFFER] * 4}
+    checks = [{"code": code, **CHECK} for code in CHECKS]
     for number, (node, pool) in enumerate(zip(nodes, pools, strict=True)):
-        node.facts, node.platform, node.default_pool = facts, platform, pool
-        node.checks, node.offers = [{"code": code, **CHECK} for code in CHECKS], [OFFER] * 4
-        node.memory_allocated_bytes, node.cpus_allocated = 256 * GIB + (number * 7919 % 1000) * MIB, 100
-    reported = ["facts", "platform", "default_pool", "checks", "offers", "memory_allocated_bytes", "cpus_allocated"]
-    Node.objects.bulk_update(nodes, reported, batch_size=100)
+        taken = {"memory_allocated_bytes": 256 * GIB + number * 7919 % 1000 * MIB, "cpus_allocated": 100}
+        Node.objects.filter(pk=node.pk).update(default_pool=pool, checks=checks, **said, **taken)
 
 
 def group(filler: Filler) -> AffinityGroup:
