@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from django.db.models import F, Q
 
 from nodes.contract.messages import Hello, Inventory
-from nodes.contract.specs import DomainFacts, FileFacts, LeaseFacts, Outline, PoolFacts
+from nodes.contract.specs import DomainFacts, FileFacts, LeaseFacts, NodeFacts, Outline, PoolFacts
 
 from . import domain_drift, drift, events, moved_by_hand, pools, states, strangers
 from .models import (
@@ -66,12 +66,13 @@ def _node_state(node: Node, old: Sequence[NodeState], new: NodeState) -> bool:
 
 def hello(node: Node, said: Hello) -> None:
     """An agent has started: what it is and what it can do."""
-    facts = said.facts.model_dump(mode="json")
+    facts, platform = _facts(said.facts)
     Node.objects.filter(pk=node.pk).update(
         agent_version=said.version,
         verbs={verb: list(fields) for verb, fields in said.verbs.items()},
         incarnation=said.incarnation,
         facts=facts,
+        platform=platform or node.platform,
         cpus=said.facts.cpus,
         memory_bytes=said.facts.memory_bytes,
         version=F("version") + 1,
@@ -80,9 +81,17 @@ def hello(node: Node, said: Hello) -> None:
     events.node_changed(node)
 
 
+def _facts(said: NodeFacts) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a node is, and its platform apart: only moves ask for that, and it is long."""
+    return said.model_dump(mode="json", exclude={"platform"}), (
+        said.platform.model_dump(mode="json") if said.platform else {}
+    )
+
+
 def inventory(node: Node, seen: Inventory, clock_skew_s: float | None) -> None:
     """A full report: facts, checks, pools and images; its domains are an observation (:func:`observe`)."""
-    facts = seen.facts.model_dump(mode="json") | _held(seen.leases)
+    facts, platform = _facts(seen.facts)
+    facts |= _held(seen.leases)
     checks = [c.model_dump(mode="json") for c in seen.checks] + _clock_check(clock_skew_s) + _strangers(seen.domains)
     offers = [offer.model_dump(mode="json") for offer in seen.offers]
     _pools(node, seen.pools)
@@ -91,9 +100,11 @@ def inventory(node: Node, seen: Inventory, clock_skew_s: float | None) -> None:
     _files(node, seen.images, Image, ImageCopy, "image")
     _files(node, seen.isos, Iso, IsoCopy, "iso")
     node.refresh_from_db()
-    if (node.facts, node.checks, node.offers) != (facts, checks, offers):
+    platform = platform or node.platform
+    if (node.facts, node.platform, node.checks, node.offers) != (facts, platform, checks, offers):
         Node.objects.filter(pk=node.pk).update(
             facts=facts,
+            platform=platform,
             checks=checks,
             offers=offers,
             cpus=seen.facts.cpus,

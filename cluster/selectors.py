@@ -38,7 +38,14 @@ M = TypeVar("M", bound=Model)
 Rows = Callable[[Actor], "QuerySet[Any]"]
 
 
-WITHOUT_REPORTS = ("node__facts", "node__checks", "node__verbs", "node__offers", "node__strangers")
+WITHOUT_REPORTS = (
+    "node__facts",
+    "node__platform",
+    "node__checks",
+    "node__verbs",
+    "node__offers",
+    "node__strangers",
+)
 """What a node has said of itself: some kilobytes of JSON, which nobody wants with each of its VMs."""
 
 

@@ -69,6 +69,7 @@ def move(vm: Vm, to: VmState) -> bool:
 
 def guests_are_off(vms: Sequence[str]) -> None:
     """What their guests held on to, or had not yet taken, is now as their definitions have it."""
+    Vm.objects.filter(pk__in=vms, started_on__isnull=False).update(started_on=None)
     waiting = Disk.objects.filter(vm__in=vms).exclude(pending="")
     loosen(waiting.filter(pending=Pending.DETACH))
     waiting.filter(pending=Pending.ATTACH).update(pending="", version=F("version") + 1)

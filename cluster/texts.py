@@ -238,6 +238,18 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("QEMU on node %(node)s (%(version)s) is older than on node %(source)s (%(source_version)s)"),
         _("update it there, or choose another node: a guest moves only to the same QEMU or a newer one"),
     ),
+    "machine_absent": (
+        _("QEMU on node %(node)s has no machine %(machine)s, which guests of node %(source)s have"),
+        _("update QEMU there, or choose another node"),
+    ),
+    "cpu_vendor_differs": (
+        _("%(vm)s was started on a CPU of %(source_vendor)s (node %(source)s), node %(node)s has one of %(vendor)s"),
+        _("shut it down first: a VM that is off goes to any CPU; or choose another node"),
+    ),
+    "cpu_differs": (
+        _("the CPU of node %(node)s lacks %(features)s (%(count)s in all), which %(vm)s has from node %(source)s"),
+        _("shut it down first: a VM that is off goes to any CPU; or choose another node"),
+    ),
     "no_migration_port": (
         _("libvirtd of node %(node)s does not listen for other nodes (TCP 16514)"),
         _("start libvirtd-tls.socket there, then check the node"),

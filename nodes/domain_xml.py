@@ -26,6 +26,10 @@ NAMESPACE = "https://ulei.local/xmlns/domain/1"
 
 GUEST_AGENT = "org.qemu.guest_agent.0"
 """The channel to the agent inside the guest."""
+ARCHITECTURE, MACHINE = "x86_64", "pc"
+COMMON_CPU = "kvm64"
+"""Of no vendor. Source: QEMU, docs/system/cpu-models-x86.rst"""
+
 _DEVICE_PREFIX: dict[DiskBus, str] = {"virtio": "vd", "scsi": "sd", "sata": "sd", "ide": "hd"}
 
 
@@ -46,7 +50,7 @@ def build(
         E.metadata(etree.Element(etree.QName(NAMESPACE, "vm"), {"id": spec.id}, nsmap={"ulei": NAMESPACE})),
         E.memory(str(-(-spec.memory_bytes // 1024)), unit="KiB"),
         E.vcpu(str(spec.vcpus)),
-        E.os(E.type("hvm", arch="x86_64", machine="pc")),
+        E.os(E.type("hvm", arch=ARCHITECTURE, machine=MACHINE)),
         E.features(E.acpi(), E.apic()),
         # TCG emulates what it can; a guest under KVM sees the host's CPU by a name that a migration can compare.
         E.cpu(mode="host-model" if virt_type == "kvm" else "maximum"),
@@ -130,6 +134,14 @@ def moved_xml(xml: str, disks: Mapping[str, MovedDisk]) -> str:
             driver.set("cache", moved.cache or _cache(moved.source))
         if not isinstance(where, str):
             disk.insert(0 if driver is None else disk.index(driver) + 1, where)
+    return etree.tostring(domain, encoding="unicode")
+
+
+def with_common_cpu(xml: str) -> str:
+    """A domain's XML with a CPU that any node can give: for a guest of which nothing is executed."""
+    domain = etree.fromstring(xml, etree.XMLParser(resolve_entities=False))
+    for cpu in domain.findall("cpu"):
+        domain.replace(cpu, E.cpu(E.model(COMMON_CPU, fallback="forbid"), mode="custom", match="exact", check="none"))
     return etree.tostring(domain, encoding="unicode")
 
 

@@ -10,12 +10,15 @@ from pathlib import Path
 from lxml import etree
 
 from nodes.contract.errors import NodeError
-from nodes.contract.specs import NodeFacts
+from nodes.contract.specs import NodeFacts, Platform
 from nodes.files import write_atomically
 from nodes.hypervisor import Hypervisor
+from nodes.log import Log
 from nodes.network import bridges
 from nodes.probe import VirtType, qemu_version
 from nodes.shell import Shell
+
+log = Log("ulei.facts")
 
 _FIELD = re.compile(r"^([\w() ]+?)\s*:\s*(.*)$", re.MULTILINE)
 
@@ -27,10 +30,13 @@ class Facts:
         self._cache = state_dir / "host.json"
         self._qemu = qemu_version(shell)
         self._lock = threading.Lock()
+        self._platform: tuple[int, Platform] | None = None
+        """The connection on which libvirt said it, by its number, and what it said."""
 
     def read(self) -> NodeFacts:
         with self._lock:
             host_uuid, libvirt_version = self._of_libvirt()
+            platform = self._platform_now()
         return NodeFacts(
             hostname=socket.gethostname(),
             cpus=os.cpu_count() or 1,
@@ -43,7 +49,20 @@ class Facts:
             host_uuid=host_uuid,
             bridges=tuple(bridges.names()),
             simulated=self._hypervisor.simulated,
+            platform=platform,
         )
+
+    def _platform_now(self) -> Platform | None:
+        """Asked once on each new connection: it changes only with a restart of libvirtd."""
+        number = self._hypervisor.connections
+        if self._hypervisor.simulated or not self._hypervisor.ok:
+            return self._platform[1] if self._platform else None
+        if self._platform is None or self._platform[0] != number:
+            try:
+                self._platform = number, self._hypervisor.platform(self._virt.type)
+            except NodeError as error:
+                log.warning("libvirt does not say what guests get of this host", cause=error.info.cause)
+        return self._platform[1] if self._platform else None
 
     def _of_libvirt(self) -> tuple[str, str]:
         """(host uuid, version); as it last said while it is silent."""

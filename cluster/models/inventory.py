@@ -63,6 +63,8 @@ class Node(models.Model):
     verbs = models.JSONField(default=dict)
     """verb -> names of the fields that the agent knows, from its hello."""
     facts = models.JSONField(default=dict)
+    platform = models.JSONField(default=dict)
+    """``nodes.contract.specs.Platform``, as it said last; empty: it did not."""
     checks = models.JSONField(default=list)
     offers = models.JSONField(default=list)
     """Of what it could make a pool (``nodes.contract.specs.PoolOffer``), as it said last."""

@@ -55,6 +55,8 @@ class Vm(models.Model):
     """It was shut down for the maintenance of its node."""
     moving_to = models.ForeignKey("Node", on_delete=models.SET_NULL, null=True, related_name="+")
     """The node that a move has reserved for it; None: no move is under way, or it is there."""
+    started_on = models.ForeignKey("Node", on_delete=models.SET_NULL, null=True, related_name="+")
+    """The node whose CPU and machine its guest has, since a move has brought it here; None: where it is."""
     node_group = models.ForeignKey("NodeGroup", on_delete=models.PROTECT, null=True, related_name="vms")
     """It goes to no node outside of this group; None: anywhere."""
     drift = models.JSONField(default=dict)

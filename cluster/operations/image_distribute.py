@@ -80,7 +80,7 @@ def nodes_without(file: File, among: Sequence[str] = ()) -> list[Node]:
     nodes = Node.objects.exclude(pk__in=file.copies.values("node")).exclude(redis_password_sha256="")
     if among:
         nodes = nodes.filter(pk__in=among)
-    return list(nodes.defer("facts", "checks", "verbs").order_by("name"))
+    return list(nodes.defer("facts", "platform", "checks", "verbs", "offers").order_by("name"))
 
 
 def _no_room(nodes: Sequence[Node], size_bytes: int) -> list[Refusal]:

@@ -55,7 +55,7 @@ class Intended:
 
 def all_vms() -> "QuerySet[Vm]":
     """With all that a plan asks of each; the largest first: the small ones fit into what is left."""
-    vms = Vm.objects.select_related("node", "node_group")
+    vms = Vm.objects.select_related("node", "started_on", "node_group")
     vms = vms.prefetch_related("nics__network", "disks__pool", "disks__iso", "snapshots")
     return vms.order_by("-memory_bytes", "name")
 
@@ -64,7 +64,7 @@ class Outlook:
     """Nodes and affinity groups as a plan sees them, in memory alone: what one VM was promised is told to the next."""
 
     def __init__(self, vms: Iterable[Vm]) -> None:
-        self.nodes = list(nodes_for_moves())
+        self.nodes = nodes_for_moves()
         self.rules = affinity.rules_of_vms([vm.pk for vm in vms])
         self._changes: list[Callable[[], None]] = []
 

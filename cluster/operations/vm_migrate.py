@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from django.conf import settings
 from django.db.models import F
+from django.db.models.functions import Coalesce
 from django.utils.translation import gettext_lazy as _
 from pydantic import Field
 
@@ -276,7 +277,8 @@ def moved(context: Context[MigrateParams], key: str, result: DomainWhereabouts) 
     """From here on it belongs to the other node."""
     # The counter is the old node's: what the new one has seen is compared with its own.
     here = Vm.objects.filter(pk=context.subject_id, node=context.data["source"])
-    if not here.update(node=context.data["target"], moving_to=None, observed_counter=0):
+    runs_on = None if context.data["was"] == S.STOPPED else Coalesce("started_on", "node")
+    if not here.update(node=context.data["target"], moving_to=None, observed_counter=0, started_on=runs_on):
         return
     for disk_id, copied in context.data["copied"].items():
         there = {"pool": copied["pool"], "format": copied["format"], "cache": "", "image": None, "parent": None}

@@ -8,13 +8,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from django.db.models import QuerySet, prefetch_related_objects
+from django.db import models
+from django.db.models import ExpressionWrapper, Q, QuerySet, prefetch_related_objects
 
 from cluster import affinity, placement
-from cluster.models import POOL_AT_REST, Disk, Node, Pool, Vm
+from cluster.models import POOL_AT_REST, Disk, Node, Pool, Vm, VmState
 from cluster.refusals import NotKnown, Refusal
+from cluster.saga.dispatch import too_old
 from cluster.saga.steps import Plan
+from nodes.contract.messages import DomainExpect, DomainMove
 from nodes.contract.sizes import round_up
+
+TAKES_GUESTS = ExpressionWrapper(Q(verbs={}) | Q(verbs__has_key=DomainExpect.verb), models.BooleanField())
+"""Its agent knows of moves, or did not say. The database looks: what an agent knows is long."""
+MOST_FEATURES = 5
+"""Of those that a CPU lacks so many are named."""
 
 
 @dataclass
@@ -57,9 +65,20 @@ class Candidate(placement.Candidate):
         }
 
 
-def nodes_for_moves() -> "QuerySet[Node]":
-    """Every node that has joined, with all that a plan asks of it; a pool is one object on all of its nodes."""
-    return Node.objects.exclude(redis_password_sha256="").prefetch_related("pool_places__pool", "iso_copies")
+def nodes_for_moves(which: "QuerySet[Node] | None" = None) -> list[Node]:
+    """Those of them that have joined, with all that a plan asks of each; a pool is one object on all of its nodes.
+
+    :param which: None: all.
+    """
+    joined = (Node.objects.all() if which is None else which).exclude(redis_password_sha256="")
+    joined = joined.annotate(takes_guests=TAKES_GUESTS).defer("verbs", "offers")
+    nodes: list[Node] = list(joined.prefetch_related("pool_places", "iso_copies"))
+    places = [place for node in nodes for place in node.pool_places.all()]
+    # Not as a prefetch: of a thousand pools SQLite takes no such query.
+    pools = Pool.objects.in_bulk({place.pool_id for place in places})
+    for place in places:
+        place.pool = pools[place.pool_id]
+    return nodes
 
 
 @dataclass
@@ -98,8 +117,8 @@ class MovePlanning:
         """Every node that could be meant; the best of the possible ones first."""
         nodes = self.nodes
         if nodes is None:
-            known = nodes_for_moves()
-            nodes = list(known.filter(pk=self.target) if self.target else known.exclude(pk=self.vm.node_id))
+            every = Node.objects.all()
+            nodes = nodes_for_moves(every.filter(pk=self.target) if self.target else every.exclude(pk=self.vm.node_id))
             if self.target and not nodes:
                 raise NotKnown(f"node {self.target}")
         prefetch_related_objects([self.vm], "nics__network", "disks__pool", "disks__iso", "snapshots")
@@ -133,12 +152,46 @@ class MovePlanning:
         if _version(node, "qemu_version") < _version(source, "qemu_version"):
             versions = {"version": node.facts["qemu_version"], "source_version": source.facts["qemu_version"]}
             reasons.append(Refusal("qemu_older", {**facts, "source": source.name, **versions}, field="target"))
+        reasons += self._strange_to_guest(node)
+        for side, verb, can in (
+            (source, DomainMove.verb, not too_old(source, DomainMove)),
+            (node, DomainExpect.verb, vars(node)["takes_guests"]),
+        ):
+            if not can:
+                which = {"node": side.name, "verb": verb, "version": side.agent_version}
+                reasons.append(Refusal("node_too_old", which, field="target"))
         if not _listens(node):
             reasons.append(Refusal("no_migration_port", facts, field="target"))
         held = {copy.iso_id for copy in node.iso_copies.all()}
         for disk in self.vm.disks.all():
             if disk.iso and disk.iso_id not in held:
                 reasons.append(Refusal("iso_absent_there", {**facts, "iso": disk.iso.name}, field="target"))
+        return reasons
+
+    def _strange_to_guest(self, node: Node) -> list[Refusal]:
+        """Of the CPU and the machine that the guest has from where it was started.
+
+        A guest with the host's CPU keeps all of its features, and libvirt takes it only where the vendor is the same
+        and none of them is missing; the model's name does not count. Source: libvirt, cpu_x86.c, x86Compute. One that
+        is off goes with a CPU that every node has. A node that did not say is given the chance.
+        """
+        source = self.vm.started_on or self.vm.node
+        had, has = source.platform, node.platform
+        if not had or not has:
+            return []
+        reasons = []
+        both = {"vm": self.vm.name, "node": node.name, "source": source.name}
+        if had["machine"] and had["machine"] not in has["machines"]:
+            reasons.append(Refusal("machine_absent", {**both, "machine": had["machine"]}, field="target"))
+        cpu, there = had["cpu"], has["cpu"]
+        if self.vm.state == VmState.STOPPED or not cpu or not there:
+            return reasons
+        if cpu["vendor"] != there["vendor"]:
+            vendors = {"vendor": there["vendor"], "source_vendor": cpu["vendor"]}
+            reasons.append(Refusal("cpu_vendor_differs", {**both, **vendors}, field="target"))
+        elif missing := sorted(set(cpu["features"]).difference(there["features"])):
+            named = {"features": ", ".join(missing[:MOST_FEATURES]), "count": len(missing)}
+            reasons.append(Refusal("cpu_differs", {**both, **named}, field="target"))
         return reasons
 
     @cached_property

@@ -20,6 +20,9 @@ from nodes.contract.sizes import round_up
 if TYPE_CHECKING:
     from .vm_create import DiskAsked, VmCreate
 
+REPORTS = ("platform", "checks", "verbs", "offers")
+"""What a node has said of itself and a plan does not ask for: of a thousand nodes that is five megabytes of JSON."""
+
 
 @dataclass
 class Planning:
@@ -137,7 +140,9 @@ class Planning:
 
     def _candidates(self, need: placement.Need) -> list[placement.Candidate]:
         held = {"image_copies": need.image, "iso_copies": need.iso, "pool_places": self.pools}
-        nodes = Node.objects.select_related("default_pool")
+        nodes = Node.objects.select_related("default_pool").defer(
+            *REPORTS, "default_pool__facts", "default_pool__monitors"
+        )
         nodes = nodes.prefetch_related(*(name for name, asked in held.items() if asked))
         if self.only_on is not None:
             nodes = nodes.filter(pk__in=self.only_on)
@@ -233,7 +238,10 @@ class Planning:
 
     def _check_nics(self, networks: Sequence[Network | None]) -> None:
         asked_macs, asked_addresses = set(), set()
-        taken = {pk: network.taken() for pk, network in {n.pk: n for n in networks if n}.items()}
+        asked = {
+            n.pk: n for n, nic in zip(networks, self.params.nics, strict=True) if n and (nic.address or n.ranges.all())
+        }
+        taken = {pk: network.taken() for pk, network in asked.items()}
         for position, (nic, network) in enumerate(zip(self.params.nics, networks, strict=True)):
             if nic.mac:
                 path = f"nics.{position}.mac"

@@ -35,13 +35,12 @@ def issue(step: Step, call: Call, phase: str) -> Refusal | None:
     Called only when the previous number was answered (or at a resolve): rule 1. Returns why not, where not:
     ``node_too_old``, ``node_gone``, or ``node_busy`` (ask again later).
     """
-    node = Node.objects.filter(pk=call.node).defer("facts", "checks").first()
+    node = Node.objects.filter(pk=call.node).defer("facts", "platform", "checks", "offers").first()
     message = call.message
     if node is None or not node.redis_password_sha256:
         return Refusal("node_gone", {"node": node.name if node else call.node})
     body = messages.body_of(message)
-    known = node.verbs.get(message.verb)
-    if node.verbs and (known is None or not set(body) <= set(known)):
+    if too_old(node, message, body):
         return Refusal("node_too_old", {"node": node.name, "verb": message.verb, "version": node.agent_version})
     if message.long and outbox().filter(node=node, long=True).count() >= MAX_LONG_VERBS:
         return Refusal("node_busy", {"node": node.name, "limit": MAX_LONG_VERBS})
@@ -55,6 +54,12 @@ def issue(step: Step, call: Call, phase: str) -> Refusal | None:
     step.body = body_text(message)
     step.save()
     return None
+
+
+def too_old(node: Node, message: Message | type[Message], fields: Iterable[str] = ()) -> bool:
+    """Whether its agent does not know the verb, or one of these fields of it; of one that did not say: no."""
+    known = node.verbs.get(message.verb)
+    return bool(node.verbs) and (known is None or not set(fields) <= set(known))
 
 
 def next_number(node_id: str, name: str) -> int:

@@ -463,7 +463,7 @@ class DomainStart(_Domain):
     verb = "domain.start"
     paused: bool = False
     for_now: bool = False
-    """Only for what follows: a boot of the node does not start it again."""
+    """Only for what follows: a boot of the node does not start it again. ``paused``, too: to be moved and ended."""
 
 
 class DomainShutdown(_Domain):

@@ -296,6 +296,27 @@ class Check(Spec):
     """Values for the text, which the panel says in the reader's language by ``code`` and ``level``."""
 
 
+class HostCpu(Spec):
+    """What a guest gets that is to have the host's CPU (libvirt's ``host-model``), without what cannot be moved."""
+
+    vendor: str
+    model: str
+    """By which libvirt calls it; two hosts of one model may differ."""
+    features: tuple[str, ...]
+    """All of them, the model's own included, in order."""
+
+
+class Platform(Spec):
+    """What a guest that is started on a node becomes used to, and what the node has for guests of others."""
+
+    cpu: HostCpu | None = None
+    """None: its guests see nothing of the host's (TCG)."""
+    machine: str = ""
+    """The machine type of guests that are defined here, as libvirt writes it: ``pc-i440fx-7.2``."""
+    machines: tuple[str, ...] = ()
+    """All that its QEMU knows."""
+
+
 class NodeFacts(Spec):
     """What a node is: reported with each hello and each inventory."""
 
@@ -310,6 +331,8 @@ class NodeFacts(Spec):
     host_uuid: str
     bridges: tuple[str, ...] = ()
     simulated: bool = False
+    platform: Platform | None = None
+    """None: libvirt did not say."""
 
 
 class SeenDisk(Spec):

@@ -46,6 +46,8 @@ class Connections:
         self.on_connect: Callable[[], None] = lambda: None
         self.changed = threading.Condition()
         """Notified at each lifecycle event and each new connection."""
+        self.connections = 0
+        """How many it has had for events: a libvirtd that was restarted takes a new one."""
         self._events: Any = None
         self._idle: list[Any] = []
         self._lock = threading.Lock()
@@ -115,6 +117,7 @@ class Connections:
             )
         ]
         self._events, self._events_worn = events, False
+        self.connections += 1
         self._heard()
         log.info("connected to libvirt", uri=self.uri)
 

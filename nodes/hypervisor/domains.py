@@ -14,9 +14,10 @@ import libvirt_qemu
 from lxml import etree
 from lxml.builder import E  # type: ignore[import-not-found]  # its stubs leave the builder out
 
+from nodes import domain_xml
 from nodes.contract.errors import NodeError
 from nodes.contract.messages import DomainWhereabouts
-from nodes.contract.specs import DomainFacts, DomainState, Outline
+from nodes.contract.specs import DomainFacts, DomainState, HostCpu, Outline, Platform
 from nodes.domain_xml import GUEST_AGENT, place_in
 from nodes.hypervisor.connections import LifecycleEvent
 from nodes.hypervisor.migration import Migrating
@@ -31,6 +32,8 @@ JOB_LOOK_S = 0.1
 _JOB = "ulei-"
 STATE_FOLDER = Path("/run/libvirt/qemu")
 """Has ``<domain>.pid`` of each QEMU, and ``<domain>.xml``, its status. Source: libvirt, qemu_conf.c, qemu_process.c."""
+
+WHOLE_CPU = libvirt.VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES | libvirt.VIR_CONNECT_BASELINE_CPU_MIGRATABLE
 
 POST_COPY = (libvirt.VIR_DOMAIN_PAUSED_POSTCOPY, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED)
 
@@ -241,6 +244,25 @@ class Hypervisor(Migrating):
         with self._query() as connection:
             return str(connection.getCapabilities())
 
+    def platform(self, virt_type: str) -> Platform:
+        """Source: libvirt.org/formatdomaincaps.html; libvirt-libvirt-host.html, virConnectBaselineHypervisorCPU."""
+        with self._call() as connection:
+            place = (None, domain_xml.ARCHITECTURE, domain_xml.MACHINE, virt_type)
+            said = etree.fromstring(connection.getDomainCapabilities(*place).encode(), _parser())
+            guests = etree.fromstring(connection.getCapabilities().encode(), _parser())
+            machines = guests.iterfind(f"guest/arch[@name='{domain_xml.ARCHITECTURE}']/machine")
+            model = said.find("cpu/mode[@name='host-model'][@supported='yes']")
+            cpu = None
+            if virt_type == "kvm" and model is not None:
+                model.tag = "cpu"
+                asked = [etree.tostring(model, encoding="unicode", with_tail=False)]
+                cpu = connection.baselineHypervisorCPU(*place, asked, WHOLE_CPU)
+        return Platform(
+            cpu=None if cpu is None else _host_cpu(cpu),
+            machine=said.findtext("machine") or "",
+            machines=tuple(sorted({machine.text or "" for machine in machines})),
+        )
+
     def versions(self) -> tuple[str, str]:
         """(libvirt, hypervisor) as ``9.0.0``."""
         with self._query() as connection:
@@ -268,6 +290,16 @@ class Hypervisor(Migrating):
         """Start a domain that is off. On a failure that is no refusal, its state says what is true."""
         with self._on(uuid) as domain:
             domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED if paused else 0)
+
+    def create_for_move(self, uuid: str) -> None:
+        """Start a domain that is off, paused, with a CPU that every node has; its definition stays as it is.
+
+        libvirt keeps a persistent domain's definition for the next start. Source: virdomainobjlist.c
+        """
+        with self._call() as connection:
+            domain = connection.lookupByUUIDString(uuid)
+            xml = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
+            connection.createXML(domain_xml.with_common_cpu(xml), libvirt.VIR_DOMAIN_START_PAUSED)
 
     def press_power_button(self, uuid: str) -> None:
         with self._on(uuid) as domain:
@@ -490,6 +522,18 @@ class Hypervisor(Migrating):
             with self.changed:
                 # An event between the look above and this wait is missed: look again after a second.
                 self.changed.wait(min(left_s, 1.0))
+
+
+def _parser() -> etree.XMLParser:
+    return etree.XMLParser(resolve_entities=False)
+
+
+def _host_cpu(xml: str) -> HostCpu:
+    cpu = etree.fromstring(xml.encode(), _parser())
+    features = (str(feature.get("name")) for feature in cpu.iterfind("feature") if feature.get("policy") == "require")
+    return HostCpu(
+        vendor=cpu.findtext("vendor") or "", model=cpu.findtext("model") or "", features=tuple(sorted(features))
+    )
 
 
 def _devices(xml: str) -> Devices:

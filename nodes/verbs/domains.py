@@ -109,16 +109,25 @@ def start(node: Node, message: DomainStart, run: Run) -> DomainWhereabouts:
     if where.state == "paused" and not message.paused:
         call_libvirt(message.verb, lambda: node.hypervisor.resume(message.uuid))
     elif where.state in ("shutoff", "crashed"):
-        call_libvirt(message.verb, lambda: power_on(node.hypervisor, message.uuid, paused=message.paused))
+        for_move = message.for_now and message.paused
+        call_libvirt(
+            message.verb, lambda: power_on(node.hypervisor, message.uuid, paused=message.paused, for_move=for_move)
+        )
     if not message.for_now:
         run.wanted = WantedChange(message.vm, running=True)
     return node.hypervisor.whereabouts(message.uuid)
 
 
-def power_on(hypervisor: Hypervisor, uuid: str, *, paused: bool = False) -> None:
-    """Start a domain that is off. Raises a certain ``start_failed`` where libvirt tried and the domain is off."""
+def power_on(hypervisor: Hypervisor, uuid: str, *, paused: bool = False, for_move: bool = False) -> None:
+    """Start a domain that is off. Raises a certain ``start_failed`` where libvirt tried and the domain is off.
+
+    :param for_move: it is moved and ended: whatever CPU the other node has, nothing of the guest is executed.
+    """
     try:
-        hypervisor.create(uuid, paused=paused)
+        if for_move:
+            hypervisor.create_for_move(uuid)
+        else:
+            hypervisor.create(uuid, paused=paused)
     except CallLost:
         raise
     except NodeError as error:

@@ -23,11 +23,13 @@ from nodes.contract.specs import (
     DomainSpec,
     FileFacts,
     FileSource,
+    HostCpu,
     LeaseFacts,
     MovedDisk,
     NicSpec,
     NodeFacts,
     Outline,
+    Platform,
     PoolFacts,
     PoolOffer,
     PoolSpec,
@@ -200,6 +202,11 @@ NODE = NodeFacts(
     host_uuid=UUID,
     bridges=("br0",),
 )
+PLATFORM = Platform(
+    cpu=HostCpu(vendor="AMD", model="EPYC", features=("aes", "avx")),
+    machine="pc-i440fx-7.2",
+    machines=("pc-i440fx-7.2", "pc-q35-7.2"),
+)
 SEEN_DOMAIN = DomainFacts(uuid=UUID, name="web." + VM, state="running", vm=VM, cpu_time_ns=1, memory_bytes=1 << 30)
 LEASE = LeaseFacts(nic="n" * 13, bridge="br0", address="10.99.0.100")
 FILE = FileFacts(name="a.qcow2", format="qcow2", size_bytes=1, virtual_size_bytes=2, modified=3.5)
@@ -280,6 +287,9 @@ OTHERS = {
     ),
     "entry.progress": m.Progress(**SEEN, **PLACE, percent=40),
     "entry.progress-of-a-move": m.Progress(**SEEN, **PLACE, percent=40, facts={"speed_bytes": 1 << 20}),
+    "entry.hello-with-a-platform": m.Hello(
+        **SEEN, protocol=1, version="0.1.0", verbs={}, facts=NODE.model_copy(update={"platform": PLATFORM})
+    ),
     "entry.hello": m.Hello(**SEEN, protocol=1, version="0.1.0", verbs={"demo.mark": ("id",)}, facts=NODE),
     "entry.heartbeat": m.Heartbeat(**SEEN, load_1m=0.5, memory_available_bytes=1, wall_clock=2.5, libvirt_ok=False),
     "entry.inventory": m.Inventory(
