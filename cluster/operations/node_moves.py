@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from django.db.models import QuerySet
 
-from cluster import affinity
+from cluster import affinity, links
 from cluster.models import Node, Vm, VmState
 from cluster.operations import start_child
 from cluster.refusals import Forbidden, NotKnown, Refusal, Refused
@@ -49,6 +49,7 @@ class Intended:
             "node": target.pk if target else None,
             "node_name": target.name if target else None,
             "copied_bytes": self.best.copied_bytes if self.best else 0,
+            "takes_s": self.best.takes_s if self.best else None,
             "reasons": [reason.said() for reason in self.reasons],
         }
 
@@ -66,12 +67,14 @@ class Outlook:
     def __init__(self, vms: Iterable[Vm]) -> None:
         self.nodes = nodes_for_moves()
         self.rules = affinity.rules_of_vms([vm.pk for vm in vms])
+        self.speeds = links.speeds()
         self._changes: list[Callable[[], None]] = []
 
     def rows(self, vm: Vm, targets: Collection[str] | None = None) -> list[Candidate]:
         """Every other node; the best of the possible ones first."""
         others = [n for n in self.nodes if n.pk != vm.node_id and (targets is None or n.pk in targets)]
-        return MovePlanning(vm, nodes=others, rules=self.rules.get(vm.pk, [])).candidates()
+        rules = self.rules.get(vm.pk, [])
+        return MovePlanning(vm, nodes=others, rules=rules, speeds=self.speeds).candidates()
 
     def leave(self, vms: Iterable[Vm]) -> None:
         """All of them will move: those that belong together follow each other."""

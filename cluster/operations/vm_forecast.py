@@ -6,11 +6,11 @@ The guest's load is looked at for a second, and real bytes go over the way that 
 from collections.abc import Sequence
 from typing import Any
 
-from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from cluster import links
 from cluster.forecast import Load, forecast
-from cluster.models import Link, Node, Vm
+from cluster.models import Node, Vm
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
 from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Plan, Step
@@ -59,11 +59,7 @@ def probe(context: Context[MigrateParams], key: str) -> Call:
 
 def probed(context: Context[MigrateParams], key: str, result: PathFacts) -> None:
     context.data["path"] = result.model_dump(mode="json")
-    Link.objects.update_or_create(
-        source_id=context.data["source"],
-        target_id=context.data["target"],
-        defaults={"bandwidth_bytes": result.bandwidth_bytes, "measured": timezone.now()},
-    )
+    links.note(context.data["source"], context.data["target"], result.bandwidth_bytes)
 
 
 def conclude(context: Context[MigrateParams], key: str) -> None:

@@ -14,7 +14,7 @@ from django.db.models.functions import Coalesce
 from django.utils.translation import gettext_lazy as _
 from pydantic import Field
 
-from cluster import affinity, placement, states, whereabouts
+from cluster import affinity, links, placement, states, whereabouts
 from cluster.domain_specs import disk_spec, domain_spec, elsewhere, nic_spec, volume_of
 from cluster.models import Disk, Lock, Nic, Node, Vm, VmState
 from cluster.permissions import Actor
@@ -52,6 +52,7 @@ from .vm_snapshot import disks_changed
 
 S = VmState
 NEEDS = (S.STOPPED, S.RUNNING, S.PAUSED)
+TELLING_MS = 2000
 
 
 class TimeLimit(Params):
@@ -331,6 +332,15 @@ def finish(context: Context[MigrateParams], key: str) -> None:
     if vm.state == S.MIGRATING:
         states.move(vm, VmState(context.data["was"]))
     _note_home(context, vm)
+    _note_speed(context)
+
+
+def _note_speed(context: Context[MigrateParams]) -> None:
+    """As it was when the node last spoke of it, of a move that lasted long enough to say something of the link."""
+    facts = context.job.steps.filter(name="move").values_list("facts", flat=True).get()
+    speed_bytes = facts.get("speed_bytes", 0)
+    if speed_bytes and facts.get("elapsed_ms", 0) >= TELLING_MS and context.params.bandwidth_bytes is None:
+        links.note(context.data["source"], context.data["target"], speed_bytes)
 
 
 def _note_home(context: Context[MigrateParams], vm: Vm) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from django.db import models
 from django.db.models import ExpressionWrapper, Q, QuerySet, prefetch_related_objects
 
-from cluster import affinity, placement
+from cluster import affinity, links, placement
 from cluster.models import POOL_AT_REST, Disk, Node, Pool, Vm, VmState
 from cluster.refusals import NotKnown, Refusal
 from cluster.saga.dispatch import too_old
@@ -48,6 +48,8 @@ class Copied:
 @dataclass
 class Candidate(placement.Candidate):
     copied: list[Copied] = field(default_factory=list)
+    takes_s: int | None = None
+    """About how long, by the sizes of memory and disks; None: nobody has seen how fast the link is."""
 
     @property
     def copied_bytes(self) -> int:
@@ -61,6 +63,7 @@ class Candidate(placement.Candidate):
             "chosen": best and not self.reasons,
             "score": self.score,
             "copied_bytes": self.copied_bytes,
+            "takes_s": self.takes_s,
             "reasons": [reason.said() for reason in self.reasons or self.wishes],
         }
 
@@ -91,6 +94,8 @@ class MovePlanning:
     """Of :func:`nodes_for_moves`, with what was promised of them; None: read for this one VM."""
     rules: Sequence[affinity.Rule] | None = None
     """Of its affinity groups, with what was promised; None: as for ``nodes``."""
+    speeds: links.Speeds | None = None
+    """Of the links between nodes; None: as for ``nodes``."""
 
     def plan(self) -> Plan:
         rows = self.candidates()
@@ -126,7 +131,11 @@ class MovePlanning:
         networks = [nic.network for nic in vm.nics.all()]
         rules = affinity.rules_of_vms([vm.pk]).get(vm.pk, []) if self.rules is None else self.rules
         need = placement.Need(vm.vcpus, vm.memory_bytes, networks, group=vm.node_group, rules=rules, vm=vm.pk)
+        speeds = links.speeds(vm.node_id) if self.speeds is None else self.speeds
         rows = [self._candidate(plain) for plain in placement.candidates(need, nodes)]
+        memory_bytes = 0 if vm.state == VmState.STOPPED else vm.memory_bytes
+        for row in rows:
+            row.takes_s = links.at_most_s(memory_bytes + row.copied_bytes, speeds.get((vm.node_id, row.node.pk)))
         rows.sort(key=lambda c: (bool(c.reasons), c.copied_bytes, -c.score, c.node.name))
         return rows
 

@@ -63,3 +63,16 @@ def test_the_tenant_hears_that_there_was_a_job_and_not_what_nodes_said(scene: Sc
     user = User.objects.create(username="tenant")
     grant = Grant.objects.create(user=user, role=Role.TENANT_ADMINISTRATOR, tenant=scene.running.tenant)
     assert job_view(Actor(user, grant), job)["result"] is None
+
+
+def test_what_was_measured_tells_later_plans_how_long_moves_take(scene: Scene, there: Node) -> None:
+    plan = dry_run(scene.actor, "vm.migrate", {}, scene.running.pk)
+    assert plan.targets
+    assert [row["takes_s"] for row in plan.targets] == [None]
+    forecast(scene, target=there.pk)
+    plan = dry_run(scene.actor, "vm.migrate", {}, scene.running.pk)
+    assert plan.targets
+    assert plan.targets[0]["takes_s"] >= 2
+    moves = dry_run(scene.actor, "node.evacuate", {}, scene.node.pk).moves
+    assert moves
+    assert all(row["takes_s"] for row in moves)

@@ -527,6 +527,7 @@ class MoveTargetSerializer(s.Serializer[Any]):
     chosen = s.BooleanField()
     score = s.IntegerField(help_text="Share of memory that would stay free, in per mille.")
     copied_bytes = _bytes(help_text="Of the disks that this node does not see.")
+    takes_s = s.IntegerField(allow_null=True, help_text="About how long; null: it is not known how fast the link is.")
     reasons = ReasonSerializer(many=True, help_text="All that is against it.")
 
 
@@ -569,6 +570,7 @@ class IntendedSerializer(s.Serializer[Any]):
     node = _nullable_id("To which it would move.")
     node_name = s.CharField(allow_null=True)
     copied_bytes = _bytes(help_text="Of its disks that this node does not see.")
+    takes_s = s.IntegerField(allow_null=True, help_text="About how long; null: it is not known how fast the link is.")
     reasons = ReasonSerializer(many=True, help_text="Why it cannot move.")
     gain = s.FloatField(required=False, help_text="Of a balance: by how many points the nodes deviate less.")
 

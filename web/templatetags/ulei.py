@@ -380,3 +380,8 @@ def about_s(milliseconds: int) -> str:
     if milliseconds < 950:
         return gettext("%(ms)d ms") % {"ms": round(milliseconds, -1)}
     return duration(timedelta(milliseconds=milliseconds))
+
+
+@register.simple_tag
+def about(seconds: int) -> str:
+    return gettext("about %(time)s") % {"time": duration(timedelta(seconds=seconds))}

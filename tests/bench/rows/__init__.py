@@ -4,7 +4,20 @@ import importlib
 
 from tests.bench.row import GROUPS
 
-ORDER = ("lifecycle", "click", "sockets", "idle", "storage", "lists", "pools", "placement", "ingest", "jobs", "storm")
+ORDER = (
+    "lifecycle",
+    "click",
+    "sockets",
+    "idle",
+    "storage",
+    "moves",
+    "lists",
+    "pools",
+    "placement",
+    "ingest",
+    "jobs",
+    "storm",
+)
 """Those that need the lab first; it is ended before the others."""
 
 
