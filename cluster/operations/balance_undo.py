@@ -11,7 +11,7 @@ from cluster.saga.steps import Context, LockName, NoUndo, Operation, Plan, Step
 
 from . import node_moves
 from .balance_apply import LOCK, move
-from .node_moves import Intended, MovesParams, Outlook, why_none
+from .node_moves import Intended, MovesParams, Outlook
 
 
 class BalanceUndo(Operation[MovesParams]):
@@ -49,15 +49,8 @@ def _intended(balance: Balance) -> list[Intended]:
     """Only of those VMs that are still where the balance has brought them."""
     kept = {move["vm"]: move for move in balance.moves}
     vms = [vm for vm in node_moves.all_vms().filter(pk__in=kept) if vm.node_id == kept[vm.pk]["target"]]
-    outlook, found = Outlook(vms), []
-    for vm in vms:
-        rows = outlook.rows(vm, [kept[vm.pk]["source"]])
-        if rows and not rows[0].reasons:
-            outlook.promise(vm, rows[0])
-            found.append(Intended(vm, "move", rows[0]))
-        else:
-            found.append(Intended(vm, "leave", reasons=why_none(vm, rows)))
-    return found
+    outlook = Outlook(vms)
+    return [outlook.intended(vm, [kept[vm.pk]["source"]]) for vm in vms]
 
 
 def note(context: Context[MovesParams], key: str) -> None:

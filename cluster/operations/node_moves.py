@@ -76,6 +76,14 @@ class Outlook:
         rules = self.rules.get(vm.pk, [])
         return MovePlanning(vm, nodes=others, rules=rules, speeds=self.speeds).candidates()
 
+    def intended(self, vm: Vm, targets: Collection[str] | None = None) -> Intended:
+        """To the best of them, where the VM is promised its room; or why to none."""
+        rows = self.rows(vm, targets)
+        if not rows or rows[0].reasons:
+            return Intended(vm, "leave", reasons=_why_none(vm, rows))
+        self.promise(vm, rows[0])
+        return Intended(vm, "move", rows[0])
+
     def leave(self, vms: Iterable[Vm]) -> None:
         """All of them will move: those that belong together follow each other."""
         leaving = {vm.pk for vm in vms}
@@ -136,16 +144,11 @@ def intend(vms: Iterable[Vm], targets: Collection[str] | None = None, outlook: O
             why = Refusal("state", {"vm": vm.name, "state": vm.state, "needed": list(MOVABLE)}, status=409)
             found.append(Intended(vm, "leave", reasons=[why]))
             continue
-        rows = outlook.rows(vm, targets)
-        if rows and not rows[0].reasons:
-            outlook.promise(vm, rows[0])
-            found.append(Intended(vm, "move", rows[0]))
-        else:
-            found.append(Intended(vm, "leave", reasons=why_none(vm, rows)))
+        found.append(outlook.intended(vm, targets))
     return found
 
 
-def why_none(vm: Vm, rows: Sequence[Candidate]) -> list[Refusal]:
+def _why_none(vm: Vm, rows: Sequence[Candidate]) -> list[Refusal]:
     reasons = [reason for row in rows for reason in row.reasons]
     return reasons or [Refusal("no_target", {"vm": vm.name})]
 
