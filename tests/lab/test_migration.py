@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -218,27 +219,47 @@ def test_an_agent_that_dies_at_any_point_of_a_move_leaves_one_guest_and_nothing_
 
 
 STRUCK = ["n1.agent", "n1.libvirtd", "n2.libvirtd", "n2.agent", "conductor", "redis", "n2", "n1", "link"]
+MOMENTS = {
+    "before": ("n2.agent", "agent.effect-done", "domain.expect"),
+    "on its way": None,
+    "at the switch": ("n1.agent", "domain.after-call", "domain.move"),
+    "after": ("n2.agent", "agent.started-written", "domain.adopt"),
+}
+"""Where the move stands still while a part is struck; on its way it goes on, slowly."""
 
 
-@pytest.mark.parametrize("part", sample(STRUCK, 3))
-def test_a_part_that_dies_while_a_guest_is_on_its_way_leaves_one_guest_and_nothing_else(
-    lab: Lab, vm: dict[str, Any], faults: Faults, part: str
+@pytest.mark.parametrize(("moment", "part"), sample(itertools.product(MOMENTS, STRUCK), 2))
+def test_a_part_that_dies_at_any_moment_of_a_move_leaves_one_guest_and_nothing_else(
+    lab: Lab, vm: dict[str, Any], faults: Faults, moment: str, part: str
 ) -> None:
-    faults.slow_link("n1", 20)
+    held = MOMENTS[moment]
+    if held is None:
+        faults.slow_link("n1", 20)
+    armed = faults.arm(held[0], held[1], "hold", held[2]) if held else None
     with Ticks(lab, vm["id"]) as ticks:
         job = migrate(lab, vm["id"], "n2")
-        wait_under_way(lab, job)
-        if part == "link":
-            faults.cut_cable("n2")
-            lab.wait_node("n2", "offline")
-            faults.plug_cable("n2")
+        if armed:
+            faults.wait_reached(armed)
         else:
-            faults.kill(part)
-            faults.start(part)
+            wait_under_way(lab, job)
+        strike(lab, faults, part, armed)
         faults.fast_link("n1")
         settled(lab, vm["id"], job, ticks)
     if part not in ("n1", "n2"):  # a guest that lost power counts anew
         assert ticks.from_two_nodes == set()
+
+
+def strike(lab: Lab, faults: Faults, part: str, armed: Path | None) -> None:
+    if part == "link":
+        faults.cut_cable("n2")
+        lab.wait_node("n2", "offline")
+        faults.plug_cable("n2")
+    else:
+        faults.kill(part)
+    if armed:
+        faults.release(armed)
+    if part != "link":
+        faults.start(part)
 
 
 def settled(lab: Lab, vm: str, job: str, ticks: Ticks) -> None:
