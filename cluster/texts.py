@@ -690,8 +690,6 @@ _TYPED = frozenset({"below", "above"})
 
 def _word(name: str, value: Any, language: Literal["ru", "en"]) -> Any:
     """A fact as people call it."""
-    from .saga.steps import Operation  # it stands on this module
-
     if isinstance(value, list | tuple):
         return ", ".join(str(_word(name, one, language)) for one in value)
     if name in _SIZES and isinstance(value, int) and value >= 1024:
@@ -704,8 +702,10 @@ def _word(name: str, value: Any, language: Literal["ru", "en"]) -> Any:
         return AffinityPolicy(value).label
     if name == "role" and value in Role.values:
         return Role(value).label
-    if name == "action" and value in Operation.registry:
-        return Operation.registry[value].label
+    if name == "action":
+        from .saga.steps import Operation  # it stands on this module
+
+        return Operation.registry[value].label if value in Operation.registry else value
     return value
 
 

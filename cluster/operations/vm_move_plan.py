@@ -12,7 +12,7 @@ from django.db import models
 from django.db.models import ExpressionWrapper, Q, QuerySet, prefetch_related_objects
 
 from cluster import affinity, placement
-from cluster.models import POOL_AT_REST, Disk, Node, Pool, Vm, VmState
+from cluster.models import POOL_AT_REST, Disk, Iso, Node, Pool, Vm, VmState
 from cluster.refusals import NotKnown, Refusal
 from cluster.saga.dispatch import too_old
 from cluster.saga.steps import Plan
@@ -71,7 +71,9 @@ def nodes_for_moves(which: "QuerySet[Node] | None" = None) -> list[Node]:
     :param which: None: all.
     """
     joined = (Node.objects.all() if which is None else which).exclude(redis_password_sha256="")
-    joined = joined.annotate(takes_guests=TAKES_GUESTS).defer("verbs", "offers")
+    joined = joined.annotate(takes_guests=TAKES_GUESTS).defer(
+        "verbs", "offers", "created", "joined", "certificate_until"
+    )
     nodes: list[Node] = list(joined.prefetch_related("pool_places", "iso_copies"))
     places = [place for node in nodes for place in node.pool_places.all()]
     # Not as a prefetch: of a thousand pools SQLite takes no such query.
@@ -162,10 +164,9 @@ class MovePlanning:
                 reasons.append(Refusal("node_too_old", which, field="target"))
         if not _listens(node):
             reasons.append(Refusal("no_migration_port", facts, field="target"))
-        held = {copy.iso_id for copy in node.iso_copies.all()}
-        for disk in self.vm.disks.all():
-            if disk.iso and disk.iso_id not in held:
-                reasons.append(Refusal("iso_absent_there", {**facts, "iso": disk.iso.name}, field="target"))
+        for iso in self._isos:
+            if iso.pk not in {copy.iso_id for copy in node.iso_copies.all()}:
+                reasons.append(Refusal("iso_absent_there", {**facts, "iso": iso.name}, field="target"))
         return reasons
 
     def _strange_to_guest(self, node: Node) -> list[Refusal]:
@@ -197,6 +198,11 @@ class MovePlanning:
     @cached_property
     def _asked_pools(self) -> dict[str, Pool]:
         return Pool.objects.in_bulk(set(self.pools.values()))
+
+    @cached_property
+    def _isos(self) -> list[Iso]:
+        """In its drives."""
+        return [disk.iso for disk in self.vm.disks.all() if disk.iso]
 
     # --- disks ------------------------------------------------------------------------------------------
 
