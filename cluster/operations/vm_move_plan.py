@@ -9,10 +9,10 @@ from functools import cached_property
 from typing import Any
 
 from django.db import models
-from django.db.models import ExpressionWrapper, Q, QuerySet, prefetch_related_objects
+from django.db.models import ExpressionWrapper, Prefetch, Q, QuerySet, prefetch_related_objects
 
 from cluster import affinity, placement
-from cluster.models import POOL_AT_REST, Disk, Iso, Node, Pool, Vm, VmState
+from cluster.models import POOL_AT_REST, Disk, Iso, Node, Pool, PoolOnNode, Vm, VmState
 from cluster.refusals import NotKnown, Refusal
 from cluster.saga.dispatch import too_old
 from cluster.saga.steps import Plan
@@ -74,10 +74,11 @@ def nodes_for_moves(which: "QuerySet[Node] | None" = None) -> list[Node]:
     joined = joined.annotate(takes_guests=TAKES_GUESTS).defer(
         "verbs", "offers", "created", "joined", "certificate_until"
     )
-    nodes: list[Node] = list(joined.prefetch_related("pool_places", "iso_copies"))
+    places_of = Prefetch("pool_places", PoolOnNode.objects.defer("odd"))
+    nodes: list[Node] = list(joined.prefetch_related(places_of, "iso_copies"))
     places = [place for node in nodes for place in node.pool_places.all()]
     # Not as a prefetch: of a thousand pools SQLite takes no such query.
-    pools = Pool.objects.in_bulk({place.pool_id for place in places})
+    pools = Pool.objects.defer("monitors", "key").in_bulk({place.pool_id for place in places})
     for place in places:
         place.pool = pools[place.pool_id]
     return nodes
