@@ -194,6 +194,14 @@ def _guestfs(facts: Facts, ok: bool) -> Said:
     )
 
 
+def _self_fenced(facts: Facts, ok: bool) -> Said:
+    return (
+        _("Self-fencing"),
+        _("the node did not hear the panel and ended its guests itself: %(names)s") % {"names": facts.get("names")},
+        _("Look at what cut it off, then start them, or stop them for good."),
+    )
+
+
 SAY: dict[str, Callable[[Facts, bool], Said]] = {
     "cpu_virtualisation": _cpu,
     "kvm": _kvm,
@@ -211,4 +219,5 @@ SAY: dict[str, Callable[[Facts, bool], Said]] = {
     "migration_ports": _ports,
     "unknown_guests": _unknown_guests,
     "guestfs": _guestfs,
+    "self_fenced": _self_fenced,
 }

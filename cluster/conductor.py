@@ -20,11 +20,12 @@ from nodes.contract.faults import point
 from nodes.contract.messages import Envelope, Heartbeat, Hello, NodeInspect, Progress, Welcome
 from nodes.contract.wire import OFFLINE_AFTER_S, PANEL_WAKE, events_stream, node_of_stream
 
-from . import balancing, events, hearing, reconcile, schedules, services, trash
+from . import balancing, events, hearing, reconcile, returning, schedules, services, trash
 from .broker import Broker, Entries, Unreachable
 from .domain_specs import inspection, pool_spec
 from .hearing import Said
 from .models import Job, JobState, Look, Node, NodeState, Step, StreamCursor, Vm
+from .operations.node_self_fencing import after_s
 from .saga import dispatch, engine
 
 log = logging.getLogger(__name__)
@@ -234,11 +235,20 @@ class Conductor:
 
     def _welcome(self, node: Node, hello: Hello) -> None:
         raised = {row.object: row.number for row in node.raised.all()}
-        placed = Vm.objects.filter(node=node).exclude(state="migrating").values_list("uuid", flat=True)
+        here = Vm.objects.filter(node=node).exclude(state="migrating")
+        # Out of the pool of these it is shut: they are started again by a person, when it was taken back.
+        shut_out = node.pool_places.exclude(fenced=[]).values("pool")
+        placed = here.exclude(disks__pool__in=shut_out).values_list("uuid", flat=True)
         pools = [pool_spec(place.pool) for place in node.pool_places.select_related("pool")]
         self.broker.welcome(
             node.pk,
-            Welcome(incarnation=hello.incarnation, raises=raised, placed=tuple(placed), pools=tuple(pools)),
+            Welcome(
+                incarnation=hello.incarnation,
+                raises=raised,
+                placed=tuple(placed),
+                pools=tuple(pools),
+                self_fencing_after_s=after_s(node.self_fencing),
+            ),
         )
         # A new incarnation knows nothing of what was sent to the old one.
         self.timers = {key: due for key, due in self.timers.items() if key[1] != node.pk}
@@ -394,6 +404,7 @@ class Conductor:
         schedules.run_due()
         trash.delete_due()
         balancing.run_due()
+        returning.take_back_due()
         self._wake_all(engine.open_jobs())
         self.advance_woken()
 

@@ -53,8 +53,11 @@ def observe(node: Node, seen: VolumesSeen) -> None:
         looked_at = {disk.pk for disk in disks if "disk:" + disk.pk not in answered}
         as_before = {pk: was for pk, was in place.odd.items() if pk not in looked_at}
         odd = as_before | {pk: now for pk, now in odd.items() if pk in looked_at}
-        if odd != place.odd:
-            PoolOnNode.objects.filter(pk=place.pk).update(odd=odd)
+        strangers = [each.model_dump() for each in seen.strangers.get(place.pool.identity, ())]
+        if odd != place.odd or strangers != place.strangers:
+            PoolOnNode.objects.filter(pk=place.pk).update(odd=odd, strangers=strangers)
+        if strangers != place.strangers:
+            pools.touch(place.pool_id)
         _conclude(place.pool, disks)
 
 

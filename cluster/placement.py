@@ -128,13 +128,23 @@ def _against(need: Need, node: Node) -> Sequence[Refusal]:
 
 def reserve(node_id: str, vm: Vm) -> None:
     """Take what the VM needs of a node if it is still there; raises :class:`Lost` when somebody was quicker."""
-    room = Node.objects.filter(
-        pk=node_id,
-        memory_limit_bytes__gte=F("memory_allocated_bytes") + vm.memory_bytes,
-        cpus_limit__gte=F("cpus_allocated") + vm.vcpus,
-    )
-    if not room.update(**_more(vm.memory_bytes, vm.vcpus)):
+    reserve_more(node_id, vm.memory_bytes, vm.vcpus)
+
+
+def reserve_more(node_id: str, memory_bytes: int, vcpus: int) -> None:
+    """The same for a VM that changes there; what is below zero is given back. Raises :class:`Lost`."""
+    room = Node.objects.filter(pk=node_id)
+    if memory_bytes > 0:
+        room = room.filter(memory_limit_bytes__gte=F("memory_allocated_bytes") + memory_bytes)
+    if vcpus > 0:
+        room = room.filter(cpus_limit__gte=F("cpus_allocated") + vcpus)
+    if not room.update(**_more(memory_bytes, vcpus)):
         raise Lost(node_id)
+
+
+def take(node_id: str, vm: Vm) -> None:
+    """Of a guest that is there already: nobody asks whether there is room."""
+    Node.objects.filter(pk=node_id).update(**_more(vm.memory_bytes, vm.vcpus))
 
 
 def release(node_id: str, vm: Vm) -> None:

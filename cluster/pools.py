@@ -8,9 +8,16 @@ from django.db.models import F
 from django.utils.formats import number_format
 from django.utils.translation import gettext as _
 
+from nodes.contract.specs import PoolFacts
+
 from . import events, texts
 from .checks import Line
 from .models import Node, Pool, PoolOnNode
+
+
+def facts_kept(facts: PoolFacts) -> dict[str, Any]:
+    """What is so on every node of the pool."""
+    return facts.model_dump(mode="json", exclude={"client_address"})
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,20 @@ def offers_of(nodes: Sequence[Node]) -> dict[str, list[dict[str, Any]]]:
     identities = {offer["identity"] for node in nodes for offer in node.offers}
     known = {pool.identity: pool for pool in Pool.objects.filter(identity__in=identities)} if identities else {}
     return {node.pk: [{**offer, "pool": known.get(offer["identity"])} for offer in node.offers] for node in nodes}
+
+
+def strangers_of(pool: Pool) -> list[dict[str, Any]]:
+    """What its nodes see in it that is no disk: ``name``, ``format`` and ``size_bytes``, each name once."""
+    seen = {stranger["name"]: stranger for place in pool.places.all() for stranger in place.strangers}
+    return [seen[name] for name in sorted(seen)]
+
+
+def forget_stranger(pool_id: str, name: str) -> None:
+    """It is a disk by now: nobody has to wait for the nodes' next look."""
+    for place in PoolOnNode.objects.filter(pool=pool_id):
+        left = [stranger for stranger in place.strangers if stranger["name"] != name]
+        PoolOnNode.objects.filter(pk=place.pk).update(strangers=left)
+    touch(pool_id)
 
 
 def touch(pool_id: str, **changes: Any) -> None:

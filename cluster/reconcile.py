@@ -1,16 +1,16 @@
 """What nodes report against what the panel has: a node's word changes what is seen, never where a VM belongs."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db.models import F, Q
 
 from nodes.contract.messages import Hello, Inventory
-from nodes.contract.specs import DomainFacts, FileFacts, LeaseFacts, NodeFacts, PoolFacts
+from nodes.contract.specs import DomainFacts, FileFacts, LeaseFacts, NodeFacts, Outline, PoolFacts
 
-from . import drift, events, pools, states
+from . import domain_drift, drift, events, moved_by_hand, pools, states, strangers
 from .models import (
     Image,
     ImageCopy,
@@ -26,7 +26,7 @@ from .models import (
     Vm,
     VmState,
 )
-from .states import IN_WORK, REASONS, SEEN, guests_are_off
+from .states import GONE, IN_WORK, REASONS, SEEN, guests_are_off
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def node_offline(node: Node) -> bool:
     """Silence: nobody knows the state of its VMs. Nothing is deleted, nothing is started elsewhere."""
     changed = _node_state(node, [NodeState.ONLINE, NodeState.MAINTENANCE], NodeState.OFFLINE)
     if changed:
-        _set_states(Vm.objects.filter(node=node).exclude(state__in=[*IN_WORK, VmState.UNKNOWN]), VmState.UNKNOWN)
+        _nobody_knows(Vm.objects.filter(node=node).exclude(state__in=[*IN_WORK, VmState.UNKNOWN]))
     return changed
 
 
@@ -130,28 +130,71 @@ class Observation:
 class _Known:
     """What the observations of one node come to."""
 
-    seen: dict[str, tuple[str, str, int]] = field(default_factory=dict)
-    """uuid -> (state of the domain, its reason, counter)."""
+    seen: dict[str, tuple[DomainFacts, int]] = field(default_factory=dict)
+    """uuid -> (the domain, counter)."""
     complete: int | None = None
 
     def add(self, observation: Observation) -> None:
         if observation.complete:
             self.seen, self.complete = {}, observation.counter
-        self.seen |= {domain.uuid: (domain.state, domain.reason, observation.counter) for domain in observation.domains}
+        self.seen |= {
+            domain.uuid: (_with_outline(domain, self.seen), observation.counter) for domain in observation.domains
+        }
 
     def of(self, uuid: str) -> tuple[tuple[VmState, str], int] | None:
         """What the VM with this uuid is here and why, and since which counter; None: nothing is said of it."""
-        state, reason, counter = self.seen.get(uuid, ("absent", "", self.complete))
-        if state in SEEN and counter is not None:
-            return (SEEN[state], reason if reason in REASONS else ""), counter
-        return None if self.complete is None else ((VmState.ERROR, ""), self.complete)
+        domain, counter = self.seen.get(uuid, (None, self.complete))
+        if counter is None or (domain is not None and domain.state == "incoming"):
+            return None
+        if domain is None or domain.state not in SEEN:
+            return (VmState.ERROR, GONE), counter
+        return (SEEN[domain.state], domain.reason if domain.reason in REASONS else ""), counter
+
+    def outline(self, uuid: str) -> Outline | None:
+        domain, _counter = self.seen.get(uuid, (None, 0))
+        return domain.outline if domain else None
+
+    def others_than(self, uuids: Collection[str]) -> list[DomainFacts]:
+        return [domain for domain, _counter in self.seen.values() if domain.uuid not in uuids]
+
+    def has_not(self, uuid: str) -> bool:
+        """Says that there is no such domain here."""
+        domain, _counter = self.seen.get(uuid, (None, 0))
+        return self.complete is not None if domain is None else domain.state not in SEEN
+
+
+def _with_outline(domain: DomainFacts, before: dict[str, tuple[DomainFacts, int]]) -> DomainFacts:
+    """What was said of its definition a moment before is said still."""
+    known = before.get(domain.uuid)
+    if known is None or domain.outline is not None or domain.state not in SEEN:
+        return domain
+    return domain.model_copy(update={"outline": known[0].outline})
+
+
+class _Row(NamedTuple):
+    """A VM that is spoken of."""
+
+    pk: str
+    uuid: str
+    node: str
+    state: str
+    reason: str
+    observed_counter: int
+    drift: dict[str, Any]
+    claims: dict[str, str] | None
+
+    @property
+    def was_there(self) -> bool:
+        """Its node had it, as far as the panel knows: it is not just being made."""
+        return self.state not in IN_WORK and (self.state != VmState.ERROR or self.reason == GONE)
 
 
 def observe(observations: Iterable[Observation]) -> dict[str, int]:
     """Take over what nodes show of the VMs that the panel places there, in a handful of queries for any number.
 
     Left alone: a VM whose job is running, one that a job which waits for its turn has made, and a report older than
-    the last applied reply about the VM. A domain that the panel places elsewhere is a claim and moves nothing (law 6).
+    the last applied reply about the VM. A domain that the panel places elsewhere is a claim, which is noted and moves
+    nothing, unless the VM's own node says that it is gone there (law 6).
     Returns the VMs that were shown while their jobs run, with the counter of that: a guest may end beside its job, and
     is not reported again.
     """
@@ -160,54 +203,90 @@ def observe(observations: Iterable[Observation]) -> dict[str, int]:
         known.setdefault(observation.node_id, _Known()).add(observation)
     if not known:
         return {}
-    shown_by: dict[str, list[str]] = {}
-    for node_id, its in known.items():
-        for uuid, (state, _reason, _counter) in its.seen.items():
-            if state in SEEN:
-                shown_by.setdefault(uuid, []).append(node_id)
     has_job = dict(Lock.objects.filter(name__startswith="vm:").order_by("held").values_list("name", "held"))
     overlooked: dict[str, int] = {}
     changes: dict[tuple[str, tuple[VmState, str]], list[str]] = {}
-    for pk, uuid, node_id, state, reason, observed_counter in _rows(known):
-        for other in shown_by.get(uuid, ()):
-            # While it moves, both nodes show it.
-            if other != node_id and state != VmState.MIGRATING:
-                log.warning("node %s shows VM %s, which belongs to node %s: a claim", other, pk, node_id)
-        said = known[node_id].of(uuid) if node_id in known else None
-        if said is None:
-            continue
-        now, counter = said
-        running_job = has_job.get("vm:" + pk)
-        if running_job:
-            overlooked[pk] = counter
+    outlines: dict[str, Outline | None] = {}
+    had: dict[str, domain_drift.Drift] = {}
+    shown, ours = _shown(known), set()
+    for row in _rows(known):
+        ours.add(row.uuid)
+        said = known[row.node].of(row.uuid) if row.node in known else None
+        job_runs = has_job.get("vm:" + row.pk)
+        if job_runs and said is not None:
+            overlooked[row.pk] = said[1]
         # "Stopping" without any job is what a resolved one has left behind: then the node knows better.
-        elif (state, reason) != now and counter >= observed_counter and not (running_job is False and state in IN_WORK):
-            changes.setdefault((state, now), []).append(pk)
+        if job_runs or (job_runs is False and row.state in IN_WORK):
+            continue
+        now = said[0] if said is not None and said[1] >= row.observed_counter else None
+        claims = _claims(row, known, shown)
+        gone = row.reason == GONE if now is None else now[1] == GONE
+        if gone and claims and job_runs is None and row.was_there and moved_by_hand.follow(row.pk, row.node, claims):
+            continue
+        if claims != (row.claims or {}):
+            _note_claims(row, claims)
+        if now is None:
+            continue
+        if (row.state, row.reason) != now:
+            changes.setdefault((row.state, now), []).append(row.pk)
+        outline = known[row.node].outline(row.uuid)
+        if gone or outline is not None:
+            outlines[row.pk], had[row.pk] = outline, row.drift
     for (old, (new, why)), ids in changes.items():
         # Compare and set: a job may have taken a VM since it was read.
         Vm.objects.filter(pk__in=ids, state=old).update(state=new, state_reason=why, version=F("version") + 1)
         if new == VmState.STOPPED:
             guests_are_off(ids)
         states.tell(ids)
+    domain_drift.note(outlines, had)
+    unknown = {node_id: its.others_than(ours) for node_id, its in known.items()}
+    strangers.observe(unknown, {node_id for node_id, its in known.items() if its.complete is not None})
     return overlooked
 
 
-def _rows(known: dict[str, _Known]) -> Iterator[tuple[str, str, str, str, str, int]]:
-    """(id, uuid, node, state, its reason, observed_counter) of every VM that is spoken of."""
+def _rows(known: dict[str, _Known]) -> Iterator[_Row]:
+    """Every VM that is spoken of."""
     complete = [node_id for node_id, its in known.items() if its.complete is not None]
+    # What a node that shows all it has does not show any more, it does not claim any more.
+    more = Q(node__in=complete) | Q(claims__isnull=False) if complete else Q(pk__in=())
     uuids = sorted({uuid for its in known.values() for uuid in its.seen})
-    fields = ("pk", "uuid", "node_id", "state", "state_reason", "observed_counter")
+    fields = ("pk", "uuid", "node_id", "state", "state_reason", "observed_counter", "drift", "claims")
     for start in range(0, max(1, len(uuids)), AT_ONCE):
         spoken_of = Q(uuid__in=uuids[start : start + AT_ONCE])
-        yield from Vm.objects.filter(spoken_of | Q(node__in=complete) if start == 0 else spoken_of).values_list(*fields)
+        found = Vm.objects.filter(spoken_of | more if start == 0 else spoken_of)
+        yield from (_Row(*values) for values in found.values_list(*fields))
 
 
-def _set_states(vms: Any, state: VmState) -> None:
+def _shown(known: dict[str, _Known]) -> dict[str, dict[str, str]]:
+    """uuid -> node -> state of the domain there."""
+    found: dict[str, dict[str, str]] = {}
+    for node_id, its in known.items():
+        for uuid, (domain, _counter) in its.seen.items():
+            if domain.state in SEEN:
+                found.setdefault(uuid, {})[node_id] = domain.state
+    return found
+
+
+def _claims(row: _Row, known: dict[str, _Known], shown: dict[str, dict[str, str]]) -> dict[str, str]:
+    """Nodes that show it although it is another one's, with what they show."""
+    before = row.claims or {}
+    claims = {node: state for node, state in before.items() if node not in known or not known[node].has_not(row.uuid)}
+    return {node: state for node, state in (claims | shown.get(row.uuid, {})).items() if node != row.node}
+
+
+def _note_claims(row: _Row, claims: dict[str, str]) -> None:
+    log.warning("VM %s belongs to node %s; it is claimed by: %s", row.pk, row.node, claims or "nobody any more")
+    Vm.objects.filter(pk=row.pk).update(claims=claims or None, version=F("version") + 1)
+    states.tell([row.pk])
+
+
+def _nobody_knows(vms: Any) -> None:
     """One UPDATE for many rows; each gets its event."""
     ids = list(vms.values_list("pk", flat=True))
     if not ids:
         return
-    Vm.objects.filter(pk__in=ids).update(state=state, state_reason="", version=F("version") + 1)
+    unknown = {"state": VmState.UNKNOWN, "known_state": F("state"), "state_reason": ""}
+    Vm.objects.filter(pk__in=ids).update(**unknown, version=F("version") + 1)
     states.tell(ids)
 
 
@@ -223,12 +302,14 @@ def _pools(node: Node, seen: Iterable[PoolFacts]) -> None:
             pool = Pool.objects.create(
                 name=_free_pool_name(node), kind=facts.kind, identity=facts.identity, path=facts.path
             )
-        _place, came = PoolOnNode.objects.get_or_create(pool=pool, node=node)
+        place, came = PoolOnNode.objects.get_or_create(pool=pool, node=node)
+        if place.client_address != facts.client_address:
+            PoolOnNode.objects.filter(pk=place.pk).update(client_address=facts.client_address)
         numbers = {
             "capacity_bytes": facts.capacity_bytes,
             "free_bytes": facts.free_bytes,
             "granules": dict(facts.granules),
-            "facts": facts.model_dump(mode="json"),
+            "facts": pools.facts_kept(facts),
             "shared": facts.shared or pool.places.count() > 1,
         }
         if came or any(getattr(pool, name) != value for name, value in numbers.items()):
@@ -280,7 +361,8 @@ def _held(leases: Iterable[LeaseFacts]) -> dict[str, Any]:
     """Addresses of guests that this panel does not know: nobody else may get them (``Network.held``)."""
     by_nic = {lease.nic: lease for lease in leases}
     known = set(Nic.objects.filter(pk__in=by_nic).values_list("pk", flat=True)) if by_nic else set()
-    held = [{"bridge": by_nic[nic].bridge, "address": by_nic[nic].address} for nic in sorted(by_nic.keys() - known)]
+    unknown = [by_nic[nic] for nic in sorted(by_nic.keys() - known)]
+    held = [{"nic": lease.nic, "bridge": lease.bridge, "address": lease.address} for lease in unknown]
     return {"held": held} if held else {}
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from . import texts
 
-_PLACES = frozenset({"node", "there", "node_group", "pool", "bridge", "best"})
+_PLACES = frozenset({"node", "there", "node_group", "pool", "bridge", "best", "clones"})
+"""Also names of other VMs, of which not everybody may know."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
-from django.db.models import Count, Model, Prefetch, QuerySet
+from django.db.models import Count, Exists, Model, OuterRef, Prefetch, QuerySet
 
 from .models import (
     Address,
@@ -38,8 +38,19 @@ M = TypeVar("M", bound=Model)
 Rows = Callable[[Actor], "QuerySet[Any]"]
 
 
-WITHOUT_REPORTS = ("node__facts", "node__platform", "node__checks", "node__verbs", "node__offers")
+WITHOUT_REPORTS = (
+    "node__facts",
+    "node__platform",
+    "node__checks",
+    "node__verbs",
+    "node__offers",
+    "node__strangers",
+)
 """What a node has said of itself: some kilobytes of JSON, which nobody wants with each of its VMs."""
+
+
+RESTED_ON = Exists(Disk.objects.filter(parent=OuterRef("pk")))
+"""Whether linked clones rest on a disk."""
 
 
 def vms(actor: Actor) -> "QuerySet[Vm]":
@@ -56,9 +67,10 @@ def vms_with_places(actor: Actor) -> "QuerySet[Vm]":
 
 def vms_in_full(actor: Actor) -> "QuerySet[Vm]":
     """VMs with what a card shows of one."""
-    rows = vms(actor).select_related("tenant", "owner", "node", "home", "node_group").defer(*WITHOUT_REPORTS)
-    return rows.prefetch_related(
-        Prefetch("disks", Disk.objects.select_related("iso", "pool", "image").prefetch_related("snapshots")),
+    disks = Disk.objects.select_related("iso", "pool", "image", "parent__vm").prefetch_related("snapshots")
+    found = vms(actor).select_related("tenant", "owner", "node", "home", "moved_from", "node_group")
+    return found.defer(*WITHOUT_REPORTS).prefetch_related(
+        Prefetch("disks", disks.annotate(rested_on=RESTED_ON)),
         Prefetch("nics", Nic.objects.select_related("lease", "network")),
     )
 
@@ -135,8 +147,9 @@ def disks(actor: Actor) -> "QuerySet[Disk]":
 
 
 def disks_with_places(actor: Actor) -> "QuerySet[Disk]":
-    rows = disks(actor).select_related("vm__node", "pool", "image").prefetch_related("snapshots")
-    return rows.defer(*(f"vm__{name}" for name in WITHOUT_REPORTS))
+    rows = disks(actor).select_related("vm__node", "pool", "image", "parent__vm").annotate(rested_on=RESTED_ON)
+    clones = Prefetch("clones", Disk.objects.select_related("vm"))
+    return rows.prefetch_related("snapshots", clones).defer(*(f"vm__{name}" for name in WITHOUT_REPORTS))
 
 
 def disks_in(actor: Actor, pool: Pool) -> "QuerySet[Disk]":

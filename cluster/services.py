@@ -477,15 +477,18 @@ def vm_edit(
     os: str | None = None,
     group: str | None = KEEP,
     affinity_groups: Sequence[str] = KEEP,
+    restart_priority: int | None = None,
 ) -> Vm:
     """Change what no node needs to hear of. A group of nodes is for those who may move the VM: its next move obeys it.
 
     Raises :class:`Forbidden`, :class:`Refused` (``os_unknown``, ``node_group_unknown``, as :func:`groups.join`).
     """
     actor.require("vm.edit")
+    if restart_priority is not None:
+        actor.require("vm.restart_priority")
     if os and os not in CATALOGUE:
         raise Refused(Refusal("os_unknown", {"os": os}, field="os"))
-    asked = {"title": title, "protected": protected, "os": os}
+    asked = {"title": title, "protected": protected, "os": os, "restart_priority": restart_priority}
     changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if group is not KEEP:
         actor.require("vm.migrate")

@@ -38,6 +38,8 @@ class Installation(BaseSettings):
     snapshots_of_a_vm: int = 16
     moves_of_a_node: int = 2
     """At most."""
+    self_fencing_after_s: int = 60
+    """Without the panel, where a node is to end its guests itself."""
     library_dir: str = str(STATE_DIR / "library")
     """Where the panel keeps images and ISOs that people uploaded."""
     upload_most_bytes: int = 64 << 30

@@ -36,6 +36,9 @@ SEEN: dict[str, VmState] = {
 }
 """What a node shows of a domain -> what the VM is. A domain that is absent or incoming says nothing."""
 
+GONE = "gone"
+"""Its node, which had it, has no such domain any more."""
+
 REASONS = frozenset({"io_error"})
 """Of a node's reasons those for which there are words (``state_<reason>``)."""
 

@@ -109,6 +109,56 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("no node can take this VM"),
         _("look at the reasons of each node; free something, or ask for less"),
     ),
+    "node_answers": (
+        _("node %(node)s answers: only a silent one can be declared dead"),
+        _("to empty it, evacuate it"),
+    ),
+    "type_to_declare_dead": (
+        _("node %(node)s may be alive, with only its link to the panel cut"),
+        _("type its name to declare it dead"),
+    ),
+    "declared_dead": (
+        _("node %(node)s was declared dead and has not been taken back"),
+        _("take it back first: what was started elsewhere is ended on it"),
+    ),
+    "not_declared_dead": (_("node %(node)s was not declared dead"), ""),
+    "guests_changed": (_("what is left on node %(node)s has changed meanwhile"), _("ask for it again")),
+    "node_not_dead": (
+        _("node %(node)s, to which %(vm)s belongs, was not declared dead"),
+        _("wait until it is back, or declare it dead on its page"),
+    ),
+    "job_holds_it": (
+        _("job %(job)s, which waits for node %(node)s, holds %(vm)s"),
+        _("cancel or resolve that job, then ask again"),
+    ),
+    "disk_not_there": (
+        _("node %(node)s does not see the pool %(pool)s, in which disk %(disk)s is"),
+        _("it stays where it is until its node is back"),
+    ),
+    "no_fence": (
+        _("nothing can stop node %(node)s from running %(vm)s on and writing to its disks (pools: %(pools)s)"),
+        _("switch its power off, look that it is off, and say so"),
+    ),
+    "cannot_be_held_back": (
+        _("nothing keeps node %(node)s from starting %(vm)s again at its next boot (pools: %(pools)s)"),
+        _("it stays where it is until its node is back"),
+    ),
+    "fence_hits_others": (
+        _("node %(node)s and %(other)s have one address in pool %(pool)s (%(address)s): none can be shut out alone"),
+        _("give each node an address of its own there"),
+    ),
+    "fences_itself": (
+        _("the node that was to shut the other one out has the same address in Ceph"),
+        _("give each node an address of its own there"),
+    ),
+    "fence_denied": (
+        _("the pool's Ceph user may not shut a node out, or let it in again"),
+        _("give it the caps that the administrator's guide names, then try again"),
+    ),
+    "disk_watched": (
+        _("%(clients)s still has the disk %(disk)s open, and is not at an address of the node that was shut out"),
+        _("end that client, or block it in Ceph, then try again"),
+    ),
     "maintenance": (_("node %(node)s is in maintenance"), _("choose another node, or end the maintenance")),
     "outside_group": (
         _("node %(node)s is not in the group %(node_group)s, which is the only place for this VM"),
@@ -426,6 +476,71 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("paused: its storage has no room, or gives I/O errors"),
         _("make room there (grow the thin pool, delete what nobody needs) or mend the storage, then resume the guest"),
     ),
+    "state_gone": (
+        _("gone from its node: somebody deleted its domain there, or moved it"),
+        _("its disks are untouched: write its definition again, and it can be started"),
+    ),
+    "vm_claimed": (
+        _("%(node)s shows the guest of VM %(vm)s too, although it does not belong there"),
+        _("look at both nodes: end and undefine the guest where it should not be (virsh), then try again"),
+    ),
+    "vm_moved_by_hand": (
+        _("VM %(vm)s was moved by hand, and %(node)s still holds its lease and filter"),
+        _("write its definition again first"),
+    ),
+    "could_be_elsewhere": (
+        _("VM %(vm)s could run on %(node)s, which sees its disks and is offline"),
+        _("bring that node back first"),
+    ),
+    "vm_no_drift": (
+        _("the definition of VM %(vm)s is there on its node as the panel has it"),
+        _("there is nothing to take over"),
+    ),
+    "drift_foreign": (
+        _("%(drift_field)s was given to VM %(vm)s by hand, and is none of the panel's"),
+        _("write the definition again, which takes it away, and add one in the panel instead"),
+    ),
+    "drift_missing": (
+        _("%(drift_field)s was taken from VM %(vm)s by hand"),
+        _("write the definition again, which gives it back, and remove it in the panel if that was meant"),
+    ),
+    "drift_not_held": (
+        _("%(drift_field)s of VM %(vm)s cannot be so in the panel"),
+        _("write the definition again: then the node has it as the panel does"),
+    ),
+    "no_strangers": (_("the panel knows every domain of node %(node)s"), _("there is nothing to take over")),
+    "stranger_unknown": (
+        _("node %(node)s shows no such domain that the panel does not know"),
+        _("let the node be inspected, and choose one from the list"),
+    ),
+    "stranger_foreign": (
+        _("the domain %(domain)s on node %(node)s was not made by a panel, or its id is taken"),
+        _("make a VM in the panel and bring the content of its disks there"),
+    ),
+    "stranger_keeps_name": (
+        _("the domain %(domain)s on node %(node)s keeps its name when it is taken over"),
+        _("leave the name out"),
+    ),
+    "stranger_disk": (
+        _("%(place)s of the domain %(domain)s is no volume of a pool that the panel has on this node"),
+        _("add that storage to the panel first, or bring the content into a disk of it"),
+    ),
+    "disk_taken": (
+        _("disk %(disk)s belongs to another VM or to a backup, or lies in the trash"),
+        _("look at it in the list of disks"),
+    ),
+    "disk_not_ours": (
+        _("the volume of disk %(disk)s does not carry the panel's mark"),
+        _("look at it on the node: it may be a file that was put there by hand"),
+    ),
+    "stranger_network": (
+        _("no network, or more than one, is on the bridge %(bridge)s of the interface %(mac)s"),
+        _("say which network it is"),
+    ),
+    "stranger_changed": (
+        _("the domain %(domain)s has changed since it was looked at"),
+        _("let the node be inspected, and try again"),
+    ),
     "vm_unknown_state": (
         _("the state of VM %(vm)s is unknown: its node %(node)s is offline"),
         _("wait until the node is back"),
@@ -517,6 +632,16 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("the pool does not answer"),
         _("look at the storage cluster and the network to it; the operation goes on when it is back"),
     ),
+    "pool_not_there": (_("pool %(pool)s is not on that node"), _("choose a node that has it, or none")),
+    "volume_absent": (
+        _("the pool has no volume of that name"),
+        _("look at the list on the pool's page; the node looks anew when it is checked"),
+    ),
+    "volume_taken": (_("the volume is a disk or an image already; it was left untouched"), _("choose another one")),
+    "volume_unfit": (
+        _("the volume cannot become a disk"),
+        _("convert it beside the pool first: qemu-img convert, rbd flatten, or lvcreate and dd"),
+    ),
     "disk_attached": (_("disk %(disk)s belongs to VM %(vm)s"), _("detach it first")),
     "disk_of_other_tenant": (
         _("disk %(disk)s and VM %(vm)s belong to different tenants"),
@@ -525,6 +650,19 @@ TEXTS: dict[str, tuple[str, str]] = {
     "disk_has_snapshots": (
         _("disk %(disk)s is part of its VM's snapshots"),
         _("delete the snapshots first"),
+    ),
+    "disk_has_clones": (
+        _("linked clones rest on disk %(disk)s: %(clones)s"),
+        _("delete them first, or make them independent"),
+    ),
+    "disk_independent": (_("disk %(disk)s rests on no other"), _("there is nothing to do")),
+    "linked_stays": (
+        _("a linked clone lies in the storage of its source"),
+        _("choose no storage, or ask for a full copy"),
+    ),
+    "linked_unsupported": (
+        _("disk %(disk)s (%(format)s, pool %(pool)s) can have no linked clones"),
+        _("ask for a full copy, or move the disk to Ceph or a thin pool first"),
     ),
     "too_many_disks": (_("%(vm)s has %(most)s disks already, and may have no more"), _("detach one first")),
     "vm_unknown": (_("there is no such VM"), _("choose one from the list")),
@@ -635,6 +773,30 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("%(vm)s runs, and its memory belongs to the content that goes"),
         _("shut it down first, or allow to stop it by force"),
     ),
+    "quiesce_needs_running": (
+        _("%(vm)s is paused: the agent inside cannot be asked to let its file systems stand still"),
+        _("resume it first, or ask without that"),
+    ),
+    "guest_agent_silent": (
+        _("the agent inside the guest did not let its file systems stand still"),
+        _("install qemu-guest-agent in the guest and start it, or ask without that"),
+    ),
+    "memory_needs_running": (
+        _("%(vm)s does not run, so it has no memory that could be kept"),
+        _("start it first, or leave the memory out"),
+    ),
+    "memory_unsupported": (
+        _("disk %(disk)s (%(format)s, pool %(pool)s) cannot keep the guest's memory"),
+        _("leave the memory out, or move every disk of the VM to a folder as qcow2"),
+    ),
+    "hardware_changed": (
+        _("%(vm)s has other disks, interfaces, memory or CPUs than when snapshot %(snapshot)s was taken"),
+        _("go back to the disks alone, without the memory"),
+    ),
+    "memory_not_loaded": (
+        _("the guest could not go on from the memory that was kept; it is off, its disks are as they were then"),
+        _("let an administrator resolve the job as done, then start the VM"),
+    ),
     "has_snapshots": (
         _("%(vm)s has snapshots, which would be left over in its disks"),
         _("delete the disks too, or the snapshots first"),
@@ -700,6 +862,10 @@ def _word(name: str, value: Any, language: Literal["ru", "en"]) -> Any:
         return VmState(value).label
     if name == "policy" and value in AffinityPolicy.values:
         return AffinityPolicy(value).label
+    if name == "drift_field":
+        from . import domain_drift  # it stands on this module
+
+        return domain_drift.name_of(value)
     if name == "role" and value in Role.values:
         return Role(value).label
     if name == "action":

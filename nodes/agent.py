@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Collection
 from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -17,7 +18,7 @@ from celery import Celery, signals
 from celery.app.amqp import AMQP
 from kombu import Connection, Queue
 
-from nodes import __version__, boot, probe, verbs
+from nodes import __version__, boot, probe, quiesce, verbs
 from nodes.config import Config
 from nodes.contract import wire
 from nodes.contract.errors import NodeError
@@ -32,6 +33,7 @@ from nodes.network import Network
 from nodes.node import Node
 from nodes.probe import VirtType
 from nodes.reporter import Reporter, Surroundings
+from nodes.self_fencing import SelfFencing
 from nodes.session import introduce
 from nodes.shell import Shell, end_children
 from nodes.storage import directory
@@ -65,6 +67,7 @@ class Agent:
         drain = Drain(self.shell, self.hypervisor.calls_in_flight)
         self.sampler = Sampler(drain.is_over, lambda name: self.dispatcher.release(name))
         self.dispatcher = Dispatcher(self.node, self.ledger, self.stream, self.sampler, self.incarnation)
+        self.self_fencing = SelfFencing(self.ledger, self.dispatcher, self.hypervisor, self.stream, config.run_dir)
         self.stopping = threading.Event()
 
     def _make_parts(self) -> None:
@@ -77,7 +80,15 @@ class Agent:
         self.facts = Facts(self.hypervisor, virt, config.state_dir, self.shell)
         surroundings = Surroundings(config, self.facts, self.shell, network.given)
         self.reporter = Reporter(self.hypervisor, self.ledger, self.stream, surroundings, self.incarnation)
-        self.node = Node(config, self.hypervisor, network, self.shell, virt, self.reporter.inventory)
+        self.node = Node(
+            config,
+            self.hypervisor,
+            network,
+            self.shell,
+            virt,
+            self.reporter.inventory,
+            self.ledger.set_self_fencing,
+        )
 
     def run(self) -> None:
         """Work until SIGTERM."""
@@ -93,15 +104,19 @@ class Agent:
             _or_say(self.node.network.arrivals.restore, "the ports of a migration are not closed to strangers")
             _or_say(self.node.network.restore, "leases and filters were not restored")
         self.hypervisor.start()
+        self.self_fencing.start()
         self._start_guests()
         # The facts of a hello are better with libvirt's part in them, but a silent libvirtd must not hide the node.
         self.hypervisor.await_ok(HELLO_WAITS_S)
+        if not self.hypervisor.simulated:
+            quiesce.thaw_left_over(self.config.frozen_dir, self.hypervisor)
         self.reporter.start()
         welcome = introduce(
             self.config, self.client, self.stream, self.ledger, self.facts.read(), self.incarnation, self.stopping
         )
         if welcome is None:
             return False
+        self.ledger.set_self_fencing(welcome.self_fencing_after_s)
         self._start_guests(welcome.placed)
         self.reporter.ask_for_inventory()
         return True
@@ -133,8 +148,17 @@ class Agent:
                 self.sampler.hold(f"domain:{wanted.vm}", libvirtd_process())
 
     def _start_guests(self, placed: Collection[str] | None = None) -> None:
-        start = partial(boot.start_guests, self.ledger, self.dispatcher, self.hypervisor, placed)
+        start = partial(
+            boot.start_guests, self.ledger, self.dispatcher, self.hypervisor, placed, held_back=self._is_held_back
+        )
         threading.Thread(target=start, name="boot", daemon=True).start()
+
+    def _is_held_back(self, uuid: str) -> bool:
+        """Whether this node was declared dead, and the guest may run elsewhere."""
+        if self.hypervisor.simulated:
+            return False
+        files = self.hypervisor.disk_files(uuid)
+        return any(directory.may_be_shut_out(Path(file), self.config.id) for file in files)
 
 
 def _or_say(work: Callable[[], object], what: str) -> None:

@@ -5,7 +5,7 @@ message here was a move, may run on another node by now: it waits until the pane
 """
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from nodes.contract.errors import NodeError
@@ -34,26 +34,43 @@ def notice_boot(ledger: Ledger, run_dir: Path) -> bool:
     return True
 
 
+def _never(uuid: str) -> bool:
+    return False
+
+
 def start_guests(
-    ledger: Ledger, dispatcher: Dispatcher, hypervisor: Hypervisor, placed: Collection[str] | None = None
+    ledger: Ledger,
+    dispatcher: Dispatcher,
+    hypervisor: Hypervisor,
+    placed: Collection[str] | None = None,
+    held_back: Callable[[str], bool] = _never,
 ) -> None:
     """Start what the boot left off, one after the other. Messages about a guest wait while it is started.
 
     :param placed: uuids of the guests that the panel places here, without those that are on their way to another node
         (the job that moves them settles where they run); None: the panel has not answered yet.
+    :param held_back: whether the storage of a guest says that it may have been started elsewhere meanwhile.
     """
-    while due := [w for w in ledger.wanted() if w.boot and _may_start(ledger, w, placed)]:
+    waits: set[str] = set()
+    while due := [w for w in ledger.wanted() if w.boot and w.vm not in waits and _may_start(ledger, w, placed)]:
         for wanted in due:
             with dispatcher.claim(f"domain:{wanted.vm}") as free:
                 # Else a message about this guest is at work, and settles whether it should run.
                 if free:
                     holder = libvirtd_process()
                     try:
+                        if wanted.uuid not in (placed or ()) and held_back(wanted.uuid):
+                            waits.add(wanted.vm)
+                            continue
                         _start(ledger, hypervisor, wanted)
                     except CallLost as error:
                         # libvirtd may start it yet: until that is known, no message and no second try touches it.
                         log.error("libvirtd was lost at a start", vm=wanted.vm, cause=error.info.cause)
                         dispatcher.sampler.hold(f"domain:{wanted.vm}", holder)
+                    except NodeError as error:
+                        log.error(
+                            "libvirtd does not say where a guest's disks are", vm=wanted.vm, cause=error.info.cause
+                        )
         time.sleep(AGAIN_S)
 
 

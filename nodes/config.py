@@ -60,6 +60,11 @@ class Paths(BaseSettings):
         return self.state_dir / "pools.json"
 
     @property
+    def frozen_dir(self) -> Path:
+        """Has a note of each guest whose file systems this node has frozen."""
+        return self.state_dir / "frozen"
+
+    @property
     def keys_dir(self) -> Path:
         """Keys of pools, each readable by root only."""
         return self.state_dir / "keys"

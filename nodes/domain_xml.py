@@ -24,6 +24,8 @@ from nodes.contract.specs import (
 
 NAMESPACE = "https://ulei.local/xmlns/domain/1"
 
+GUEST_AGENT = "org.qemu.guest_agent.0"
+"""The channel to the agent inside the guest."""
 ARCHITECTURE, MACHINE = "x86_64", "pc"
 COMMON_CPU = "kvm64"
 """Of no vendor. Source: QEMU, docs/system/cpu-models-x86.rst"""
@@ -91,7 +93,7 @@ def _devices(spec: DomainSpec, sources: Mapping[str, DiskSource], console_log_di
         [
             E.serial(E.log(file=log_file, append="off"), E.target(port="0"), type="pty"),
             E.console(E.target(type="serial", port="0"), type="pty"),
-            E.channel(E.target(type="virtio", name="org.qemu.guest_agent.0"), type="unix"),
+            E.channel(E.target(type="virtio", name=GUEST_AGENT), type="unix"),
             E.input(type="tablet", bus="usb"),
             # A socket on this node only: whoever looks at a screen comes through the panel.
             E.graphics(E.listen(type="socket"), type="vnc"),

@@ -40,7 +40,8 @@ CREATE TABLE IF NOT EXISTS wanted (
     running INTEGER NOT NULL DEFAULT 0,
     boot INTEGER NOT NULL DEFAULT 0  -- the node has booted since, and the guest was not yet started
 );
-INSERT OR IGNORE INTO meta VALUES ('incarnation', 0), ('counter', 0);
+CREATE TABLE IF NOT EXISTS self_fenced (uuid TEXT PRIMARY KEY, name TEXT NOT NULL);
+INSERT OR IGNORE INTO meta VALUES ('incarnation', 0), ('counter', 0), ('self_fencing_after_s', 0);
 """
 
 
@@ -159,6 +160,30 @@ class Ledger:
     @property
     def counter(self) -> int:
         return self._meta("counter")
+
+    # --- self-fencing ---------------------------------------------------------------------------------------
+
+    @property
+    def self_fencing_after_s(self) -> int | None:
+        """None: never."""
+        return self._meta("self_fencing_after_s") or None
+
+    def set_self_fencing(self, after_s: int | None) -> None:
+        with self._write() as db:
+            db.execute("UPDATE meta SET value = ? WHERE name = 'self_fencing_after_s'", (after_s or 0,))
+
+    def ended_by_itself(self, uuid: str, name: str) -> None:
+        """The node ended this guest, because the panel did not answer: it is not started again without a word."""
+        with self._write() as db:
+            db.execute("UPDATE wanted SET running = 0, boot = 0 WHERE uuid = ?", (uuid,))
+            db.execute("INSERT OR REPLACE INTO self_fenced VALUES (?, ?)", (uuid, name))
+            db.execute("UPDATE meta SET value = value + 1 WHERE name = 'counter'")
+
+    def self_fenced(self) -> dict[str, str]:
+        """uuid -> name of the guests that the node ended itself, and of whose power nobody has said anything since."""
+        with self._lock:
+            found = self._db.execute("SELECT uuid, name FROM self_fenced ORDER BY name").fetchall()
+        return {row["uuid"]: row["name"] for row in found}
 
     # --- objects ------------------------------------------------------------------------------------------
 
@@ -290,6 +315,8 @@ class WantedChange:
     forget: bool = False
 
     def write(self, db: sqlite3.Connection) -> None:
+        if self.forget or self.running is not None:
+            db.execute("DELETE FROM self_fenced WHERE uuid = (SELECT uuid FROM wanted WHERE vm = ?)", (self.vm,))
         if self.forget:
             db.execute("DELETE FROM wanted WHERE vm = ?", (self.vm,))
         if self.defined is not None:

@@ -26,6 +26,8 @@ class Node:
     virt: VirtType
     inspect: Callable[..., None]
     """Run the preflight again and send a full inventory (:meth:`nodes.reporter.Reporter.inventory`)."""
+    set_self_fencing: Callable[[int | None], None]
+    """After how many seconds without the panel (:meth:`nodes.ledger.Ledger.set_self_fencing`)."""
 
     def driver(self, pool: PoolPlace) -> Driver:
         """The driver of exactly this pool. Raises a certain ``pool_kind`` or ``pool_identity``."""

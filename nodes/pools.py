@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 from nodes.config import Paths
 from nodes.contract.errors import NodeError
 from nodes.contract.sizes import MAX_BYTES
-from nodes.contract.specs import PoolFacts, PoolPlace, PoolSpec
+from nodes.contract.specs import PoolFacts, PoolPlace, PoolSpec, Stranger
 from nodes.files import write_atomically
 from nodes.log import Log
 from nodes.names import ID
@@ -18,6 +18,8 @@ log = Log("ulei.pools")
 
 _SPECS = TypeAdapter(list[PoolSpec])
 _WRITING = threading.Lock()
+MOST_STRANGERS = 100
+"""Of one pool: a list for people to choose from."""
 
 
 class Pools:
@@ -54,21 +56,24 @@ class Pools:
         found += [facts for pool in self.attached() if (facts := self._facts_of(pool)) is not None]
         return tuple(found)
 
-    def sizes(self) -> dict[str, dict[str, int]]:
-        """Identity of each pool that can be read now -> disk -> bytes of its volume."""
+    def volumes(self) -> tuple[dict[str, dict[str, int]], dict[str, tuple[Stranger, ...]]]:
+        """Identity of each pool that can be read now -> disk -> bytes of its volume, and -> what is nobody's there."""
         images = PoolPlace(kind="directory", path=str(self._paths.images_dir))
         found: dict[str, dict[str, int]] = {}
+        strangers: dict[str, tuple[Stranger, ...]] = {}
         for pool in (images, *self.attached()):
             try:
                 driver = (driver_of if pool.identity else driver_at)(pool, self._shell, self._paths.keys_dir)
                 # Somebody may have marked what is no disk, or written a header that claims more than a column holds.
                 seen = ((disk, size_bytes) for disk, size_bytes in driver.sizes().items() if ID.fullmatch(disk))
                 sizes = {disk: min(size_bytes, MAX_BYTES) for disk, size_bytes in seen}
+                others = tuple(driver.strangers()[:MOST_STRANGERS])
             except (NodeError, OSError) as error:
                 log.warning("the volumes of a pool cannot be read", path=pool.path, cause=error)
                 continue
-            found[pool.identity or driver.identity()] = sizes
-        return found
+            identity = pool.identity or driver.identity()
+            found[identity], strangers[identity] = sizes, others
+        return found, strangers
 
     def _facts_of(self, pool: PoolSpec) -> PoolFacts | None:
         """None: it could not be read since the agent started."""

@@ -1,6 +1,6 @@
 """What the node tells of itself: heartbeat, inventory, and changes of domains.
 
-Three threads, so that a slow answer to one question holds up nothing else: the heartbeat asks nobody, and goes on
+Four threads, so that a slow answer to one question holds up nothing else: the heartbeat asks nobody, and goes on
 while libvirtd hangs.
 """
 
@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nodes import preflight, storage
 from nodes.boot import notice_shutdowns
@@ -24,6 +24,7 @@ from nodes.contract.specs import (
     NodeFacts,
     PoolFacts,
     PoolOffer,
+    Stranger,
     VolumesSeen,
 )
 from nodes.facts import Facts, memory
@@ -32,6 +33,7 @@ from nodes.images import Scanner
 from nodes.ledger import Ledger
 from nodes.log import Log
 from nodes.pools import Pools
+from nodes.self_fencing import check_of
 from nodes.shell import Shell
 from nodes.stream import Stream
 
@@ -40,6 +42,7 @@ log = Log("ulei.reporter")
 INVENTORY_EVERY_S = 60.0
 VOLUMES_EVERY_S = 600.0
 """A list of ten thousand volumes is 300 KB on the stream, and a question to each image of a Ceph pool."""
+DEFINITIONS_EVERY_S = 1.0
 GATHER_S = 0.01
 RETRY_S = 1.0
 
@@ -56,7 +59,8 @@ class Seen:
     isos: tuple[FileFacts, ...]
     leases: tuple[LeaseFacts, ...] = ()
     sizes: dict[str, dict[str, int]] | None = None
-    """Of the volumes, by pool and disk, as :meth:`Pools.sizes` has them."""
+    """Of the volumes, by pool and disk, as :meth:`Pools.volumes` has them; None: they were not looked at."""
+    strangers: dict[str, tuple[Stranger, ...]] = field(default_factory=dict)
 
 
 class Surroundings:
@@ -76,8 +80,8 @@ class Surroundings:
         node = self._facts.read()
         checks, pools, offers = preflight.run(self._config, node), self._pools.facts(), storage.offers(self._shell)
         files = self._scanner.scan(self._config.images_dir, self._config.isos_dir)
-        sizes = self._pools.sizes() if volumes else None
-        return Seen(node, checks, pools, offers, *files, self._leases(), sizes)
+        found = self._pools.volumes() if volumes else ()
+        return Seen(node, checks, pools, offers, *files, self._leases(), *found)
 
 
 class Reporter:
@@ -106,7 +110,7 @@ class Reporter:
         self._hypervisor.on_events = self._note
         self._hypervisor.on_connect = self.ask_for_inventory
         self._stream.on_reconnect = self.ask_for_inventory
-        for work in (self._beat, self._take_inventory, self._tell_changes):
+        for work in (self._beat, self._take_inventory, self._tell_changes, self._watch_definitions):
             threading.Thread(target=_forever, args=(work,), name=work.__name__.strip("_"), daemon=True).start()
 
     def ask_for_inventory(self) -> None:
@@ -155,14 +159,16 @@ class Reporter:
                         incarnation=self._incarnation,
                         counter=counter,
                         facts=seen.facts,
-                        checks=seen.checks,
+                        checks=seen.checks + check_of(self._ledger),
                         domains=tuple(self._hypervisor.domains()),
                         pools=seen.pools,
                         offers=seen.offers,
                         images=seen.images,
                         isos=seen.isos,
                         leases=seen.leases,
-                        volumes=None if seen.sizes is None else VolumesSeen(counter=began, sizes=seen.sizes),
+                        volumes=None
+                        if seen.sizes is None
+                        else VolumesSeen(counter=began, sizes=seen.sizes, strangers=seen.strangers),
                     )
                 )
             if with_volumes and taken:
@@ -173,8 +179,14 @@ class Reporter:
     def _note(self, event: LifecycleEvent) -> None:
         """Called by libvirt's event loop, which must not be held up."""
         with self._changed:
-            self._events[event.uuid] = event
+            before = self._events.get(event.uuid)
+            self._events[event.uuid] = before if before is not None and before.definition else event
             self._changed.notify_all()
+
+    def _watch_definitions(self) -> None:
+        for event in self._hypervisor.redefined():
+            self._note(event)
+        time.sleep(DEFINITIONS_EVERY_S)
 
     def _tell_changes(self) -> None:
         with self._changed:

@@ -22,6 +22,11 @@ RETRY_S = 1.0
 TIMEOUT_S = 5.0
 
 
+def uptime_s() -> float:
+    """Seconds since the boot of the machine, also while it slept."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def connect(config: Config) -> redis.Redis:
     """A client as the node's own user. Nothing is retried inside it: whoever calls knows what that would mean."""
     return redis.Redis(
@@ -56,6 +61,8 @@ class Stream:
         self._lock = threading.Lock()
         self._waiting: deque[tuple[Entry, Callable[[], None]]] = deque()
         self._wake = threading.Event()
+        self.taken_at = uptime_s()
+        """When Redis has last taken something, by :func:`uptime_s`; at the start: now."""
         self.on_reconnect: Callable[[], None] = lambda: None
         """Called when Redis answers again: what was reported meanwhile is lost, so all must be told."""
         threading.Thread(target=self._retry, name="stream", daemon=True).start()
@@ -85,6 +92,7 @@ class Stream:
 
     def _add(self, entry: Entry) -> None:
         self._client.xadd(self._key, {"e": entry.model_dump_json()}, maxlen=wire.STREAM_MAXLEN, approximate=True)
+        self.taken_at = uptime_s()
 
     def _retry(self) -> None:
         """While Redis is away: try again and again, in order."""

@@ -14,6 +14,7 @@ from .inventory import (
     Iso,
     IsoCopy,
     JoinToken,
+    LeftGuest,
     Link,
     Network,
     Node,
@@ -26,7 +27,7 @@ from .inventory import (
 )
 from .jobs import FINAL, Job, JobState, Lock, Look, ObjectNumber, RaisedNumber, Step, StepState, StreamCursor
 from .schedule import Repeated, Schedule, ScheduledRun
-from .snapshot import Snapshot, SnapshotDisk, SnapshotState
+from .snapshot import Consistency, Snapshot, SnapshotDisk, SnapshotState
 from .vm import Disk, Nic, Pending, Vm, VmState
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "BackupState",
     "Balance",
     "Balancing",
+    "Consistency",
     "Disk",
     "Grant",
     "IdempotencyKey",
@@ -53,6 +55,7 @@ __all__ = [
     "Job",
     "JobState",
     "JoinToken",
+    "LeftGuest",
     "Link",
     "Lock",
     "Look",

@@ -2,6 +2,7 @@ from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from .base import IdField
+from .snapshot import Consistency
 
 
 class BackupState(models.TextChoices):
@@ -26,6 +27,8 @@ class Backup(models.Model):
     settings = models.JSONField(default=dict)
     """``vcpus``, ``memory_bytes``, ``os`` and ``nics`` (``network``, ``model``) as the VM had them."""
     state = models.CharField(max_length=8, choices=BackupState.choices, default=BackupState.CREATING)
+    consistency = models.CharField(max_length=8, choices=Consistency.choices, blank=True, default="")
+    """Empty: not known yet, or it is older than this column."""
     version = models.PositiveBigIntegerField(default=1)
     created = models.DateTimeField(auto_now_add=True)
 

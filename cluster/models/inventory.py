@@ -47,6 +47,10 @@ class Node(models.Model):
     state = models.CharField(max_length=16, choices=NodeState.choices, default=NodeState.OFFLINE)
     in_maintenance = models.BooleanField(default=False)
     """It gets no VM; also while it is offline, when ``state`` says only that."""
+    declared_dead = models.DateTimeField(null=True)
+    """When an administrator said so; until it was taken back its VMs may have been started elsewhere."""
+    self_fencing = models.BooleanField(default=False)
+    """Without the panel it ends its guests that could be started elsewhere."""
     version = models.PositiveBigIntegerField(default=1)
     created = models.DateTimeField(auto_now_add=True)
     joined = models.DateTimeField(null=True)
@@ -64,6 +68,8 @@ class Node(models.Model):
     checks = models.JSONField(default=list)
     offers = models.JSONField(default=list)
     """Of what it could make a pool (``nodes.contract.specs.PoolOffer``), as it said last."""
+    strangers = models.JSONField(default=dict)
+    """uuid -> ``nodes.contract.specs.DomainFacts`` of each domain there that is no VM of this panel."""
     incarnation = models.PositiveBigIntegerField(default=0)
     cpus = models.PositiveIntegerField(default=0)
     memory_bytes = models.BigIntegerField(default=0)
@@ -192,9 +198,30 @@ class PoolOnNode(models.Model):
     node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="pool_places")
     odd = models.JSONField(default=dict)
     """Disk -> bytes of its volume, None where there is none: what this node saw last otherwise than it is here."""
+    strangers = models.JSONField(default=list)
+    """What this node saw in it that is no disk of ours (``nodes.contract.specs.Stranger``)."""
+
+    client_address = models.CharField(max_length=45, blank=True, default="")
+    """The node's, as the storage sees it; empty: the node's own."""
+    fenced = models.JSONField(default=list)
+    """Addresses of this node that were shut out of the pool, or may have been."""
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["pool", "node"], name="pool_once_per_node")]
+
+
+class LeftGuest(models.Model):
+    """A guest that was started elsewhere while its node was silent: it is ended there before the node is taken back."""
+
+    node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="left_guests")
+    vm = models.CharField(max_length=13)
+    """An id: the VM itself may be deleted meanwhile."""
+    uuid = models.CharField(max_length=36)
+    nics = models.JSONField(default=dict)
+    """NIC -> its bridge."""
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["node", "vm"], name="left_guest_once")]
 
 
 class Network(models.Model):

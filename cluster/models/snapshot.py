@@ -11,6 +11,15 @@ class SnapshotState(models.TextChoices):
     DELETING = "deleting", _("deleting")
 
 
+class Consistency(models.TextChoices):
+    """What a guest finds in a copy of its disks."""
+
+    OFF = "off", _("the VM was off")
+    QUIESCED = "quiesced", _("its file systems stood still")
+    CRASH = "crash", _("as after a power failure")
+    MEMORY = "memory", _("with its memory")
+
+
 class Snapshot(models.Model):
     """The content of a VM's disks at one instant. Its storage knows it by this id; the tree is the panel's alone."""
 
@@ -20,11 +29,20 @@ class Snapshot(models.Model):
     parent = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, related_name="children")
     """The one on which the VM's disks rested when it was made."""
     state = models.CharField(max_length=8, choices=SnapshotState.choices, default=SnapshotState.CREATING)
+    consistency = models.CharField(max_length=8, choices=Consistency.choices, blank=True, default="")
+    """Empty: not known yet, or it is older than this column."""
+    hardware = models.JSONField(default=dict)
+    """Of one that keeps the memory: what the guest that goes on from it must have (``vm_snapshot.hardware_of``)."""
     version = models.PositiveBigIntegerField(default=1)
     created = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         ordering = ["created", "id"]
+
+    @property
+    def memory(self) -> bool:
+        """The guest can go on from it as if nothing had happened."""
+        return bool(self.hardware)
 
     @property
     def tenant_id(self) -> str:

@@ -36,6 +36,10 @@ class Vm(models.Model):
     state = models.CharField(max_length=16, choices=VmState.choices, default=VmState.CREATING)
     state_reason = models.CharField(max_length=16, blank=True, default="")
     """Why, where people must know: ``io_error``, its QEMU has paused it."""
+    known_state = models.CharField(max_length=16, blank=True, default="")
+    """While it is unknown: what it was when its node fell silent."""
+    restart_priority = models.SmallIntegerField(default=0)
+    """When a node is declared dead, its VMs with a higher one are started elsewhere first."""
     version = models.PositiveBigIntegerField(default=1)
     vcpus = models.PositiveIntegerField()
     memory_bytes = models.BigIntegerField()
@@ -55,12 +59,19 @@ class Vm(models.Model):
     """The node whose CPU and machine its guest has, since a move has brought it here; None: where it is."""
     node_group = models.ForeignKey("NodeGroup", on_delete=models.PROTECT, null=True, related_name="vms")
     """It goes to no node outside of this group; None: anywhere."""
+    drift = models.JSONField(default=dict)
+    """field -> {"panel", "seen"}: what its definition on the node has otherwise (:mod:`cluster.domain_drift`)."""
+    claims = models.JSONField(null=True, default=None)
+    """node -> state of the domain there: nodes that show it although it belongs to another one (law 6); None: none."""
+    moved_from = models.ForeignKey("Node", on_delete=models.SET_NULL, null=True, related_name="+")
+    """The node from which it was moved by hand: its leases and filters are there still."""
     created = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["tenant", "name"], name="vm_name_once_per_tenant")]
         indexes = [
             models.Index(fields=["node", "state"]),
+            models.Index(fields=["id"], condition=models.Q(claims__isnull=False), name="vm_claimed"),
             # The list, in its order: without it a page sorts every VM of the cluster.
             models.Index(fields=["name", "id"]),
         ]
@@ -96,6 +107,8 @@ class Disk(models.Model):
     pool = models.ForeignKey("Pool", on_delete=models.PROTECT, null=True, related_name="disks", db_index=False)
     image = models.ForeignKey("Image", on_delete=models.PROTECT, null=True, related_name="disks")
     """The image that its first content comes from; a backing file where the driver uses one."""
+    parent = models.ForeignKey("self", on_delete=models.PROTECT, null=True, related_name="clones")
+    """The disk on whose volume this linked clone rests, until it is flattened."""
     iso = models.ForeignKey("Iso", on_delete=models.PROTECT, null=True, related_name="disks")
     format = models.CharField(max_length=8, default="qcow2")
     size_bytes = models.BigIntegerField(default=0)

@@ -66,13 +66,19 @@ class BackupRestore(Operation[RestoreParams]):
         return cls.obstacles(Backup.objects.get(pk=context.data["backup"]))
 
 
-def as_create(params: RestoreParams, had: dict[str, Any], tenant: str, copies: Sequence[Disk]) -> VmCreate.Params:
+def as_create(
+    params: RestoreParams, had: dict[str, Any], tenant: str, copies: Sequence[Disk], *, in_place: bool = False
+) -> VmCreate.Params:
     """The create of a VM like another one.
 
     :param had: what that one had (``Backup.settings``). Networks that are no more are left out.
+    :param in_place: each disk in the pool of the one that it is a copy of.
     """
     known = set(Network.objects.filter(pk__in=[nic["network"] for nic in had["nics"]]).values_list("pk", flat=True))
-    disks = [{"pool": params.pool, "size_bytes": copy.size_bytes, "bus": copy.bus} for copy in copies]
+    disks = [
+        {"pool": copy.pool_id if in_place else params.pool, "size_bytes": copy.size_bytes, "bus": copy.bus}
+        for copy in copies
+    ]
     return VmCreate.Params(
         name=params.name,
         title=params.title,
@@ -91,7 +97,11 @@ def copy_disk(context: Context[Any], disk_id: str) -> Call:
     disk = Disk.objects.select_related("pool", "vm").get(pk=disk_id)
     source = Disk.objects.select_related("pool").get(pk=context.data["copies"][disk.position])
     assert disk.vm
-    return Call(disk.vm.node_id, DiskClone(disk=disk_spec(disk), source=VolumeSpec(**volume_of(source))))
+    more = {"linked": True} if context.data.get("linked") else {}
+    if more and source.pool and source.pool.facts.get("clones_rest"):
+        # From now on nobody deletes the source: until now this job's lock has kept it.
+        Disk.objects.filter(pk=disk.pk).update(parent=source)
+    return Call(disk.vm.node_id, DiskClone(disk=disk_spec(disk), source=VolumeSpec(**volume_of(source)), **more))
 
 
 COPIED = tuple(

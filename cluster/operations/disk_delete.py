@@ -27,7 +27,7 @@ class DiskDelete(Operation[NoParams]):
 
     @classmethod
     def obstacles(cls, target: Disk) -> list[Refusal]:
-        return is_loose(target)
+        return is_loose(target) + has_clones(target)
 
     @classmethod
     def plan(cls, actor: Actor, target: Disk, params: NoParams) -> Plan:
@@ -46,6 +46,12 @@ class DiskDelete(Operation[NoParams]):
         return cls.obstacles(disk_of(context))
 
     # The table of steps stands below the functions that it names.
+
+
+def has_clones(disk: Disk, without_vm: str = "") -> list[Refusal]:
+    """Linked clones that rest on it keep it; those of the VM that goes with it do not."""
+    clones = sorted(clone.name for clone in disk.clones.all() if not without_vm or clone.vm_id != without_vm)
+    return [Refusal("disk_has_clones", {"disk": disk.name, "clones": clones})] if clones else []
 
 
 def nodes_of(context: Context[NoParams]) -> list[str]:

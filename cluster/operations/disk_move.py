@@ -259,7 +259,7 @@ def is_left(context: Context[MoveParams], results: Sequence[DiskState | None]) -
 def note(context: Context[MoveParams], key: str) -> None:
     disk = Disk.objects.filter(pk=context.subject_id)
     place = {"pool": context.data["pool"], "format": context.data["format"], "size_bytes": context.data["size_bytes"]}
-    disk.update(**place, image=None, drift={}, version=F("version") + 1)
+    disk.update(**place, image=None, parent=None, drift={}, version=F("version") + 1)
 
 
 def define(context: Context[MoveParams], key: str) -> Call | None:

@@ -12,11 +12,13 @@ from cluster.domain_specs import volume_of
 from cluster.models import Disk, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
-from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Settle, Step, Verdict, done
+from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Plan, Settle, Step, Verdict, done
 from nodes.contract import messages
 from nodes.contract.messages import DiskState, VolumeFacts
 from nodes.contract.sizes import MAX_BYTES, round_up
 
+from . import snapshot_first
+from .snapshot_first import SnapshotFirst
 from .vm_power import state_obstacles
 from .vm_settle import look_at_disk
 
@@ -24,7 +26,7 @@ S = VmState
 NEEDS = (S.STOPPED, S.RUNNING, S.PAUSED, S.ERROR)
 
 
-class ResizeParams(Params):
+class ResizeParams(SnapshotFirst):
     size_bytes: Annotated[int, Field(ge=1, le=MAX_BYTES)]
 
 
@@ -63,6 +65,9 @@ class DiskResize(Operation[ResizeParams]):
         if needed > placement.free_room_bytes(pool):
             node = target.vm.node if target.vm else None
             refusals.append(placement.no_room(pool, node, needed, "size_bytes"))
+        if params.snapshot_first and pool.facts.get("snapshots_take_room"):
+            refusals.append(Refusal("snapshots_hinder", field="snapshot_first"))
+        refusals += snapshot_first.hindered(actor, target.vm, params)
         row: dict[str, Any] = {
             "pool": None if actor.is_tenant_side else pool.pk,
             "asked_bytes": params.size_bytes,
@@ -136,6 +141,7 @@ def finish(context: Context[ResizeParams], key: str) -> None:
 
 DiskResize.steps = (
     Step("reserve", _("Reserve room"), do=done, undo=release),
+    snapshot_first.TAKEN,
     Step(
         "grow",
         _("Grow the volume"),

@@ -28,7 +28,8 @@ class NodeMaintenance(Operation[MaintenanceParams]):
 
     @classmethod
     def plan(cls, actor: Actor, target: Node, params: MaintenanceParams) -> Plan:
-        return Plan(data={"was_on": target.in_maintenance})
+        refusals = [] if params.on else not_taken_back(target)
+        return Plan(refusals=refusals, data={"was_on": target.in_maintenance})
 
     @classmethod
     def locks(cls, context: Context[MaintenanceParams]) -> Sequence[LockName]:
@@ -36,7 +37,7 @@ class NodeMaintenance(Operation[MaintenanceParams]):
 
     @classmethod
     def recheck(cls, context: Context[MaintenanceParams]) -> list[Refusal]:
-        return []
+        return [] if context.params.on else not_taken_back(Node.objects.get(pk=context.subject_id))
 
     # The table of steps stands below the functions that it names.
 
@@ -45,6 +46,13 @@ def locks_of(context: Context[Any]) -> list[LockName]:
     """Not the node itself: moves to and from it go on, and two nodes that are emptied towards each other would wait
     for each other for ever."""
     return [LockName("maintenance:" + context.subject_id), LockName("node:" + context.subject_id, exclusive=False)]
+
+
+def not_taken_back(node: Node) -> list[Refusal]:
+    """One that was declared dead stays closed as long as guests of others may run on it."""
+    if node.declared_dead is None:
+        return []
+    return [Refusal("declared_dead", {"node": node.name}, status=409)]
 
 
 def set_to(node_id: str, on: bool) -> None:

@@ -35,7 +35,7 @@ class Intended:
     """What would be done with one VM."""
 
     vm: Vm
-    then: Literal["move", "stop", "start", "leave"]
+    then: Literal["move", "stop", "start", "restart", "leave"]
     best: Candidate | None = None
     reasons: list[Refusal] = field(default_factory=list)
 
@@ -155,6 +155,13 @@ def begin(context: Context[Any], more: Iterable[tuple[str, str]]) -> Any:
     options = context.params.model_dump(include=set(MovesParams.model_fields), exclude_none=True)
     wanted = [("vm.migrate", vm, {"target": node, **options}) for vm, node in context.data["moves"]]
     wanted += [(code, vm, {}) for vm, code in more]
+    return begin_all(context, wanted)
+
+
+def begin_all(context: Context[Any], wanted: Iterable[tuple[str, str, dict[str, Any]]]) -> Any:
+    """
+    :param wanted: (operation, VM, parameters).
+    """
     jobs = []
     for code, vm, params in wanted:
         try:

@@ -12,7 +12,7 @@ from cluster.refusals import Refusal
 from cluster.saga.steps import Context, LockName, NoUndo, Operation, Plan, Step
 
 from . import node_moves
-from .node_maintenance import locks_of, set_to
+from .node_maintenance import locks_of, not_taken_back, set_to
 from .node_moves import Intended, MovesParams
 
 
@@ -27,7 +27,7 @@ class NodePutBack(Operation[MovesParams]):
 
     @classmethod
     def obstacles(cls, target: Node) -> list[Refusal]:
-        reasons = []
+        reasons = not_taken_back(target)
         if target.state == NodeState.OFFLINE:
             reasons.append(Refusal("node_offline", {"node": target.name}, status=409))
         if not target.in_maintenance and not target.away.exists():

@@ -121,7 +121,7 @@ def attach(context: Context[PoolParams], node: str) -> Call:
 
 
 def attached(context: Context[PoolParams], node: str, result: AttachedPool) -> None:
-    context.data["found"][node] = result.facts.model_dump(mode="json")
+    context.data["found"][node] = pools.facts_kept(result.facts)
 
 
 def detach(context: Context[Any], node: str) -> Call:

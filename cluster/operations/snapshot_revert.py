@@ -9,19 +9,23 @@ from cluster import states
 from cluster.models import Disk, Snapshot, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
-from cluster.saga.steps import Context, LockName, NoUndo, Operation, Params, Plan, Settle, Step
-from nodes.contract.messages import DiskRevert, DomainStop, DomainWhereabouts, VolumeFacts
+from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Plan, Settle, Step
+from nodes.contract.messages import DiskRevert, DomainLoad, DomainStop, DomainWhereabouts, VolumeFacts
 
+from . import snapshot_first
 from .snapshot_delete import keys, not_ready, snapshot_of
-from .vm_power import RUNS, call, mark, start_again, state_obstacles, unmark, vm_of
-from .vm_snapshot import disk_call, disk_ids, locks_of
+from .snapshot_first import SnapshotFirst
+from .vm_power import RUNS, call, mark, show, start_again, state_obstacles, unmark, vm_of
+from .vm_snapshot import disk_call, disk_ids, hardware_of, keys_of, locks_of
 
 NEEDS = (VmState.STOPPED, VmState.RUNNING, VmState.PAUSED, VmState.ERROR)
 
 
-class RevertParams(Params):
+class RevertParams(SnapshotFirst):
     stop: bool = False
     """Pull the plug of a guest that runs: what it has in memory belongs to the content that goes."""
+    memory: bool = True
+    """Where the snapshot keeps the memory, the guest goes on from there; False: the disks alone, and the VM is off."""
 
 
 class SnapshotRevert(Operation[RevertParams]):
@@ -42,7 +46,9 @@ class SnapshotRevert(Operation[RevertParams]):
 
     @classmethod
     def plan(cls, actor: Actor, target: Snapshot, params: RevertParams) -> Plan:
-        return Plan(refusals=_needs_stop(target.vm, params), data={"vm": target.vm_id} | disk_ids(target.vm))
+        refusals = _needs_stop(target.vm, params) + _other_hardware(target, params)
+        refusals += snapshot_first.hindered(actor, target.vm, params)
+        return Plan(refusals=refusals, data={"vm": target.vm_id} | disk_ids(target.vm))
 
     @classmethod
     def locks(cls, context: Context[RevertParams]) -> Sequence[LockName]:
@@ -51,7 +57,8 @@ class SnapshotRevert(Operation[RevertParams]):
     @classmethod
     def recheck(cls, context: Context[RevertParams]) -> list[Refusal]:
         snapshot = snapshot_of(context)
-        return cls.obstacles(snapshot) + _needs_stop(snapshot.vm, context.params)
+        reasons = cls.obstacles(snapshot) + _needs_stop(snapshot.vm, context.params)
+        return reasons + _other_hardware(snapshot, context.params)
 
     # The table of steps stands below the functions that it names.
 
@@ -60,6 +67,13 @@ def _needs_stop(vm: Vm, params: RevertParams) -> list[Refusal]:
     if vm.state not in RUNS or params.stop:
         return []
     return [Refusal("revert_needs_stop", {"vm": vm.name}, field="stop", status=409)]
+
+
+def _other_hardware(snapshot: Snapshot, params: RevertParams) -> list[Refusal]:
+    """A guest that goes on from its memory finds the machine that it was on."""
+    if not (snapshot.memory and params.memory) or hardware_of(snapshot.vm) == snapshot.hardware:
+        return []
+    return [Refusal("hardware_changed", {"vm": snapshot.vm.name, "snapshot": snapshot.name}, field="memory")]
 
 
 def stopped(context: Context[RevertParams], key: str, result: DomainWhereabouts) -> None:
@@ -72,11 +86,19 @@ def measured(context: Context[RevertParams], key: str, result: VolumeFacts) -> N
     Disk.objects.filter(pk=disk).update(size_bytes=result.size_bytes, drift={}, version=F("version") + 1)
 
 
+def load(context: Context[RevertParams], key: str) -> Call | None:
+    if not (snapshot_of(context).memory and context.params.memory):
+        return None
+    vm, disks = vm_of(context), tuple(each.partition(".")[2] for each in keys_of([context.subject_id]))
+    return Call(vm.node_id, DomainLoad(vm=vm.pk, uuid=vm.uuid, snapshot=context.subject_id, disks=disks))
+
+
 def finish(context: Context[RevertParams], key: str) -> None:
     states.touch(context.data["vm"], snapshot=context.subject_id)
 
 
 SnapshotRevert.steps = (
+    snapshot_first.TAKEN,
     Step("mark", _("Mark the VM"), do=mark(None), undo=unmark),
     # Also for a VM that looks stopped: a guest that somebody started must not lose its disks while it runs.
     Step("stop", _("Stop the guest"), do=call(DomainStop), undo=start_again, after=stopped),
@@ -97,6 +119,13 @@ SnapshotRevert.steps = (
         undo=NoUndo(_("its content of before is gone")),
         each=keys,
         after=measured,
+    ),
+    Step(
+        "load",
+        _("Let the guest go on from its memory of then"),
+        do=load,
+        undo=NoUndo(_("its content of before is gone")),
+        after=show,
     ),
     Step("finish", _("Note the place in the tree"), do=finish, undo=NoUndo(_("nothing can fail after it"))),
 )

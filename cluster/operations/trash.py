@@ -32,6 +32,7 @@ def left_by(disk: Disk, node: str) -> Left:
         "format": disk.format,
         "size_bytes": disk.size_bytes,
         "image": disk.image_id,
+        "parent": disk.parent_id,
         "tenant": disk.tenant_id,
         "owner": disk.owner_id,
         "title": disk.title or disk.name,
@@ -54,6 +55,7 @@ def rest(context: Context[Any], left: Left) -> None:
             "format": left["format"],
             "size_bytes": left["size_bytes"],
             "image_id": left["image"],
+            "parent_id": left.get("parent"),
             "tenant_id": left["tenant"],
             "owner_id": left["owner"],
             "title": left["title"],
@@ -62,3 +64,5 @@ def rest(context: Context[Any], left: Left) -> None:
             "trashed_by": context.job.grant,
         },
     )
+    # What rested on the disk rests on what it left behind.
+    Disk.objects.filter(parent=left["disk"]).update(parent=left["trash"])

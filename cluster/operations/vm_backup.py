@@ -8,18 +8,18 @@ from django.utils.translation import gettext_lazy as _
 
 from cluster import placement, states
 from cluster.domain_specs import disk_spec, pool_spec, volume_of
-from cluster.models import POOL_AT_REST, Backup, BackupState, Disk, Pool, Vm, VmState
+from cluster.models import POOL_AT_REST, Backup, BackupState, Consistency, Disk, Pool, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
 from cluster.saga.steps import Call, Context, Id, LockName, NoUndo, Operation, Params, Plan, Step, done
-from nodes.contract.messages import DiskClone, DiskCreate, DiskDelete, DomainBackup
+from nodes.contract.messages import BackedUpDomain, DiskClone, DiskCreate, DiskDelete, DomainBackup, Quiesce
 from nodes.contract.sizes import round_up
 from nodes.contract.specs import BackupDisk, Title, VolumeSpec
 
 from .vm_create import FOREIGN, disk_created
 from .vm_power import RUNS, state_obstacles, vm_of
 from .vm_settle import settle_disk_exists
-from .vm_snapshot import disks_changed, disks_of
+from .vm_snapshot import asks_guest, disks_changed, disks_of, quiesce_obstacles
 
 NEEDS = (VmState.STOPPED, VmState.RUNNING, VmState.PAUSED)
 
@@ -28,6 +28,8 @@ class BackupParams(Params):
     pool: Id | None = None
     """Where the copies go; None: the default pool of the VM's node."""
     title: Title = ""
+    quiesce: Quiesce = "auto"
+    """As of a snapshot."""
 
 
 class VmBackup(Operation[BackupParams]):
@@ -65,7 +67,7 @@ class VmBackup(Operation[BackupParams]):
             for disk in disks_of(target)
         ]
         size_bytes = sum(row["size_bytes"] for row in rows)
-        refusals = _hindered(target, pool) + placement.closed(pool, "pool")
+        refusals = _hindered(target, pool) + quiesce_obstacles(target, params.quiesce) + placement.closed(pool, "pool")
         if not pool.places.filter(node=target.node_id).exists():
             facts = {"pool": pool.name, "node": target.node.name}
             refusals.append(Refusal("pool_elsewhere", facts, field="pool"))
@@ -152,7 +154,11 @@ def forget(context: Context[BackupParams], key: str) -> None:
 
 
 def look(context: Context[BackupParams], key: str) -> None:
-    context.data["runs"] = vm_of(context).state in RUNS
+    vm = vm_of(context)
+    context.data["runs"] = vm.state in RUNS
+    known = "quiesce" in vm.node.verbs.get(DomainBackup.verb, ())
+    asks = asks_guest(vm, context.params.quiesce, known=known)
+    context.data["quiesce"] = context.params.quiesce if asks else None
 
 
 def copies(context: Context[BackupParams]) -> list[str]:
@@ -183,7 +189,12 @@ def copy_all(context: Context[BackupParams], key: str) -> Call | None:
         BackupDisk(disk=source, target=VolumeSpec(id=copy, pool=pool, format=context.data["format"]))
         for copy, source in context.data["copies"].items()
     ]
-    return Call(vm.node_id, DomainBackup(vm=vm.pk, uuid=vm.uuid, disks=tuple(targets)))
+    more = {"quiesce": context.data["quiesce"]} if context.data["quiesce"] else {}
+    return Call(vm.node_id, DomainBackup(vm=vm.pk, uuid=vm.uuid, disks=tuple(targets), **more))
+
+
+def copied(context: Context[BackupParams], key: str, result: BackedUpDomain) -> None:
+    context.data["quiesced"] = result.quiesced
 
 
 def end_copying(context: Context[BackupParams], key: str) -> Call | None:
@@ -194,7 +205,11 @@ def end_copying(context: Context[BackupParams], key: str) -> Call | None:
 
 
 def finish(context: Context[BackupParams], key: str) -> None:
-    Backup.objects.filter(pk=context.data["backup"]).update(state=BackupState.READY, version=F("version") + 1)
+    whole = Consistency.QUIESCED if context.data.get("quiesced") else Consistency.CRASH
+    consistency = whole if context.data["runs"] else Consistency.OFF
+    Backup.objects.filter(pk=context.data["backup"]).update(
+        state=BackupState.READY, consistency=consistency, version=F("version") + 1
+    )
     states.touch(context.subject_id)
 
 
@@ -211,6 +226,6 @@ VmBackup.steps = (
         settle=settle_disk_exists,
         undone_by=FOREIGN,
     ),
-    Step("copy", _("Let the guest's QEMU write the content"), do=copy_all, undo=end_copying),
+    Step("copy", _("Let the guest's QEMU write the content"), do=copy_all, undo=end_copying, after=copied),
     Step("finish", _("Note the backup"), do=finish, undo=NoUndo(_("nothing can fail after it"))),
 )

@@ -12,8 +12,9 @@ from cluster.refusals import Refusal
 from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Settle, Step, Verdict
 from nodes.contract.messages import DiskSnapshotDelete, DiskState, DomainStop, DomainUndefine
 
+from .disk_delete import has_clones
 from .vm_create import delete_disk, disk_ids, nic_ids, plug_nic, unplug_nic
-from .vm_power import define, mark, start_again, state_obstacles, unmark, vm_of
+from .vm_power import define, mark, start_again, state_obstacles, unmark, unsettled, vm_of
 from .vm_settle import settle_disk_gone, settle_power, settle_undefined
 from .vm_snapshot import disk_call, keys_of, look
 
@@ -35,7 +36,7 @@ class VmDelete(Operation[DeleteParams]):
 
     @classmethod
     def obstacles(cls, target: Vm) -> list[Refusal]:
-        reasons = state_obstacles(target, NEEDS)
+        reasons = state_obstacles(target, NEEDS) + unsettled(target)
         if target.protected:
             reasons.append(Refusal("protected", {"vm": target.name}))
         return reasons
@@ -44,6 +45,8 @@ class VmDelete(Operation[DeleteParams]):
     def plan(cls, actor: Actor, target: Vm, params: DeleteParams) -> Plan:
         if params.disks is None and target.disks.filter(device="disk").exists():
             return Plan(refusals=[Refusal("disks_param", field="disks")])
+        if params.disks and (kept := _clones(target)):
+            return Plan(refusals=kept)
         if not params.disks and target.snapshots.exists():
             return Plan(refusals=[Refusal("has_snapshots", {"vm": target.name}, field="disks")])
         return Plan()
@@ -60,9 +63,16 @@ class VmDelete(Operation[DeleteParams]):
         asked = set(context.job.steps.filter(name="delete_disk").values_list("key", flat=True))
         changed = asked != set(doomed_disks(context))
         reasons = [Refusal("disks_changed", {"vm": vm.name}, status=409)] if changed else []
-        return reasons + cls.obstacles(vm)
+        return reasons + (_clones(vm) if context.params.disks else []) + cls.obstacles(vm)
 
     # The table of steps stands below the functions that it names.
+
+
+def _clones(vm: Vm) -> list[Refusal]:
+    """What of other VMs rests on its disks."""
+    disks = vm.disks.filter(clones__isnull=False).exclude(pending=Pending.DETACH).distinct()
+    disks = disks.select_related("vm").prefetch_related("clones__vm")
+    return [reason for disk in disks for reason in has_clones(disk, without_vm=vm.pk)]
 
 
 def stop(context: Context[DeleteParams], key: str) -> Call:
@@ -82,7 +92,14 @@ def doomed_disks(context: Context[DeleteParams]) -> list[str]:
     if not context.params.disks:
         return []
     disks = Disk.objects.filter(vm=context.subject_id, device="disk").exclude(pending=Pending.DETACH)
-    return list(disks.values_list("pk", flat=True))
+    parents = dict(disks.values_list("pk", "parent"))
+    return sorted(parents, key=lambda disk: _depth(disk, parents), reverse=True)
+
+
+def _depth(disk: str, parents: dict[str, str | None]) -> int:
+    """On how many of them it rests: a clone goes before its source."""
+    parent = parents.get(disk)
+    return 1 + _depth(parent, parents) if parent else 0
 
 
 def doomed_snapshots(context: Context[DeleteParams]) -> list[str]:
@@ -111,6 +128,7 @@ def forget(context: Context[DeleteParams], key: str) -> None:
     placement.release(vm.node_id, vm)
     states.loosen(vm.disks.filter(pending=Pending.DETACH))
     if context.params.disks:
+        vm.disks.update(parent=None)
         vm.disks.all().delete()
     else:
         vm.disks.filter(device="cdrom").delete()

@@ -14,7 +14,7 @@ from cluster.models import Link, Node, Vm
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
 from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Plan, Step
-from nodes.contract.messages import DomainDismiss, DomainLoad, DomainMeasure, PathFacts, PathMeasure, PathOpen, PathPort
+from nodes.contract.messages import DomainDismiss, DomainMeasure, GuestLoad, PathFacts, PathMeasure, PathOpen, PathPort
 
 from .vm_migrate import MigrateParams, VmMigrate
 from .vm_move_plan import MovePlanning
@@ -33,7 +33,7 @@ def measure(context: Context[MigrateParams], key: str) -> Call:
     return Call(vm.node_id, DomainMeasure(vm=vm.pk, uuid=vm.uuid, disks=tuple(context.data["copied"])))
 
 
-def measured(context: Context[MigrateParams], key: str, result: DomainLoad) -> None:
+def measured(context: Context[MigrateParams], key: str, result: GuestLoad) -> None:
     context.data["load"] = result.model_dump(mode="json")
 
 

@@ -47,7 +47,7 @@ from nodes.contract.specs import MovedDisk
 from . import trash
 from .vm_create import FOREIGN, nic_ids
 from .vm_move_plan import MovePlanning
-from .vm_power import GUEST_IS_OFF, mark, show, state_obstacles, unmark, vm_of
+from .vm_power import GUEST_IS_OFF, mark, show, state_obstacles, unmark, unsettled, vm_of
 from .vm_snapshot import disks_changed
 
 S = VmState
@@ -90,7 +90,7 @@ class VmMigrate(Operation[MigrateParams]):
 
     @classmethod
     def obstacles(cls, target: Vm) -> list[Refusal]:
-        reasons = state_obstacles(target, NEEDS)
+        reasons = state_obstacles(target, NEEDS) + unsettled(target)
         if any(disk.pending for disk in target.disks.all()):
             reasons.append(Refusal("disks_pending", {"vm": target.name}, status=409))
         return reasons
@@ -281,7 +281,7 @@ def moved(context: Context[MigrateParams], key: str, result: DomainWhereabouts) 
     if not here.update(node=context.data["target"], moving_to=None, observed_counter=0, started_on=runs_on):
         return
     for disk_id, copied in context.data["copied"].items():
-        there = {"pool": copied["pool"], "format": copied["format"], "cache": "", "image": None}
+        there = {"pool": copied["pool"], "format": copied["format"], "cache": "", "image": None, "parent": None}
         Disk.objects.filter(pk=disk_id).update(**there, drift={}, version=F("version") + 1)
     states.touch(context.subject_id)
 

@@ -35,6 +35,8 @@ class Planning:
     """Nodes that come into question; None: all."""
     group: NodeGroup | None = None
     """Of the VM that this one is made after; who asks need not know of it."""
+    pools_given: bool = False
+    """Where the disks lie was asked for by nobody: it follows from what they are made of."""
     refusals: list[Refusal] = field(default_factory=list)
     pools: dict[str, Pool] = field(default_factory=dict)
     """Those that are asked for, by id."""
@@ -165,7 +167,7 @@ class Planning:
         return rows
 
     def _pool_of(self, node: Node, asked: "DiskAsked") -> Pool | None:
-        if asked.pool is None or self.actor.is_tenant_side:
+        if asked.pool is None or (self.actor.is_tenant_side and not self.pools_given):
             return node.default_pool
         return self.pools.get(asked.pool)
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from cluster import states
 from cluster.domain_specs import domain_spec
-from cluster.models import Vm, VmState
+from cluster.models import Node, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
 from cluster.saga.steps import Call, Context, LockName, NoParams, NoUndo, Operation, Params, Plan, Step
@@ -65,6 +65,24 @@ def state_obstacles(vm: Vm, needs: Sequence[VmState]) -> list[Refusal]:
         return [Refusal("vm_unknown_state", {"vm": vm.name, "node": vm.node.name}, status=409)]
     facts = {"vm": vm.name, "state": vm.state, "needed": list(needs)}
     return [Refusal("state", facts, status=409)]
+
+
+def claimed(vm: Vm) -> list[Refusal]:
+    """Where another node shows the guest: what is begun here could make it run twice."""
+    if not vm.claims:
+        return []
+    # One that was removed from the cluster is not heard any more, and its claim would never end.
+    nodes = Node.objects.filter(pk__in=vm.claims).exclude(redis_password_sha256="")
+    names = sorted(nodes.values_list("name", flat=True))
+    return [Refusal("vm_claimed", {"vm": vm.name, "node": names}, status=409)] if names else []
+
+
+def unsettled(vm: Vm) -> list[Refusal]:
+    """Where more nodes than its own have something of it."""
+    if vm.moved_from is None:
+        return claimed(vm)
+    facts = {"vm": vm.name, "node": vm.moved_from.name}
+    return [*claimed(vm), Refusal("vm_moved_by_hand", facts, status=409)]
 
 
 def vm_id_of(context: Context[Any]) -> str:
@@ -132,6 +150,16 @@ class VmStart(Power):
     icon = "player-play"
     needs = (S.STOPPED, S.ERROR)
     busy = S.STARTING
+
+    @classmethod
+    def obstacles(cls, target: Vm) -> list[Refusal]:
+        gone = [Refusal("state_gone", status=409)] if target.state_reason == states.GONE else []
+        return super().obstacles(target) + gone + claimed(target)
+
+    @classmethod
+    def recheck(cls, context: Context[Any]) -> list[Refusal]:
+        return cls.obstacles(vm_of(context))
+
     steps = (
         _mark_step(S.STARTING),
         Step("start", _("Start the guest"), do=call(DomainStart), undo=call(DomainStop), after=show,

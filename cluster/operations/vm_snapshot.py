@@ -1,4 +1,8 @@
-"""Keep the content of all disks of a VM at one instant; a running guest stands still for that moment."""
+"""Keep the content of all disks of a VM at one instant; a running guest stands still for that moment.
+
+Where an agent answers inside the guest, its file systems are written out first, so that the disks are whole. With the
+memory the guest can go on from it as if nothing had happened.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
@@ -11,11 +15,22 @@ from pydantic import Field
 
 from cluster import placement, states
 from cluster.domain_specs import volume_of
-from cluster.models import Disk, Pending, Pool, Snapshot, SnapshotDisk, SnapshotState, Vm, VmState
+from cluster.models import Consistency, Disk, Pending, Pool, Snapshot, SnapshotDisk, SnapshotState, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
 from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Params, Plan, Step, done
-from nodes.contract.messages import DiskRevert, DiskSnapshot, DiskSnapshotDelete, DomainResume, DomainSuspend
+from nodes.contract.messages import (
+    DiskRevert,
+    DiskSnapshot,
+    DiskSnapshotDelete,
+    DomainFreeze,
+    DomainResume,
+    DomainSave,
+    DomainSuspend,
+    DomainThaw,
+    FrozenDomain,
+    Quiesce,
+)
 
 from .vm_power import GUEST_IS_OFF, state_obstacles, vm_id_of, vm_of
 from .vm_settle import look_at_disk
@@ -26,13 +41,17 @@ NEEDS = (VmState.STOPPED, VmState.RUNNING, VmState.PAUSED)
 class SnapshotParams(Params):
     name: Annotated[str, Field(max_length=100)] = ""
     """Empty: the time."""
+    quiesce: Quiesce = "auto"
+    """Whether the file systems of a guest that runs are let stand still by its agent: auto: where that answers."""
+    memory: bool = False
+    """Keep the memory of the guest that runs, too."""
 
 
 class VmSnapshot(Operation[SnapshotParams]):
     code = "vm.snapshot"
     noun = "vms"
     label = _("Take a snapshot")
-    hint = _("all disks as they are at this moment, without the memory")
+    hint = _("all disks as they are at this moment")
     icon = "camera"
     dialog = True
     Params = SnapshotParams
@@ -48,11 +67,14 @@ class VmSnapshot(Operation[SnapshotParams]):
     @classmethod
     def plan(cls, actor: Actor, target: Vm, params: SnapshotParams) -> Plan:
         room: dict[Pool, int] = {}
-        for disk in disks_of(target):
-            if disk.pool and disk.pool.facts.get("snapshots_take_room"):
-                room[disk.pool] = room.get(disk.pool, 0) + disk.size_bytes
+        for number, disk in enumerate(disks_of(target)):
+            memory_bytes = target.memory_bytes if params.memory and number == 0 else 0
+            disk_bytes = disk.size_bytes if disk.pool and disk.pool.facts.get("snapshots_take_room") else 0
+            if disk.pool and disk_bytes + memory_bytes:
+                room[disk.pool] = room.get(disk.pool, 0) + disk_bytes + memory_bytes
         return Plan(
-            refusals=[
+            refusals=_cannot(target, params)
+            + [
                 placement.no_room(pool, target.node, size_bytes)
                 for pool, size_bytes in room.items()
                 if size_bytes > placement.free_room_bytes(pool)
@@ -65,7 +87,8 @@ class VmSnapshot(Operation[SnapshotParams]):
         for pool, size_bytes in plan.data["room"].items():
             placement.reserve_room(pool, size_bytes)
         name = params.name.strip() or f"{timezone.localtime():%Y-%m-%d %H:%M:%S}"
-        snapshot = Snapshot.objects.create(vm=target, name=name, parent_id=target.snapshot_id)
+        hardware = hardware_of(target) if params.memory else {}
+        snapshot = Snapshot.objects.create(vm=target, name=name, parent_id=target.snapshot_id, hardware=hardware)
         SnapshotDisk.objects.bulk_create(
             SnapshotDisk(snapshot=snapshot, disk=disk, size_bytes=disk.size_bytes) for disk in disks_of(target)
         )
@@ -79,7 +102,7 @@ class VmSnapshot(Operation[SnapshotParams]):
     @classmethod
     def recheck(cls, context: Context[SnapshotParams]) -> list[Refusal]:
         vm = vm_of(context)
-        return disks_changed(vm, context.data["disks"]) + _obstacles(vm)
+        return disks_changed(vm, context.data["disks"]) + _obstacles(vm) + _cannot(vm, context.params)
 
     # The table of steps stands below the functions that it names.
 
@@ -93,10 +116,26 @@ def _obstacles(vm: Vm) -> list[Refusal]:
         reasons.append(Refusal("disks_pending", {"vm": vm.name}, status=409))
     for disk in disks:
         if disk.pool is None or disk.format not in disk.pool.facts.get("snapshot_formats", ()):
-            reasons.append(Refusal("snapshots_unsupported", _about(disk)))
+            reasons.append(Refusal("snapshots_unsupported", about(disk)))
         else:
             reasons += stop_obstacles(disk)
     return reasons
+
+
+def _cannot(vm: Vm, params: SnapshotParams) -> list[Refusal]:
+    """Why it cannot be as it was asked for."""
+    reasons = quiesce_obstacles(vm, params.quiesce)
+    if not params.memory:
+        return reasons
+    if vm.state != VmState.RUNNING:
+        reasons.append(Refusal("memory_needs_running", {"vm": vm.name}, field="memory", status=409))
+    if any(disk.pending for disk in disks_of(vm)):
+        reasons.append(Refusal("disks_pending", {"vm": vm.name}, field="memory", status=409))
+    return reasons + [
+        Refusal("memory_unsupported", about(disk), field="memory")
+        for disk in disks_of(vm)
+        if disk.pool is None or disk.format not in disk.pool.facts.get("memory_formats", ())
+    ]
 
 
 # --- parts that the operations on snapshots share ---------------------------------------------------------
@@ -130,10 +169,32 @@ def stop_obstacles(disk: Disk) -> list[Refusal]:
     assert disk.vm
     if disk.vm.state == VmState.STOPPED or disk.pool is None or disk.pool.facts.get("snapshots_online"):
         return []
-    return [Refusal("snapshot_needs_stop", _about(disk), status=409)]
+    return [Refusal("snapshot_needs_stop", about(disk), status=409)]
 
 
-def _about(disk: Disk) -> dict[str, Any]:
+def hardware_of(vm: Vm) -> dict[str, Any]:
+    """What a guest that goes on from its memory must find as it was."""
+    disks = [[disk.device, disk.pk, disk.bus] for disk in vm.disks.order_by("position", "pk")]
+    nics = [[nic.pk, nic.model, nic.mac] for nic in vm.nics.all()]
+    return {"vcpus": vm.vcpus, "memory_bytes": vm.memory_bytes, "disks": disks, "nics": nics}
+
+
+def quiesce_obstacles(vm: Vm, quiesce: str) -> list[Refusal]:
+    """A guest that is paused cannot be asked; of one that is off the disks are whole anyway."""
+    if quiesce != "required" or vm.state != VmState.PAUSED:
+        return []
+    return [Refusal("quiesce_needs_running", {"vm": vm.name}, field="quiesce", status=409)]
+
+
+def asks_guest(vm: Vm, quiesce: str, *, known: bool) -> bool:
+    """
+    :param known: its node's agent is new enough; where it is not, only who insists hears of that.
+    """
+    return vm.state == VmState.RUNNING and (quiesce == "required" or (quiesce == "auto" and known))
+
+
+def about(disk: Disk) -> dict[str, Any]:
+    """For a refusal."""
     return {"disk": disk.name, "pool": disk.pool.name if disk.pool else "", "format": disk.format}
 
 
@@ -172,9 +233,40 @@ def _release(context: Context[SnapshotParams]) -> None:
         placement.release_room(pool, size_bytes)
 
 
+def freeze(context: Context[SnapshotParams], key: str) -> Call | None:
+    vm, params = vm_of(context), context.params
+    context.data.setdefault("was", vm.state)
+    asks = not params.memory and asks_guest(vm, params.quiesce, known=DomainFreeze.verb in vm.node.verbs)
+    if not context.data.setdefault("freezes", asks):
+        return None
+    more = {"required": True} if params.quiesce == "required" else {}
+    return Call(vm.node_id, DomainFreeze(vm=vm.pk, uuid=vm.uuid, **more))
+
+
+def frozen(context: Context[SnapshotParams], key: str, result: FrozenDomain) -> None:
+    context.data["frozen"] = result.frozen
+
+
+def thaw(context: Context[SnapshotParams], key: str) -> Call | None:
+    if not context.data.get("freezes"):
+        return None
+    vm = vm_of(context)
+    return Call(vm.node_id, DomainThaw(vm=vm.pk, uuid=vm.uuid))
+
+
+def thaw_frozen(context: Context[SnapshotParams], key: str) -> Call | None:
+    return thaw(context, key) if context.data.get("frozen") else None
+
+
+def thawed(context: Context[SnapshotParams], key: str, result: FrozenDomain) -> None:
+    """Only what stood still until now stood still at the instant of the snapshot."""
+    context.data["quiesced"] = result.frozen
+
+
 def pause(context: Context[SnapshotParams], key: str) -> Call | None:
     vm = vm_of(context)
-    if not context.data.setdefault("pauses", vm.state == VmState.RUNNING):
+    # Its QEMU lets the guest stand still by itself while it keeps the memory.
+    if not context.data.setdefault("pauses", vm.state == VmState.RUNNING and not context.params.memory):
         return None
     return Call(vm.node_id, DomainSuspend(vm=vm.pk, uuid=vm.uuid))
 
@@ -186,26 +278,58 @@ def go_on(context: Context[SnapshotParams], key: str) -> Call | None:
     return Call(vm.node_id, DomainResume(vm=vm.pk, uuid=vm.uuid))
 
 
+def keep(context: Context[SnapshotParams], key: str) -> Call | None:
+    call: Call = disk_call(DiskSnapshot)(context, key)
+    return None if context.params.memory else call
+
+
+def save(context: Context[SnapshotParams], key: str) -> Call | None:
+    if not context.params.memory:
+        return None
+    vm, disks = vm_of(context), tuple(each.partition(".")[2] for each in kept_keys(context))
+    return Call(vm.node_id, DomainSave(vm=vm.pk, uuid=vm.uuid, snapshot=context.data["snapshot"], disks=disks))
+
+
 def kept_keys(context: Context[SnapshotParams]) -> list[str]:
     return keys_of([context.data["snapshot"]])
 
 
 def finish(context: Context[SnapshotParams], key: str) -> None:
-    Snapshot.objects.filter(pk=context.data["snapshot"]).update(state=SnapshotState.READY, version=F("version") + 1)
+    Snapshot.objects.filter(pk=context.data["snapshot"]).update(
+        state=SnapshotState.READY, consistency=_consistency(context), version=F("version") + 1
+    )
     _release(context)
     states.touch(context.subject_id, snapshot=context.data["snapshot"])
 
 
+def _consistency(context: Context[SnapshotParams]) -> Consistency:
+    if context.params.memory:
+        return Consistency.MEMORY
+    if context.data.get("was") == VmState.STOPPED:
+        return Consistency.OFF
+    return Consistency.QUIESCED if context.data.get("quiesced") else Consistency.CRASH
+
+
 VmSnapshot.steps = (
     Step("reserve", _("Reserve room"), do=done, undo=forget),
+    Step(
+        "freeze",
+        _("Let the guest's file systems stand still"),
+        do=freeze,
+        undo=thaw,
+        after=frozen,
+        undone_by=GUEST_IS_OFF,
+    ),
     Step("pause", _("Let the guest stand still"), do=pause, undo=go_on, undone_by=GUEST_IS_OFF),
     Step(
         "keep",
         _("Keep the disk's content"),
-        do=disk_call(DiskSnapshot),
+        do=keep,
         undo=disk_call(DiskSnapshotDelete),
         each=kept_keys,
     ),
+    Step("save", _("Keep the guest's memory"), do=save, undo=NoUndo(_("it goes with the disks' content"))),
     Step("go_on", _("Let the guest go on"), do=go_on, undo=NoUndo(_("its pause is taken back already"))),
+    Step("thaw", _("Let its file systems go on"), do=thaw_frozen, undo=NoUndo(_("they go on already")), after=thawed),
     Step("finish", _("Note the snapshot"), do=finish, undo=NoUndo(_("nothing can fail after it"))),
 )

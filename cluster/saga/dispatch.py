@@ -176,6 +176,13 @@ def silent_nodes(steps: Iterable[Step]) -> dict[str, Node]:
     }
 
 
+def raise_number(node_id: str, name: str) -> int:
+    """What was sent about the object before is superseded; a node that is away is told at its next hello."""
+    number = next_number(node_id, name)
+    RaisedNumber.objects.update_or_create(node_id=node_id, object=name, defaults={"number": number})
+    return number
+
+
 def forget_silent(
     job: Job, steps: list[Step], named: str | None
 ) -> tuple[list[dict[str, Any]], list[tuple[str, Cancel]]]:
@@ -189,8 +196,7 @@ def forget_silent(
     for step in steps:
         if step.node is None or not step.object:
             continue
-        number = next_number(step.node.pk, step.object)
-        RaisedNumber.objects.update_or_create(node=step.node, object=step.object, defaults={"number": number})
+        number = raise_number(step.node.pk, step.object)
         if step.node.state == NodeState.OFFLINE or step.node.name == named:
             left.append({"node": step.node.name, "object": step.object})
         if step.node.state != NodeState.OFFLINE and step.node.name == named:

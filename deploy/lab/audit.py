@@ -63,7 +63,7 @@ def compare(panel: Row, nodes: dict[str, NodeView | None], broker: BrokerView) -
         others = [vm for vm in panel["vms"] if vm["node"] == node and vm["id"] in busy]
         where = names.get(node, node)
         found += [f"{where}: {text}" for text in domains(vms, others, view)]
-        loose = {disk["id"] for disk in panel["unattached_disks"]}
+        loose = {disk["id"] for disk in panel["unattached_disks"]} | _in_shared_pools(panel)
         found += [f"{where}: {text}" for text in volumes(vms, others, view, loose, _ids(panel["vms"], "disks"))]
         found += [f"{where}: {text}" for text in network(vms, others, view)]
         numbers, raised = panel["numbers"].get(node, {}), panel["raised"].get(node, {})
@@ -208,6 +208,12 @@ def redis(panel: Row, broker: BrokerView) -> list[str]:
     found = [f"Redis user {user} is missing" for user in sorted(wanted - broker.users)]
     found += [f"Redis user {user} is left over" for user in sorted(broker.users - wanted)]
     return found + [f"{count} messages wait in {key}" for key, count in sorted(broker.waiting.items()) if count]
+
+
+def _in_shared_pools(panel: Row) -> set[str]:
+    """Disks that a node may see although their VM is elsewhere: it does not know that a folder is shared."""
+    shared = set(panel.get("shared_pools", []))
+    return {disk["id"] for vm in panel["vms"] for disk in vm["disks"] if disk["pool"] in shared}
 
 
 def _ids(vms: Iterable[Row], kind: str) -> set[str]:

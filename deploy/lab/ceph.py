@@ -16,6 +16,8 @@ USER = "ulei"
 MONITOR = LAB_ADDRESS
 STORE_BYTES = 8 * 2**30
 
+MAY_LET_IN = 'allow command "osd blocklist" with blocklistop=rm'
+
 DAEMONS = {"mon": "a", "osd": "0", "mgr": "x"}
 """Daemon -> its id, in the order of their start."""
 CAPS = {
@@ -23,8 +25,16 @@ CAPS = {
     "client.admin": ("mon", "allow *", "osd", "allow *", "mgr", "allow *"),
     "osd.0": ("mon", "profile osd", "osd", "allow *", "mgr", "profile osd"),
     "mgr.x": ("mon", "profile mgr", "osd", "allow *"),
-    # docs.ceph.com, "RBD commands and users": no more than RBD needs, and in this pool only.
-    f"client.{USER}": ("mon", "profile rbd", "osd", f"profile rbd pool={POOL}", "mgr", f"profile rbd pool={POOL}"),
+    # docs.ceph.com, "RBD commands and users": no more than RBD needs, and in this pool only; and to let in again a node
+    # that was shut out, for the profile lets its user only shut one out.
+    f"client.{USER}": (
+        "mon",
+        f"profile rbd, {MAY_LET_IN}",
+        "osd",
+        f"profile rbd pool={POOL}",
+        "mgr",
+        f"profile rbd pool={POOL}",
+    ),
 }
 CONFIG = """\
 [global]

@@ -151,9 +151,13 @@ class Faults:
         """What this node sends vanishes, without an answer."""
         self._filter(node, "drop")
 
-    def _filter(self, node: str, verdict: str) -> None:
+    def cut_from_panel(self, node: str) -> None:
+        """What this node sends to the panel vanishes; its guests and their storage notice nothing."""
+        self._filter(node, "drop", all_ports=False)
+
+    def _filter(self, node: str, verdict: str, *, all_ports: bool = True) -> None:
         network.heal_broker(self.demo.state, node)
-        network.refuse_broker(self.demo.state, node, verdict)
+        network.refuse_broker(self.demo.state, node, verdict, all_ports=all_ports)
         self._mend[f"filter {node}"] = lambda: self.heal(node)
 
     def heal(self, node: str) -> None:

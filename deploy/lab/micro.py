@@ -23,7 +23,7 @@ UNPACKED = HERE.parents[1] / "var/build/kernel"
 SYSLINUX = Path("/usr/lib/syslinux/modules/bios")
 ISOLINUX = Path("/usr/lib/ISOLINUX/isolinux.bin")
 
-MODULES = ["virtio_pci", "virtio_blk", "virtio_net", "button", "evdev"]
+MODULES = ["virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "button", "evdev"]
 COMMAND_LINE = "console=ttyS0 quiet loglevel=3 mitigations=off no_timer_check panic=-1"
 FAT_BYTES = 32 * 2**20
 DISK_BYTES = 40 * 2**20

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from deploy.lab import channel
 from deploy.lab.processes import run
-from deploy.lab.state import ADDRESSES, LAB_ADDRESS, NODES, PREFIX_LENGTH, State
+from deploy.lab.state import ADDRESSES, ENROL_PORT, LAB_ADDRESS, NODES, PREFIX_LENGTH, REDIS_PORT, State
 
 BRIDGE = "lab0"
 NODE_BRIDGE = "br0"
@@ -96,15 +96,19 @@ def slow(state: State, name: str, megabits: int | None) -> None:
         run("ip", "netns", "exec", node, *limit.split())
 
 
-def refuse_broker(state: State, name: str, verdict: str) -> None:
-    """From now on Redis ``reject``s or ``drop``s what this node sends, open connections included."""
+def refuse_broker(state: State, name: str, verdict: str, *, all_ports: bool = True) -> None:
+    """From now on Redis ``reject``s or ``drop``s what this node sends, open connections included.
+
+    :param all_ports: False: Ceph, which is at the same address, still hears it.
+    """
     lab = namespace(state)
     action = "reject with tcp reset" if verdict == "reject" else "drop"
+    ports = "" if all_ports else f"tcp dport {{ {REDIS_PORT}, {ENROL_PORT} }}"
     rules = f"""
         table inet fault_{name} {{
             chain input {{
                 type filter hook input priority 0;
-                ip saddr {ADDRESSES[name]} meta l4proto tcp {action}
+                ip saddr {ADDRESSES[name]} meta l4proto tcp {ports} {action}
             }}
         }}
     """

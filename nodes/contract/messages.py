@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from .errors import ErrorInfo
 from .sizes import MAX_BYTES
 from .specs import (
+    Address,
     BackupDisk,
     Check,
     DiskSpec,
@@ -26,9 +27,11 @@ from .specs import (
     Name,
     NicSpec,
     NodeFacts,
+    Outline,
     PoolFacts,
     PoolOffer,
     PoolSpec,
+    SelfFencingAfter,
     Spec,
     Uuid,
     VolumeSpec,
@@ -134,6 +137,26 @@ class DiskUnused(_Volume):
     changes = False
 
 
+class DiskTake(_Volume):
+    """Make a volume that is nobody's this disk's: owner mark first, final name last. Its content is not touched.
+
+    Taken already: done. Certain ``volume_absent``, ``volume_taken`` (it is a disk's, or an image's), ``disk_in_use``
+    while the node sees any user of it, ``image_...`` and ``unsupported`` for what cannot be a disk.
+    """
+
+    verb = "disk.take"
+    result = VolumeFacts
+    name: FileName
+    """Of the volume in its pool."""
+
+
+class DiskGiveBack(_Volume):
+    """The undo of ``disk.take``: the volume gets back its name, and loses the mark."""
+
+    verb = "disk.give_back"
+    name: FileName
+
+
 class DiskResize(_Volume):
     """Grow the volume, then tell the guest that runs on it. Never shrinks: certain ``would_shrink``."""
 
@@ -162,6 +185,13 @@ class DiskClone(Message):
         return "disk:" + self.disk.id
 
 
+class DiskFlatten(_Volume):
+    """Give a linked clone all that it has from its source, also while a guest runs on it: it rests on nothing then."""
+
+    verb = "disk.flatten"
+    long = True
+
+
 class DiskSnapshot(_Volume):
     """Keep the volume as it is now, under an id that the panel made."""
 
@@ -187,6 +217,20 @@ class DiskRevert(_Volume):
     snapshot: Id
 
 
+class DiskFence(_Volume):
+    """Shut a node, which has these addresses, out of the volume's pool until ``pool.unfence``.
+
+    Where the pool's facts say ``fences``: from the answer on nothing that runs there can write to the volume, whatever
+    it may have been asked to do; somebody elsewhere who has it open is a certain ``disk_watched``. Where they say
+    ``holds_back``: the node starts no guest with a disk in that pool at its boot, before the panel has answered.
+    """
+
+    verb = "disk.fence"
+    long = True
+    node: Id
+    addresses: Annotated[tuple[Address, ...], Field(min_length=1)]
+
+
 # --- pools ------------------------------------------------------------------------------------------------
 
 
@@ -208,6 +252,25 @@ class PoolAttach(Message):
         return "pool:" + self.pool.id
 
 
+class FoundVolume(Result):
+    format: Literal["qcow2", "raw"]
+    size_bytes: Annotated[int, Field(ge=0, le=MAX_BYTES)]
+
+
+class PoolFind(Message):
+    """Look at a volume of the pool that is nobody's disk. Refused as ``disk.take`` would be."""
+
+    verb = "pool.find"
+    changes = False
+    result = FoundVolume
+    pool: PoolSpec
+    name: FileName
+
+    @property
+    def object(self) -> str:
+        return "pool:" + self.pool.id
+
+
 class PoolDetach(Message):
     """Forget the pool; its volumes stay."""
 
@@ -217,6 +280,19 @@ class PoolDetach(Message):
     @property
     def object(self) -> str:
         return "pool:" + self.id
+
+
+class PoolUnfence(Message):
+    """Let the node, which has these addresses, in again."""
+
+    verb = "pool.unfence"
+    pool: PoolSpec
+    node: Id
+    addresses: tuple[Address, ...]
+
+    @property
+    def object(self) -> str:
+        return "pool:" + self.pool.id
 
 
 # --- images and ISOs that the panel keeps -----------------------------------------------------------------
@@ -455,6 +531,64 @@ class DomainMedium(_Domain):
     disk: DomainDisk
 
 
+Quiesce = Literal["auto", "no", "required"]
+"""Whether the guest's own agent is asked to let its file systems stand still: where it answers, never, or else not."""
+
+
+class FrozenDomain(DomainWhereabouts):
+    frozen: bool = False
+    """Freeze: its file systems stand still. Thaw: they did until now."""
+
+
+class DomainFreeze(_Domain):
+    """Ask the agent in a guest that runs to let its file systems stand still; the node thaws them after a minute.
+
+    Where none answers, nothing happens; ``required``: that is a certain ``guest_agent_silent``.
+    """
+
+    verb = "domain.freeze"
+    long = True
+    result = FrozenDomain
+    required: bool = False
+
+
+class DomainThaw(_Domain):
+    """Let them go on. A guest that does not answer is asked again by the node until it does, or is off: no failure."""
+
+    verb = "domain.thaw"
+    result = FrozenDomain
+
+
+class DomainSave(_Domain):
+    """Keep the memory of a guest that runs and the content of its disks, under an id that the panel made.
+
+    All of its disks are named, the first has to keep the memory too; the guest stands still meanwhile. Certain
+    ``snapshot_failed``.
+    """
+
+    verb = "domain.save"
+    long = True
+    snapshot: Id
+    disks: tuple[Id, ...]
+
+
+class DomainLoad(_Domain):
+    """Let a guest go on from where ``domain.save`` kept it; one that runs is ended first.
+
+    Certain ``memory_not_loaded``: the guest is off.
+    """
+
+    verb = "domain.load"
+    long = True
+    snapshot: Id
+    disks: tuple[Id, ...]
+
+
+class BackedUpDomain(DomainWhereabouts):
+    quiesced: bool = False
+    """Its file systems stood still at the instant of the copy."""
+
+
 class DomainBackup(_Domain):
     """Copy disks of a guest that runs into volumes that are there, all of them as they are at one instant.
 
@@ -463,7 +597,9 @@ class DomainBackup(_Domain):
 
     verb = "domain.backup"
     long = True
+    result = BackedUpDomain
     disks: tuple[BackupDisk, ...] = ()
+    quiesce: Quiesce = "no"
 
 
 class DomainMirror(_Domain):
@@ -584,7 +720,7 @@ class DomainLeave(_Domain):
     verb = "domain.leave"
 
 
-class DomainLoad(Result):
+class GuestLoad(Result):
     """What a guest would have to be sent, and how fast it changes."""
 
     memory_bytes: Annotated[int, Field(ge=0)]
@@ -600,7 +736,7 @@ class DomainMeasure(_Domain):
 
     verb = "domain.measure"
     changes = False
-    result = DomainLoad
+    result = GuestLoad
     disks: tuple[Id, ...] = ()
     """Of which it says how much their volumes hold."""
 
@@ -634,6 +770,19 @@ class PathMeasure(_Domain):
     port: Annotated[int, Field(ge=1, le=65535)]
 
 
+class ReadDomain(DomainWhereabouts):
+    outline: Outline | None = None
+    """None: it is not here."""
+
+
+class DomainRead(_Domain):
+    """What a domain's definition says now."""
+
+    verb = "domain.read"
+    changes = False
+    result = ReadDomain
+
+
 class DomainLook(_Domain):
     """Whereabouts of one domain on this node; after an uncertain answer, both nodes of a move are asked."""
 
@@ -658,6 +807,17 @@ class NodeInspect(Message):
     @property
     def object(self) -> str:
         return "node"
+
+
+class NodeSelfFencing(Message):
+    """After how long without the panel the node ends its guests that could be started elsewhere; None: never."""
+
+    verb = "node.self_fencing"
+    after_s: SelfFencingAfter | None = None
+
+    @property
+    def object(self) -> str:
+        return "node:self_fencing"
 
 
 class DemoMark(Message):
@@ -688,13 +848,19 @@ VERBS: dict[str, type[Message]] = {
         DiskRename,
         DiskLook,
         DiskUnused,
+        DiskTake,
+        DiskGiveBack,
         DiskResize,
         DiskClone,
+        DiskFlatten,
         DiskSnapshot,
         DiskSnapshotDelete,
         DiskRevert,
+        DiskFence,
         PoolAttach,
+        PoolFind,
         PoolDetach,
+        PoolUnfence,
         FileFetch,
         FileDownload,
         FileMake,
@@ -715,6 +881,10 @@ VERBS: dict[str, type[Message]] = {
         DomainPlug,
         DomainUnplug,
         DomainMedium,
+        DomainFreeze,
+        DomainThaw,
+        DomainSave,
+        DomainLoad,
         DomainBackup,
         DomainMirror,
         DomainPivot,
@@ -724,11 +894,13 @@ VERBS: dict[str, type[Message]] = {
         DomainKeep,
         DomainAdopt,
         DomainLeave,
+        DomainRead,
         DomainLook,
         DomainMeasure,
         PathOpen,
         PathMeasure,
         NodeInspect,
+        NodeSelfFencing,
         DemoMark,
         DemoUnmark,
     )
@@ -781,6 +953,7 @@ class Welcome(Control):
     raises: dict[str, int] = {}
     placed: tuple[Uuid, ...] = ()
     pools: tuple[PoolSpec, ...] = ()
+    self_fencing_after_s: SelfFencingAfter | None = None
 
 
 # --- the node's stream: entries {"e": <JSON>} ---------------------------------------------------------------
@@ -856,7 +1029,7 @@ class Inventory(Entry):
 
 
 class DomainChanged(Entry):
-    """One or more domains changed their state (libvirt's lifecycle events, gathered for a few milliseconds)."""
+    """One or more domains changed their state or their definition (gathered for a few milliseconds)."""
 
     type: Literal["domains"] = "domains"
     domains: tuple[DomainFacts, ...]

@@ -1,5 +1,6 @@
 """Values inside messages: what a disk, a NIC, a domain and a pool are to a node."""
 
+import ipaddress
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
@@ -29,6 +30,14 @@ FileName = Annotated[
     str, StringConstraints(max_length=200, pattern=r"^[\w(+][\w .()+~,@=-]*$"), AfterValidator(_short_enough)
 ]
 """Of an uploaded image or ISO: the same in every folder, shell and log. No dot in front, so that it hides nowhere."""
+
+
+def _is_address(text: str) -> str:
+    return str(ipaddress.ip_address(text))
+
+
+Address = Annotated[str, StringConstraints(max_length=45), AfterValidator(_is_address)]
+SelfFencingAfter = Annotated[int, Field(ge=1, le=86400)]
 
 PoolKind = Literal["directory", "lvm", "lvmthin", "rbd"]
 DiskFormat = Literal["qcow2", "raw"]
@@ -92,9 +101,19 @@ class PoolFacts(Spec):
     """Also while a guest runs on the volume."""
     snapshots_take_room: bool = False
     """A snapshot is given a size when it is made, and is lost when more than that is written to its volume."""
+    memory_formats: tuple[DiskFormat, ...] = ()
+    """Volumes of these formats can keep a running guest's memory beside their content."""
     clones: tuple[CloneKind, ...] = ()
+    clones_rest: bool = False
+    """A linked clone needs its source until it is flattened; False: it stands by itself from the beginning."""
     takes_backups: bool = False
     """The QEMU of a guest that runs can write a copy of its disks into volumes of this pool."""
+    fences: bool = False
+    """It can shut out a node, whatever still runs there (``disk.fence``)."""
+    holds_back: bool = False
+    """It can only tell a node that has no power to start nothing by itself when it boots (``disk.fence``)."""
+    client_address: Address | Literal[""] = ""
+    """Of this node, as the storage sees it; empty: the storage does not tell its clients apart."""
     extent_bytes: int | None = None
     extents_total: int | None = None
     extents_free: int | None = None
@@ -108,6 +127,14 @@ class PoolFacts(Spec):
     """The code of the error for which it cannot be used now; the numbers are then those of before."""
 
 
+class Stranger(Spec):
+    """A volume of a pool that is no disk of anybody's, and of which one could be made."""
+
+    name: FileName
+    format: DiskFormat
+    size_bytes: Annotated[int, Field(ge=0, lt=1 << 63)]
+
+
 class VolumesSeen(Spec):
     """The volumes of disks that a node finds in its pools."""
 
@@ -115,6 +142,8 @@ class VolumesSeen(Spec):
     """The agent's counter when their reading began."""
     sizes: dict[str, dict[Id, Annotated[int, Field(ge=0, lt=1 << 63)]]]
     """Identity of a pool -> disk -> bytes. A pool that cannot be read now is left out."""
+    strangers: dict[str, tuple[Stranger, ...]] = {}
+    """Identity of a pool -> the first of what is no disk of ours, by name."""
 
 
 class PoolOffer(Spec):
@@ -306,6 +335,47 @@ class NodeFacts(Spec):
     """None: libvirt did not say."""
 
 
+class SeenDisk(Spec):
+    """A disk or a drive of a domain's definition."""
+
+    name: str
+    """By which the domain knows it: ``vda``."""
+    device: str = "disk"
+    id: str = ""
+    """Of the panel's disk in whose volume it lies, by the volume's name; empty: it is none of ours."""
+    place: str = ""
+    """A path, or the ``<pool>/<image>`` of Ceph; empty: a drive with nothing in it."""
+    bus: str = ""
+    format: str = ""
+    boot_order: int | None = None
+    size_bytes: int | None = None
+    """Of one that is none of ours, where the node can tell."""
+
+
+class SeenNic(Spec):
+    mac: str
+    bridge: str = ""
+    model: str = ""
+    tap: str = ""
+
+
+class Outline(Spec):
+    """What a domain's definition says of that which the panel decides: what the guest is from its next start on."""
+
+    title: str = ""
+    vcpus: int
+    vcpus_current: int
+    """So many it starts with; the others could be given to it while it runs."""
+    memory_bytes: int
+    memory_current_bytes: int
+    """So much it starts with: its balloon takes the rest."""
+    autostart: bool = False
+    persistent: bool = True
+    """Defined; else it is gone when it goes off."""
+    disks: tuple[SeenDisk, ...] = ()
+    nics: tuple[SeenNic, ...] = ()
+
+
 class DomainFacts(Spec):
     """A domain that the node sees, ours or not."""
 
@@ -318,6 +388,8 @@ class DomainFacts(Spec):
     memory_bytes: int | None = None
     reason: str = ""
     """Why it is in its state, where people must know: ``io_error`` (paused by its QEMU)."""
+    outline: Outline | None = None
+    """None: nothing is said of its definition, which has not changed, or cannot be read."""
 
 
 class LeaseFacts(Spec):

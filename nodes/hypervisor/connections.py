@@ -34,6 +34,8 @@ RECONNECT_S = 1.0
 class LifecycleEvent:
     uuid: str
     name: str
+    definition: bool = False
+    """It is about its definition, too."""
 
 
 class Connections:
@@ -126,7 +128,8 @@ class Connections:
         return connection
 
     def _lifecycle(self, connection: Any, domain: Any, event: int, detail: int, opaque: Any) -> None:
-        self.on_events(LifecycleEvent(domain.UUIDString(), domain.name()))
+        definition = event in (libvirt.VIR_DOMAIN_EVENT_DEFINED, libvirt.VIR_DOMAIN_EVENT_UNDEFINED)
+        self.on_events(LifecycleEvent(domain.UUIDString(), domain.name(), definition))
         with self.changed:
             self.changed.notify_all()
 

@@ -3,7 +3,7 @@
 import base64
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +17,19 @@ from lxml.builder import E  # type: ignore[import-not-found]  # its stubs leave 
 from nodes import domain_xml
 from nodes.contract.errors import NodeError
 from nodes.contract.messages import DomainWhereabouts
-from nodes.contract.specs import DomainFacts, DomainState, HostCpu, Platform
-from nodes.domain_xml import place_in
+from nodes.contract.specs import DomainFacts, DomainState, HostCpu, Outline, Platform
+from nodes.domain_xml import GUEST_AGENT, place_in
 from nodes.hypervisor.connections import LifecycleEvent
 from nodes.hypervisor.migration import Migrating
+from nodes.hypervisor.outlines import Outlines
 from nodes.names import vm_of
 from nodes.shell import Cancellation, Cancelled
 
 COPY_LOOK_S = 0.5
+DEFINITIONS_FOLDER = Path("/etc/libvirt/qemu")
+"""Has ``<domain>.xml`` of each domain that is defined, and ``autostart/<domain>.xml``. Source: libvirt, qemu_conf.c."""
+JOB_LOOK_S = 0.1
+_JOB = "ulei-"
 STATE_FOLDER = Path("/run/libvirt/qemu")
 """Has ``<domain>.pid`` of each QEMU, and ``<domain>.xml``, its status. Source: libvirt, qemu_conf.c, qemu_process.c."""
 
@@ -102,6 +107,10 @@ class Devices:
 class Hypervisor(Migrating):
     """What the node's libvirtd is asked, and asked to do."""
 
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+        self._outlines = Outlines(None if self.simulated else DEFINITIONS_FOLDER)
+
     # --- reading ------------------------------------------------------------------------------------------
 
     def find(self, *, uuid: str | None = None, name: str | None = None) -> Domain | None:
@@ -149,12 +158,34 @@ class Hypervisor(Migrating):
         # Of a guest whose QEMU hangs, less is told: waiting for it would hold up what is told of all the others.
         flags = 0 if self.simulated else libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
         with self._query() as connection:
-            return [_facts(domain, stats) for domain, stats in connection.getAllDomainStats(wanted, flags)]
+            found = connection.getAllDomainStats(wanted, flags)
+            self._outlines.keep({domain.UUIDString() for domain, _stats in found})
+            return [_facts(domain, stats, self._outlines.of(domain)) for domain, stats in found]
 
     def facts_of(self, events: list[LifecycleEvent]) -> list[DomainFacts]:
         """The present state of the domains that events named."""
         with self._query() as connection:
-            return [_state_of(connection, event) for event in events]
+            return [self._state_of(connection, event) for event in events]
+
+    def _state_of(self, connection: Any, event: LifecycleEvent) -> DomainFacts:
+        domain, vm = _lookup(connection, event.uuid, None), vm_of(event.name)
+        if domain is None:
+            self._outlines.forget(event.uuid)
+            return DomainFacts(uuid=event.uuid, name=event.name, state="absent", vm=vm)
+        code, reason = domain.state()
+        outline = self._outlines.of(domain, anew=True) if event.definition else None
+        about = {"reason": _reason(code, reason), "outline": outline}
+        return DomainFacts(uuid=event.uuid, name=event.name, state=STATES[code], vm=vm, **about)
+
+    def redefined(self) -> list[LifecycleEvent]:
+        """Domains whose definitions were written since they were read: libvirt tells of few of the ways to do that."""
+        return [LifecycleEvent(uuid, name, definition=True) for uuid, name in self._outlines.outdated()]
+
+    def outline(self, uuid: str) -> Outline | None:
+        """What the definition of a domain says now; None: there is no such domain."""
+        with self._call() as connection:
+            domain = _lookup(connection, uuid, None)
+            return Outlines(None).of(domain) if domain else None
 
     def all_domains(self) -> list[Domain]:
         with self._query() as connection:
@@ -183,6 +214,27 @@ class Hypervisor(Migrating):
                 if device is not None:
                     return Attached(domain.UUIDString(), domain.name(), device)
         return None
+
+    def disk_files(self, uuid: str) -> list[str]:
+        """The files that the definition of a domain has as disks; of one that is not here, none."""
+        with self._call() as connection:
+            try:
+                xml = connection.lookupByUUIDString(uuid).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                    return []
+                raise
+            sources = etree.fromstring(xml).iterfind("devices/disk[@device='disk']/source")
+            return [file for source in sources if (file := source.get("file"))]
+
+    def guests_without_local_disks(self) -> list[Domain]:
+        """Active domains of ours of which every disk is an image of a Ceph cluster."""
+        with self._call() as connection:
+            found = []
+            for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+                if vm_of(domain.name()) is not None and _has_no_local_disk(domain.XMLDesc()):
+                    found.append(describe(domain))
+            return found
 
     def devices(self, uuid: str) -> Devices:
         with self._on(uuid) as domain:
@@ -220,7 +272,10 @@ class Hypervisor(Migrating):
 
     def define(self, xml: str) -> None:
         with self._call() as connection:
-            connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE if not self.simulated else 0)
+            domain = connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE if not self.simulated else 0)
+            # Law 5: it is no part of the definition, and somebody may have set it by hand.
+            if domain.autostart():
+                domain.setAutostart(0)
 
     def undefine(self, uuid: str) -> None:
         # Whatever hangs on a definition goes with it, or libvirt would refuse; firmware variables only where there
@@ -289,6 +344,48 @@ class Hypervisor(Migrating):
     def _change_snapshots(self, command: str, disk: Attached, name: str) -> None:
         with self._on(disk.uuid) as domain:
             _monitor(domain, command, device=_block_node(domain, disk.device), name=name)
+
+    def guest_agent_listens(self, uuid: str) -> bool:
+        """Something inside the guest that runs has opened the agent's channel."""
+        with self._on(uuid) as domain:
+            xml = etree.fromstring(domain.XMLDesc(), etree.XMLParser(resolve_entities=False))
+        return bool(xml.xpath("devices/channel/target[@name = $name]/@state = 'connected'", name=GUEST_AGENT))
+
+    def freeze(self, uuid: str, timeout_s: int) -> int:
+        """Returns how many of the guest's file systems stand still now."""
+        with self._on(uuid) as domain:
+            domain.agentSetResponseTimeout(timeout_s)
+            return int(domain.fsFreeze())
+
+    def thaw(self, uuid: str, timeout_s: int) -> int:
+        """Returns how many of them stood still until now."""
+        with self._on(uuid) as domain:
+            domain.agentSetResponseTimeout(timeout_s)
+            return int(domain.fsThaw())
+
+    def save_memory(self, uuid: str, name: str, devices: Sequence[str]) -> None:
+        """Let the guest's QEMU keep its memory in the first of these qcow2 files, and each one's content in itself.
+
+        libvirt can do that too, but then would not let the domain move any more. Raises ``snapshot_failed``.
+        Source: QEMU, migration.json, snapshot-save.
+        """
+        with self._on(uuid) as domain:
+            if _ended_job(domain, name):
+                return  # it was begun by an agent that was killed, and is done
+            nodes = [_block_node(domain, device) for device in devices]
+            kept = [device for device in devices if name in _kept_in(domain, device)]
+            if len(kept) == len(devices) and _kept_in(domain, devices[0])[name]:
+                return
+            for device in kept:
+                _monitor(
+                    domain, "blockdev-snapshot-delete-internal-sync", device=_block_node(domain, device), name=name
+                )
+            _run_job(domain, "snapshot-save", name, nodes)
+
+    def load_memory(self, uuid: str, name: str, devices: Sequence[str]) -> None:
+        """Give a guest that was started paused its memory of then. Raises ``snapshot_failed``."""
+        with self._on(uuid) as domain:
+            _run_job(domain, "snapshot-load", name, [_block_node(domain, device) for device in devices])
 
     def attach_device(self, uuid: str, xml: str) -> None:
         """Give it to a guest that runs."""
@@ -498,6 +595,36 @@ def _monitor(domain: Any, command: str, **arguments: Any) -> Any:
     return answer["return"]
 
 
+def _run_job(domain: Any, command: str, name: str, nodes: Sequence[str]) -> None:
+    """Begin one of QEMU's jobs on snapshots, and wait for its end."""
+    arguments = {"job-id": _JOB + name, "tag": name, "vmstate": nodes[0], "devices": list(nodes)}
+    _monitor(domain, command, **arguments)
+    if not _ended_job(domain, name):
+        raise NodeError("snapshot_failed", f"QEMU of {domain.name()} has forgotten its {command}")
+
+
+def _ended_job(domain: Any, name: str) -> bool:
+    """Wait for the end of a job on this snapshot. False: there is none. Raises ``snapshot_failed``."""
+    while True:
+        job = next((job for job in _monitor(domain, "query-jobs") if job["id"] == _JOB + name), None)
+        if job is None:
+            return False
+        if job["status"] == "concluded":
+            _monitor(domain, "job-dismiss", id=_JOB + name)
+            if "error" in job:
+                raise NodeError("snapshot_failed", f"QEMU of {domain.name()}: {job['error']}")
+            return True
+        time.sleep(JOB_LOOK_S)
+
+
+def _kept_in(domain: Any, device: str) -> dict[str, int]:
+    """Name of each snapshot inside a disk -> bytes of memory that it keeps there."""
+    node = _block_node(domain, device)
+    drives = (drive.get("inserted", {}) for drive in _monitor(domain, "query-block"))
+    image = next(each["image"] for each in drives if each.get("node-name") == node)
+    return {each["name"]: each["vm-state-size"] for each in image.get("snapshots", ())}
+
+
 def _block_node(domain: Any, device: str) -> str:
     """What QEMU calls the disk that libvirt calls ``vda``."""
     xml = etree.fromstring(domain.XMLDesc(), etree.XMLParser(resolve_entities=False))
@@ -506,6 +633,11 @@ def _block_node(domain: Any, device: str) -> str:
         if alias and alias in drive.get("qdev", "").split("/") and "inserted" in drive:
             return str(drive["inserted"]["node-name"])
     raise NodeError("snapshot_failed", f"QEMU of {domain.name()} has no disk {device}")
+
+
+def _has_no_local_disk(xml: str) -> bool:
+    disks = etree.fromstring(xml).findall("devices/disk[@device='disk']")
+    return bool(disks) and all(disk.find("source[@protocol='rbd']") is not None for disk in disks)
 
 
 def describe(domain: Any) -> Domain:
@@ -550,7 +682,7 @@ def _job(domain: Any) -> tuple[bool, bool]:
     return active, active and stats.get("operation") == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN
 
 
-def _facts(domain: Any, stats: dict[str, Any]) -> DomainFacts:
+def _facts(domain: Any, stats: dict[str, Any], outline: Outline | None) -> DomainFacts:
     memory_kib = stats.get("balloon.current")
     return DomainFacts(
         uuid=domain.UUIDString(),
@@ -560,16 +692,7 @@ def _facts(domain: Any, stats: dict[str, Any]) -> DomainFacts:
         cpu_time_ns=stats.get("cpu.time"),
         memory_bytes=memory_kib * 1024 if memory_kib is not None else None,
         reason=_reason(stats.get("state.state"), stats.get("state.reason")),
-    )
-
-
-def _state_of(connection: Any, event: LifecycleEvent) -> DomainFacts:
-    domain = _lookup(connection, event.uuid, None)
-    if domain is None:
-        return DomainFacts(uuid=event.uuid, name=event.name, state="absent", vm=vm_of(event.name))
-    code, reason = domain.state()
-    return DomainFacts(
-        uuid=event.uuid, name=event.name, state=STATES[code], vm=vm_of(event.name), reason=_reason(code, reason)
+        outline=outline,
     )
 
 

@@ -14,7 +14,7 @@ import libvirt
 
 from nodes import domain_xml
 from nodes.contract.errors import NodeError
-from nodes.contract.messages import DomainLoad, DomainMove
+from nodes.contract.messages import DomainMove, GuestLoad
 from nodes.contract.specs import MovedDisk
 from nodes.drain import CallLost
 from nodes.hypervisor.connections import Connections
@@ -106,7 +106,7 @@ class Migrating(Connections):
             # The guest may have gone in this moment, or libvirtd be away: the call itself says what came of it.
             return
 
-    def load(self, uuid: str, devices: Mapping[str, str]) -> DomainLoad:
+    def load(self, uuid: str, devices: Mapping[str, str]) -> GuestLoad:
         """What a move would have to send, and how fast the guest changes it; it is looked at for a second.
 
         :param devices: disk -> its name in the guest: ``vda``.
@@ -115,12 +115,12 @@ class Migrating(Connections):
             domain = connection.lookupByUUIDString(uuid)
             allocated = {disk: domain.blockInfo(device)[1] for disk, device in devices.items()}
             if not domain.isActive():
-                return DomainLoad(memory_bytes=0, dirty_bytes=0, allocated=allocated)
+                return GuestLoad(memory_bytes=0, dirty_bytes=0, allocated=allocated)
             stats = domain.memoryStats()
             # What QEMU needs for itself is in the first, too.
             memory_bytes = min(stats.get("rss", stats["actual"]), stats["actual"]) << 10
             dirty_bytes = _dirty_bytes(connection, domain)
-            return DomainLoad(memory_bytes=memory_bytes, dirty_bytes=dirty_bytes, allocated=allocated)
+            return GuestLoad(memory_bytes=memory_bytes, dirty_bytes=dirty_bytes, allocated=allocated)
 
     def await_end_of_move(self, uuid: str) -> None:
         """Wait until no migration of this domain is under way here."""

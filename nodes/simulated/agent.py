@@ -103,6 +103,7 @@ class SimulatedAgent(Agent):
             self.shell,
             VirtType("test", REASON),
             self.reporter.inventory,
+            self.ledger.set_self_fencing,
         )
 
     def run(self) -> None:

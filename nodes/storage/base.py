@@ -2,19 +2,33 @@
 
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from pydantic import TypeAdapter, ValidationError
+
 from nodes.contract.errors import NodeError
 from nodes.contract.messages import DiskState, VolumeFacts
 from nodes.contract.sizes import granule_of, round_up
-from nodes.contract.specs import DiskFormat, DiskSource, DiskSpec, PoolFacts, PoolKind, PoolOffer, PoolPlace, VolumeSpec
+from nodes.contract.specs import (
+    DiskFormat,
+    DiskSource,
+    DiskSpec,
+    FileName,
+    PoolFacts,
+    PoolKind,
+    PoolOffer,
+    PoolPlace,
+    Stranger,
+    VolumeSpec,
+)
 from nodes.shell import Cancellation, Shell
 
 COPY_TIMEOUT_S = 24 * 3600.0
+_NAME: TypeAdapter[str] = TypeAdapter(FileName)
 
 Users = Callable[[str], Iterable[str]]
 """A volume's path -> the domains of this node that use it, active or only defined."""
@@ -110,6 +124,20 @@ class Driver(ABC):
         """Remember the key that opens the pool, for this driver and for guests. Raises ``unsupported``."""
         raise NodeError("unsupported", f"a {self.KIND} pool needs no key")
 
+    def fence(self, disk_id: str, node: str, addresses: Sequence[str]) -> None:
+        """Shut a node out of the pool, and see that nobody is left at the volume; or, by the facts, hold it back.
+
+        :raises NodeError: ``unsupported``, ``fences_itself``, ``fence_denied``, ``disk_watched``.
+        """
+        raise NodeError("unsupported", f"a {self.KIND} pool cannot shut a node out")
+
+    def unfence(self, node: str, addresses: Sequence[str]) -> None:
+        """Let it in again.
+
+        :raises NodeError: ``unsupported``, ``fence_denied``.
+        """
+        raise NodeError("unsupported", f"a {self.KIND} pool cannot shut a node out")
+
     @classmethod
     def offers(cls, shell: Shell) -> list[PoolOffer]:
         """What this node has of which a pool could be made."""
@@ -161,6 +189,31 @@ class Driver(ABC):
     def sizes(self) -> dict[str, int]:
         """Disk -> bytes of its volume, for every one that carries the disk's mark. Quick for thousands of them."""
 
+    # --- what is nobody's ---------------------------------------------------------------------------------
+
+    def strangers(self) -> list[Stranger]:
+        """Volumes that are no disk of ours and could become one, by name. Quick for thousands of them."""
+        return []
+
+    def examine(self, name: str, users: Users) -> Stranger:
+        """One of them, looked at closely.
+
+        :raises NodeError: ``volume_absent``; ``volume_taken``: it is a disk's already; ``disk_in_use``: by a domain, a
+            snapshot, a process, another client; ``volume_unfit`` and others: it can be no disk.
+        """
+        raise volume_absent(f"volume {self.pool.path}/{name}")
+
+    def take(self, disk_id: str, disk_format: DiskFormat, name: str, users: Users) -> VolumeFacts:
+        """Make it the disk's volume: mark first, name last. Under the disk's name: done. Raises as ``examine``."""
+        raise volume_absent(f"volume {self.pool.path}/{name}")
+
+    def give_back(self, disk_id: str, disk_format: DiskFormat, name: str) -> None:
+        """The undo of ``take``: name first, mark last. What never was taken stays as it is.
+
+        Where its name was given to something else meanwhile, it only loses the mark.
+        """
+        return None
+
     # --- copies -------------------------------------------------------------------------------------------
 
     def clone(
@@ -180,6 +233,10 @@ class Driver(ABC):
         :raises NodeError: as ``clone``; ``unsupported``.
         """
         raise NodeError("unsupported", f"a {self.KIND} pool has no linked clones", "Ask for a full copy.")
+
+    def flatten(self, disk_id: str, disk_format: DiskFormat) -> None:
+        """Let a linked clone rest on nothing any more. One that stands by itself is done."""
+        raise NodeError("unsupported", f"a {self.KIND} pool has no volumes that rest on others")
 
     @abstractmethod
     def readable(
@@ -251,6 +308,29 @@ def no_room(pool: PoolPlace, what: str, free_bytes: int, needed_bytes: int, way_
         free=free_bytes,
         needed=needed_bytes,
     )
+
+
+def can_be_told(name: str) -> bool:
+    """Whether a volume of this name can be spoken of with the panel."""
+    try:
+        _NAME.validate_python(name)
+    except ValidationError:
+        return False
+    return True
+
+
+def unfit(what: object, why: str) -> NodeError:
+    return NodeError("volume_unfit", f"{what} cannot become a disk: {why}")
+
+
+def is_a_disk(what: object) -> NodeError:
+    return NodeError(
+        "volume_taken", f"{what} is a disk or an image already: it was left untouched", "Choose another volume."
+    )
+
+
+def volume_absent(what: object) -> NodeError:
+    return NodeError("volume_absent", f"there is no {what}", "Look at the names on the node.")
 
 
 def absent(what: object) -> NodeError:

@@ -7,20 +7,24 @@ repetition could mistake.
 """
 
 import errno
+import fcntl
 import json
 import os
 import re
 import socket
+import struct
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from nodes.contract.errors import NodeError
 from nodes.contract.faults import point
+from nodes.contract.image_file import SUFFIXES, Unfit, describe
 from nodes.contract.messages import DiskState, VolumeFacts
 from nodes.contract.sizes import round_up
-from nodes.contract.specs import DiskFormat, DiskSpec, FileSource, PoolFacts, PoolPlace
+from nodes.contract.specs import DiskFormat, DiskSpec, FileSource, PoolFacts, PoolPlace, Stranger
 from nodes.files import (
     fsync,
     fsync_folder,
@@ -30,6 +34,7 @@ from nodes.files import (
     unnamed_file,
     write_atomically,
 )
+from nodes.images import MARK as IMAGE_MARK
 from nodes.shell import Cancellation, Cancelled, Shell
 from nodes.storage import qcow2
 from nodes.storage.base import (
@@ -40,15 +45,21 @@ from nodes.storage.base import (
     Users,
     Volume,
     absent,
+    can_be_told,
     check_grows,
     check_same_size,
     check_unused,
+    is_a_disk,
     not_ours,
     snapshot_absent,
+    unfit,
+    volume_absent,
 )
 
 MARK = "user.ulei.disk"
 IDENTITY_FILE = ".ulei-pool"
+SHUT_OUT = ".ulei-shut-out"
+"""A folder with a file for each node that was declared dead."""
 GRANULES: dict[DiskFormat, int] = {"qcow2": 64 << 10, "raw": 512}
 QCOW2_OVERHEAD_BYTES = 1 << 20
 """A new qcow2 volume takes less than this, whatever its size, until something is written to it."""
@@ -76,6 +87,11 @@ def check_fit(folder: Path) -> None:
             f"{folder}: files there cannot carry an owner mark ({error.strerror})",
             "Use a file system with user extended attributes and unnamed files: ext4, XFS or Btrfs.",
         ) from None
+
+
+def may_be_shut_out(volume: Path, node: str) -> bool:
+    """Whether this node must not start a guest on the volume by itself; a folder that is not mounted yet cannot say."""
+    return not volume.exists() or (volume.parent / SHUT_OUT / node).exists()
 
 
 class DirectoryDriver(Driver):
@@ -110,9 +126,18 @@ class DirectoryDriver(Driver):
             snapshots=True,
             snapshot_formats=("qcow2",),
             snapshots_online=True,
+            memory_formats=("qcow2",),
             clones=("full",),
             takes_backups=True,
+            holds_back=True,
         )
+
+    def fence(self, disk_id: str, node: str, addresses: Sequence[str]) -> None:
+        # A shared folder asks nobody who he is: this only holds back a node that boots, where its agent finds it.
+        write_atomically(self.folder / SHUT_OUT / node, "", mode=0o644)
+
+    def unfence(self, node: str, addresses: Sequence[str]) -> None:
+        (self.folder / SHUT_OUT / node).unlink(missing_ok=True)
 
     # --- create -------------------------------------------------------------------------------------------
 
@@ -234,6 +259,10 @@ class DirectoryDriver(Driver):
         if os.path.lexists(new) and not (mark == new_id and os.path.samefile(old, new)):
             raise not_ours(new)
         check_unused(old, self._users(old, users))
+        self._hand_over(old, new, new_id)
+
+    def _hand_over(self, old: Path, new: Path, new_id: str) -> None:
+        """The file gets the mark of a disk, then its name."""
         os.setxattr(old, MARK, new_id.encode())
         point("disk.marked", new_id)
         if not os.path.lexists(new):
@@ -244,7 +273,77 @@ class DirectoryDriver(Driver):
         point("disk.linked", new_id)
         old.unlink()
         fsync_folder(self.folder)
-        point("disk.unlinked", disk_id)
+        point("disk.unlinked", new_id)
+
+    # --- what is nobody's ---------------------------------------------------------------------------------
+
+    def strangers(self) -> list[Stranger]:
+        found = []
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                try:
+                    if can_be_told(entry.name) and entry.is_file(follow_symlinks=False):
+                        found.append(self._described(self.folder / entry.name))
+                except (FileNotFoundError, NodeError):
+                    continue  # it went meanwhile, or cannot become a disk
+        return sorted(found, key=lambda stranger: stranger.name)
+
+    def examine(self, name: str, users: Users) -> Stranger:
+        stranger = self._described(path := self.folder / name)
+        check_unused(path, [*self._users(path, users), *_loops(path), *_lockers(path)])
+        return stranger
+
+    def _described(self, path: Path) -> Stranger:
+        """A file of the folder itself, with one name, no link to anything, and all that it holds in itself."""
+        if "/" in path.name or not os.path.lexists(path):
+            raise volume_absent(f"file {path}")
+        if _mark(path) is not None or mark_of(path, IMAGE_MARK) is not None:
+            raise is_a_disk(path)
+        if path.is_symlink() or not path.is_file() or path.stat().st_nlink != 1:
+            raise unfit(path, "no plain file with one name")
+        if not path.name.lower().endswith(SUFFIXES["image"]):
+            raise unfit(path, f"its name ends in none of {', '.join(SUFFIXES['image'])}")
+        try:
+            described = describe(path, "image", path.name)
+        except Unfit as error:
+            facts: Any = error.facts
+            raise NodeError(error.code, f"{path} cannot be a disk: {error.code}", **facts) from None
+        size_bytes = described.virtual_size_bytes
+        if described.format == "iso" or not size_bytes or size_bytes % GRANULES["raw"]:
+            raise unfit(path, f"{size_bytes} bytes are no whole number of sectors")
+        return Stranger(name=path.name, format=described.format, size_bytes=size_bytes)
+
+    def take(self, disk_id: str, disk_format: DiskFormat, name: str, users: Users) -> VolumeFacts:
+        old, new = self.folder / name, self._final(disk_id, disk_format)
+        # Killed before its last line it leaves the file with two names.
+        if _mark(old) != disk_id and (os.path.lexists(old) or not os.path.lexists(new)):
+            found = self.examine(name, users)
+            if found.format != disk_format:
+                raise unfit(old, f"it is {found.format} by now")
+            if os.path.lexists(new):
+                raise not_ours(new)
+        if os.path.lexists(old):
+            if os.path.lexists(new) and not os.path.samefile(old, new):
+                raise not_ours(new)
+            self._hand_over(old, new, disk_id)
+        size_bytes = self._measured(new, disk_id, disk_format)
+        fsync_folder(self.folder)
+        return VolumeFacts(size_bytes=size_bytes)
+
+    def give_back(self, disk_id: str, disk_format: DiskFormat, name: str) -> None:
+        old, new = self.folder / name, self._final(disk_id, disk_format)
+        if os.path.lexists(new) and _mark(new) == disk_id:
+            if not os.path.lexists(old):
+                os.link(new, old)
+                point("disk.linked", disk_id)
+            if not os.path.samefile(old, new):
+                os.removexattr(new, MARK)
+                return
+            new.unlink()
+            point("disk.unlinked", disk_id)
+        if os.path.lexists(old) and _mark(old) == disk_id:
+            os.removexattr(old, MARK)
+        fsync_folder(self.folder)
 
     def resize(self, disk_id: str, disk_format: DiskFormat, size_bytes: int, *, leave_to_qemu: bool) -> VolumeFacts:
         final = self._final(disk_id, disk_format)
@@ -407,6 +506,26 @@ class DirectoryDriver(Driver):
 
 def _mark(path: Path) -> str | None:
     return mark_of(path, MARK)
+
+
+def _loops(path: Path) -> list[str]:
+    """Loop devices that lie on the file."""
+    found = []
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            if os.path.samefile(backing.read_text().rstrip("\n"), path):
+                found.append(f"/dev/{backing.parts[-3]}")
+        except OSError:
+            continue  # let go of meanwhile, or a file that has no name any more
+    return found
+
+
+def _lockers(path: Path) -> list[str]:
+    """Whether a QEMU of any node has the file open. Source: QEMU, file-posix.c, RAW_LOCK_PERM_BASE."""
+    kind_first_length = (fcntl.F_WRLCK, os.SEEK_SET, 100, 200)
+    with path.open("rb") as file:
+        said = fcntl.fcntl(file, fcntl.F_OFD_GETLK, struct.pack("hhqqi4x", *kind_first_length, 0))
+    return [] if struct.unpack_from("h", said)[0] == fcntl.F_UNLCK else ["a QEMU that has it open"]
 
 
 def _takes_direct_io(path: Path) -> bool:

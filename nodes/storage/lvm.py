@@ -16,7 +16,7 @@ from nodes.contract.errors import NodeError
 from nodes.contract.faults import point
 from nodes.contract.messages import DiskState, VolumeFacts
 from nodes.contract.sizes import round_up
-from nodes.contract.specs import BlockSource, CloneKind, DiskFormat, DiskSpec, PoolFacts, PoolKind, PoolOffer
+from nodes.contract.specs import BlockSource, CloneKind, DiskFormat, DiskSpec, PoolFacts, PoolKind, PoolOffer, Stranger
 from nodes.shell import Cancellation, Cancelled, Shell
 from nodes.storage.base import (
     Driver,
@@ -26,12 +26,16 @@ from nodes.storage.base import (
     Users,
     Volume,
     absent,
+    can_be_told,
     check_grows,
     check_same_size,
     check_unused,
+    is_a_disk,
     no_room,
     not_ours,
     snapshot_absent,
+    unfit,
+    volume_absent,
 )
 
 TIMEOUT_S = 120.0
@@ -39,6 +43,9 @@ MERGE_TIMEOUT_S = 24 * 3600.0
 DISK_TAG, SNAPSHOT_TAG, REVERT_TAG = "ulei.disk=", "ulei.snapshot=", "ulei.revert="
 SNAPSHOT_CHUNK_BYTES = 4096
 """lvcreate's own choice for a snapshot that is not thin."""
+
+PLAIN = "-oV"
+"""Types of volumes that may become disks: linear or striped, one that has snapshots, thin. Source: lvs(8), lv_attr."""
 
 GROUP_FIELDS = "vg_name,vg_uuid,vg_size,vg_free,vg_extent_size,vg_extent_count,vg_free_count,pv_count"
 VOLUME_FIELDS = (
@@ -325,6 +332,65 @@ class LvmDriver(Driver):
             point("disk.marked", name)
             self._rename(lv.name, name)
             point("disk.linked", name)
+
+    # --- what is nobody's ---------------------------------------------------------------------------------
+
+    def strangers(self) -> list[Stranger]:
+        lvs = self._group().volumes.values()
+        found = [lv for lv in lvs if self._holds(lv) and self._is_plain(lv) and lv.tagged(DISK_TAG) is None]
+        told = (Stranger(name=lv.name, format="raw", size_bytes=lv.size_bytes) for lv in found if can_be_told(lv.name))
+        return sorted(told, key=lambda stranger: stranger.name)
+
+    def _is_plain(self, lv: Lv) -> bool:
+        """A volume with a content of its own: no snapshot, no mirror, nothing that LVM keeps for itself."""
+        return lv.attr[0] in PLAIN and not lv.name.startswith("[")
+
+    def examine(self, name: str, users: Users) -> Stranger:
+        group = self._group()
+        volume = self._found(group, name)
+        if volume.tagged(DISK_TAG) is not None:
+            raise is_a_disk(volume.path)
+        # A domain may name it as device-mapper does, where each - in a name is two.
+        mapped = "-".join(part.replace("-", "--") for part in (self.group_name, name))
+        check_unused(volume.path, [*self._users(group, volume, users), *users(f"/dev/mapper/{mapped}")])
+        return Stranger(name=name, format="raw", size_bytes=volume.size_bytes)
+
+    def _found(self, group: Group, name: str) -> Lv:
+        """Raises ``volume_absent``, ``volume_unfit``."""
+        volume = group.volumes.get(name)
+        if volume is None or not self._holds(volume):
+            raise volume_absent(f"volume {self.pool.path}/{name}")
+        if not self._is_plain(volume):
+            raise unfit(volume.path or name, f"it is no plain volume ({volume.attr})")
+        return volume
+
+    def take(self, disk_id: str, disk_format: DiskFormat, name: str, users: Users) -> VolumeFacts:
+        group = self._group()
+        if disk_id in group.volumes and name not in group.volumes:
+            return VolumeFacts(size_bytes=self._ours(group, disk_id).size_bytes)
+        volume = self._found(group, name)
+        if DISK_TAG + disk_id not in volume.tags:
+            self.examine(name, users)
+        if disk_id in group.volumes:
+            raise not_ours(f"{self.group_name}/{disk_id}")
+        self._run("lvchange", "--addtag", DISK_TAG + disk_id, f"{self.group_name}/{name}")
+        point("disk.marked", disk_id)
+        self._rename(name, disk_id)
+        point("disk.linked", disk_id)
+        return VolumeFacts(size_bytes=volume.size_bytes)
+
+    def give_back(self, disk_id: str, disk_format: DiskFormat, name: str) -> None:
+        group = self._group()
+        taken = next((each for each in (disk_id, name) if self._marked_as(group, each, disk_id)), None)
+        if taken == disk_id and name not in group.volumes:
+            self._rename(disk_id, name)
+            point("disk.linked", disk_id)
+            taken = name
+        if taken is not None:
+            self._run("lvchange", "--deltag", DISK_TAG + disk_id, f"{self.group_name}/{taken}")
+
+    def _marked_as(self, group: Group, name: str, disk_id: str) -> bool:
+        return name in group.volumes and self._is_marked(group.volumes[name], disk_id)
 
     # --- grow and look ------------------------------------------------------------------------------------
 

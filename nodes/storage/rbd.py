@@ -14,7 +14,7 @@ import struct
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +24,7 @@ from nodes.contract.errors import NodeError
 from nodes.contract.faults import point
 from nodes.contract.messages import DiskState, VolumeFacts
 from nodes.contract.sizes import round_up
-from nodes.contract.specs import DiskFormat, DiskSpec, PoolFacts, PoolKind, PoolPlace, RbdSource, VolumeSpec
+from nodes.contract.specs import DiskFormat, DiskSpec, PoolFacts, PoolKind, PoolPlace, RbdSource, Stranger, VolumeSpec
 from nodes.files import write_atomically
 from nodes.shell import Cancellation, Cancelled, Shell
 from nodes.storage.base import (
@@ -36,13 +36,17 @@ from nodes.storage.base import (
     Users,
     Volume,
     absent,
+    can_be_told,
     check_grows,
     check_holds,
     check_same_size,
     check_unused,
+    is_a_disk,
     no_room,
     not_ours,
     snapshot_absent,
+    unfit,
+    volume_absent,
 )
 
 MARK = "ulei.disk"
@@ -53,14 +57,20 @@ OPERATION_TIMEOUT_S = 60
 DEAD_WATCHER_TIMEOUT_S = 40.0
 """A client that was killed counts as a watcher for another 30 s. Source: Ceph, osd_client_watch_timeout."""
 WATCHER_LOOK_S = 1.0
+FENCED_FOR_S = 10 * 365 * 86400
+"""Ceph forgets a blocked address by itself after an hour, unless told otherwise."""
+CAPS_HINT = "Give it: mon 'profile rbd, allow command \"osd blocklist\" with blocklistop=rm'."
 SECRETS = uuid.UUID("5b1f2f0e-3b0a-4c55-9d0c-5f3a1d0f7c11")
 """The namespace of our secrets' uuids: every node gives the same key the same uuid, so that a guest can move."""
 
+SECTOR_BYTES = 512
 CLONE = "clone-"
 """So begins the name of a snapshot that stands only while a linked clone of it is made."""
 USER_NAMESPACE = 0
 """Source: Ceph, librbd.h, RBD_SNAP_NAMESPACE_TYPE_USER."""
 
+_CLIENT = re.compile(r"(?P<address>\[[0-9a-f:.]+\]|[0-9.]+):\d+/\d+")
+"""As Ceph writes a client."""
 _VOLUME = re.compile(r"[a-z2-7]{13}(\.part)?")
 _NO_SNAPSHOT = (1 << 64) - 2
 """The image itself. Source: Ceph, rados.h, CEPH_NOSNAP."""
@@ -197,7 +207,19 @@ class RbdDriver(Driver):
             snapshot_formats=("raw",),
             snapshots_online=True,
             clones=("full", "linked"),
+            fences=True,
+            client_address=self._own_address(),
+            clones_rest=True,
         )
+
+    def _own_address(self) -> str:
+        own = _CLIENT.search(" ".join(self._own_clients()))
+        return own["address"].strip("[]") if own else ""
+
+    def _own_clients(self) -> set[str]:
+        """This process, as Ceph lists it."""
+        with self._errors():
+            return {found[0] for found in _CLIENT.finditer(self._cluster().get_addrs())}
 
     def _room(self) -> tuple[int, int]:
         """(used, free) bytes, without the copies that Ceph keeps."""
@@ -207,6 +229,72 @@ class RbdDriver(Driver):
             raise self._unreachable(f"df: {words}")
         stats = next(each["stats"] for each in json.loads(text)["pools"] if each["name"] == self.pool.path)
         return int(stats["stored"]), int(stats["max_avail"])
+
+    # --- shutting a node out --------------------------------------------------------------------------------
+
+    def fence(self, disk_id: str, node: str, addresses: Sequence[str]) -> None:
+        # Ceph refuses every client at the address, those too that come later. Source: Ceph, OSDMap::is_blocklisted.
+        own = self._own_address()
+        if own in addresses:
+            raise NodeError("fences_itself", f"{own} is this node's own address in Ceph", address=own)
+        for address in addresses:
+            self._blocklist("add", address, expire=float(FENCED_FOR_S))
+        left = {_entry(address) for address in addresses} - self._blocklisted()
+        if left:
+            raise NodeError("fence_denied", f"Ceph does not list {', '.join(sorted(left))} as blocked", certain=False)
+        with self._pool() as (pool, rbd):
+            # What this client and the guests that start from now on ask of an OSD waits until it knows of it, too.
+            self._cluster().wait_for_latest_osdmap()
+            self._size_of(pool, rbd, disk_id)
+            self._await_no_watcher(pool, rbd, disk_id)
+            with rbd.Image(pool, disk_id) as image:
+                for held in list(image.lock_get_owners()):
+                    image.lock_break(held["mode"], held["owner"])
+
+    def unfence(self, node: str, addresses: Sequence[str]) -> None:
+        for address in addresses:
+            if _entry(address) in self._blocklisted():
+                self._blocklist("rm", address)
+
+    def _await_no_watcher(self, pool: Any, rbd: ModuleType, disk_id: str) -> None:
+        """Who only looks at the image is soon gone."""
+        deadline = time.monotonic() + DEAD_WATCHER_TIMEOUT_S
+        while True:
+            with rbd.Image(pool, disk_id, read_only=True) as image:
+                others = sorted({each["addr"] for each in image.watchers_list()} - self._own_clients())
+            if not others:
+                return
+            if time.monotonic() > deadline:
+                clients = ", ".join(others)
+                raise NodeError(
+                    "disk_watched",
+                    f"{self.pool.path}/{disk_id} is still open at the client {clients}",
+                    "End that client, or block it: ceph osd blocklist add.",
+                    disk=disk_id,
+                    clients=clients,
+                )
+            time.sleep(WATCHER_LOOK_S)
+
+    def _blocklist(self, change: str, address: str, **more: float) -> None:
+        asked = {"prefix": "osd blocklist", "blocklistop": change, "addr": _entry(address), **more}
+        with self._errors():
+            status, _, words = self._cluster().mon_command(json.dumps(asked), b"")
+        if status == -errno.EACCES:
+            self._forget_connection()  # what a user may do is asked when he connects
+            user = f"client.{self.pool.user}"
+            raise NodeError("fence_denied", f"{user} may not do this: osd blocklist {change}", CAPS_HINT, user=user)
+        if status:
+            raise self._unreachable(f"osd blocklist {change}: {words}")
+
+    def _blocklisted(self) -> set[str]:
+        with self._errors():
+            asked = {"prefix": "osd blocklist ls", "format": "json"}
+            status, text, words = self._cluster().mon_command(json.dumps(asked), b"")
+        if status:
+            raise self._unreachable(f"osd blocklist ls: {words}")
+        # Behind the list of addresses newer versions print another one, of ranges.
+        entries, _ = json.JSONDecoder().raw_decode(text.decode())
+        return {each["addr"] for each in entries}
 
     # --- create and delete --------------------------------------------------------------------------------
 
@@ -239,6 +327,15 @@ class RbdDriver(Driver):
         with self._pool() as (pool, rbd):
             self._drop_clone_snapshot(pool, rbd, volume.id, disk.id)
         return facts
+
+    def flatten(self, disk_id: str, disk_format: DiskFormat) -> None:
+        with self._pool() as (pool, rbd):
+            self._size_of(pool, rbd, disk_id)
+            with rbd.Image(pool, disk_id) as image:
+                if _is_clone(image, rbd):
+                    # Where a guest has it open, its client is asked to do it.
+                    image.flatten()
+        point("disk.flattened", disk_id)
 
     def _made(self, disk: DiskSpec, make: Any, fill: Fill | None) -> VolumeFacts:
         """Part, mark, content, name."""
@@ -326,11 +423,14 @@ class RbdDriver(Driver):
                 with rbd.Image(pool, disk_id) as image:
                     image.metadata_set(MARK, new_id)
             point("disk.marked", new_id)
-            try:
-                rbd.RBD().rename(pool, disk_id, new_id)
-            except rbd.ImageExists:
-                raise not_ours(f"{self.pool.path}/{new_id}") from None
+            self._rename(pool, rbd, disk_id, new_id)
             point("disk.linked", new_id)
+
+    def _rename(self, pool: Any, rbd: ModuleType, old: str, new: str) -> None:
+        try:
+            rbd.RBD().rename(pool, old, new)
+        except rbd.ImageExists:
+            raise not_ours(f"{self.pool.path}/{new}") from None
 
     def _users(self, image: Any, disk_id: str, users: Users) -> list[str]:
         return [
@@ -376,6 +476,70 @@ class RbdDriver(Driver):
                 return
         listed = rbd.RBD().list(pool)
         pool.remove_object(f"rbd_id.{old if new in listed else new}")
+
+    # --- what is nobody's ---------------------------------------------------------------------------------
+
+    def strangers(self) -> list[Stranger]:
+        told = ((name, size_bytes) for name, size_bytes, mark in self._listed() if mark is None and can_be_told(name))
+        found = [
+            Stranger(name=name, format="raw", size_bytes=size_bytes)
+            for name, size_bytes in told
+            if not name.endswith(".part")
+        ]
+        return sorted(found, key=lambda stranger: stranger.name)
+
+    def examine(self, name: str, users: Users) -> Stranger:
+        full = f"{self.pool.path}/{name}"
+        with self._pool() as (pool, rbd):
+            try:
+                image = rbd.Image(pool, name, read_only=True)
+            except rbd.ImageNotFound:
+                raise volume_absent(f"image {full}") from None
+            with image:
+                if _mark(image) is not None:
+                    raise is_a_disk(full)
+                if _is_clone(image, rbd):
+                    raise unfit(full, "it rests on another image: flatten it first")
+                if image.old_format() or not image.size() or image.size() % SECTOR_BYTES:
+                    raise unfit(full, "an image of the first format, or of no whole number of sectors")
+                check_unused(full, self._users(image, name, users))
+                return Stranger(name=name, format="raw", size_bytes=image.size())
+
+    def take(self, disk_id: str, disk_format: DiskFormat, name: str, users: Users) -> VolumeFacts:
+        with self._pool() as (pool, rbd):
+            self._settle_rename(pool, rbd, name, disk_id)
+            if not self._exists(pool, rbd, name) and self._exists(pool, rbd, disk_id):
+                return VolumeFacts(size_bytes=self._size_of(pool, rbd, disk_id))
+            if not self._is_marked(pool, rbd, name, disk_id):
+                self.examine(name, users)
+                with rbd.Image(pool, name) as image:
+                    image.metadata_set(MARK, disk_id)
+            point("disk.marked", disk_id)
+            with rbd.Image(pool, name) as image:
+                if not image.features() & rbd.RBD_FEATURE_EXCLUSIVE_LOCK:
+                    # Two nodes never write to one image.
+                    image.update_features(rbd.RBD_FEATURE_EXCLUSIVE_LOCK, True)
+            self._rename(pool, rbd, name, disk_id)
+            point("disk.linked", disk_id)
+            return VolumeFacts(size_bytes=self._size_of(pool, rbd, disk_id))
+
+    def give_back(self, disk_id: str, disk_format: DiskFormat, name: str) -> None:
+        with self._pool() as (pool, rbd):
+            self._settle_rename(pool, rbd, disk_id, name)
+            if self._is_marked(pool, rbd, disk_id, disk_id) and not self._exists(pool, rbd, name):
+                self._rename(pool, rbd, disk_id, name)
+                point("disk.linked", disk_id)
+            for taken in (name, disk_id):
+                if self._is_marked(pool, rbd, taken, disk_id):
+                    with rbd.Image(pool, taken) as image:
+                        image.metadata_remove(MARK)
+
+    def _is_marked(self, pool: Any, rbd: ModuleType, name: str, disk_id: str) -> bool:
+        try:
+            with rbd.Image(pool, name, read_only=True) as image:
+                return _mark(image) == disk_id
+        except rbd.ImageNotFound:
+            return False
 
     # --- grow and look ------------------------------------------------------------------------------------
 
@@ -432,10 +596,15 @@ class RbdDriver(Driver):
             return found
 
     def sizes(self) -> dict[str, int]:
-        """Asks the images' headers, many at once: to open an image takes thirty times as long."""
-        found: dict[str, int] = {}
+        return {name: size_bytes for name, size_bytes, mark in self._listed() if mark == name}
+
+    def _listed(self) -> Iterator[tuple[str, int, str | None]]:
+        """(name, size, owner mark) of every image.
+
+        Asks the images' headers, many at once: to open an image takes thirty times as long.
+        """
         with self._pool() as (pool, rbd):
-            images = [each for each in rbd.RBD().list2(pool) if _VOLUME.fullmatch(each["name"])]
+            images = list(rbd.RBD().list2(pool))
             for start in range(0, len(images), _AT_ONCE):
                 asked = [
                     (each["name"], *(_ask(pool, each["id"], *question) for question in _SIZE_AND_MARK))
@@ -443,10 +612,10 @@ class RbdDriver(Driver):
                 ]
                 for name, size, mark in asked:
                     size_said, mark_said = size(), mark()
-                    # Each text has its length before it.
-                    if size_said is not None and mark_said is not None and mark_said[4:] == name.encode():
-                        found[name] = struct.unpack_from("<BQ", size_said)[1]
-        return found
+                    if size_said is not None:
+                        # Each text has its length before it.
+                        owner = mark_said[4:].decode(errors="replace") if mark_said is not None else None
+                        yield name, struct.unpack_from("<BQ", size_said)[1], owner
 
     # --- copies and snapshots -----------------------------------------------------------------------------
 
@@ -553,6 +722,11 @@ def _bindings() -> tuple[ModuleType, ModuleType]:
     except ImportError:
         raise NodeError("no_program", "Ceph's library is not installed", "Install python3-rbd on this node.") from None
     return rados, rbd
+
+
+def _entry(address: str) -> str:
+    """All clients at an address. The port and the number must be said: ``profile rbd`` permits nothing else."""
+    return f"[{address}]:0/0" if ":" in address else f"{address}:0/0"
 
 
 def _features(rbd: ModuleType) -> int:

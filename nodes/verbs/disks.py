@@ -6,6 +6,9 @@ from nodes.contract.messages import (
     DiskClone,
     DiskCreate,
     DiskDelete,
+    DiskFence,
+    DiskFlatten,
+    DiskGiveBack,
     DiskLook,
     DiskRename,
     DiskResize,
@@ -13,6 +16,7 @@ from nodes.contract.messages import (
     DiskSnapshot,
     DiskSnapshotDelete,
     DiskState,
+    DiskTake,
     DiskUnused,
     Nothing,
     VolumeFacts,
@@ -39,6 +43,17 @@ def delete(node: Node, message: DiskDelete, run: Run) -> Nothing:
 @handles(DiskRename)
 def rename(node: Node, message: DiskRename, run: Run) -> Nothing:
     node.driver(message.pool).rename(message.id, message.format, message.new, node.users)
+    return Nothing()
+
+
+@handles(DiskTake)
+def take(node: Node, message: DiskTake, run: Run) -> VolumeFacts:
+    return node.driver(message.pool).take(message.id, message.format, message.name, node.users)
+
+
+@handles(DiskGiveBack)
+def give_back(node: Node, message: DiskGiveBack, run: Run) -> Nothing:
+    node.driver(message.pool).give_back(message.id, message.format, message.name)
     return Nothing()
 
 
@@ -102,6 +117,12 @@ def clone(node: Node, message: DiskClone, run: Run) -> VolumeFacts:
     return driver.link(message.disk, source, message.snapshot)
 
 
+@handles(DiskFlatten)
+def flatten(node: Node, message: DiskFlatten, run: Run) -> Nothing:
+    node.driver(message.pool).flatten(message.id, message.format)
+    return Nothing()
+
+
 @handles(DiskSnapshot)
 def snapshot(node: Node, message: DiskSnapshot, run: Run) -> Nothing:
     driver = node.driver(message.pool)
@@ -154,3 +175,9 @@ def _no_guest_on(node: Node, disk_id: str) -> None:
     """Raises ``disk_in_use``."""
     guest = node.hypervisor.guest_on(disk_id)
     check_unused(f"disk {disk_id}", [guest.name] if guest else [])
+
+
+@handles(DiskFence)
+def fence(node: Node, message: DiskFence, run: Run) -> Nothing:
+    node.driver(message.pool).fence(message.id, message.node, message.addresses)
+    return Nothing()

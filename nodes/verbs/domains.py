@@ -3,28 +3,36 @@
 import time
 from collections.abc import Callable
 
-from nodes import domain_xml
+from nodes import domain_xml, quiesce
 from nodes.contract.errors import NodeError
 from nodes.contract.faults import point
 from nodes.contract.messages import (
+    BackedUpDomain,
     DomainBackup,
     DomainDefine,
+    DomainFreeze,
+    DomainLoad,
     DomainLook,
     DomainMedium,
     DomainMirror,
     DomainPivot,
     DomainPlug,
+    DomainRead,
     DomainReboot,
     DomainReset,
     DomainResume,
+    DomainSave,
     DomainShutdown,
     DomainStart,
     DomainStop,
     DomainSuspend,
+    DomainThaw,
     DomainUndefine,
     DomainUnplug,
     DomainWhereabouts,
+    FrozenDomain,
     PluggedDisk,
+    ReadDomain,
 )
 from nodes.contract.specs import DiskSource, DomainDisk, DomainSpec, FileSource
 from nodes.drain import CallLost
@@ -261,13 +269,81 @@ def medium(node: Node, message: DomainMedium, run: Run) -> PluggedDisk:
     return _plugged(where, True)
 
 
+@handles(DomainFreeze)
+def freeze(node: Node, message: DomainFreeze, run: Run) -> FrozenDomain:
+    required(node, message.vm, message.uuid)
+    where = _not_moving(node, message.uuid)
+    frozen = where.state == "running" and _frozen(node, message.uuid)
+    if message.required and not frozen:
+        raise _silent()
+    return FrozenDomain(**where.model_dump(), frozen=frozen)
+
+
+def _frozen(node: Node, uuid: str) -> bool:
+    return quiesce.freeze(node.paths.frozen_dir, node.hypervisor, uuid)
+
+
+def _silent() -> NodeError:
+    return NodeError(
+        "guest_agent_silent",
+        "the agent inside the guest did not let its file systems stand still",
+        "Install qemu-guest-agent in the guest, or ask without it.",
+    )
+
+
+@handles(DomainThaw)
+def thaw(node: Node, message: DomainThaw, run: Run) -> FrozenDomain:
+    node.own_domain(message.vm, message.uuid)
+    frozen = quiesce.thaw(node.paths.frozen_dir, node.hypervisor, message.uuid)
+    return FrozenDomain(**node.hypervisor.whereabouts(message.uuid).model_dump(), frozen=frozen)
+
+
+@handles(DomainSave)
+def save(node: Node, message: DomainSave, run: Run) -> DomainWhereabouts:
+    _active(node, message)
+    devices = _named_disks(node, message)
+    call_libvirt(message.verb, lambda: node.hypervisor.save_memory(message.uuid, message.snapshot, devices))
+    return node.hypervisor.whereabouts(message.uuid)
+
+
+@handles(DomainLoad)
+def load(node: Node, message: DomainLoad, run: Run) -> DomainWhereabouts:
+    domain = required(node, message.vm, message.uuid)
+    _not_moving(node, message.uuid)
+    if domain.active:
+        call_libvirt(message.verb, lambda: _unless_off(node, message.uuid, node.hypervisor.destroy))
+    call_libvirt(message.verb, lambda: power_on(node.hypervisor, message.uuid, paused=True))
+    devices = _named_disks(node, message)
+    try:
+        node.hypervisor.load_memory(message.uuid, message.snapshot, devices)
+    except CallLost:
+        raise
+    except NodeError as error:
+        # What it has in its memory by now belongs to no disk: it must not run.
+        call_libvirt(message.verb, lambda: _unless_off(node, message.uuid, node.hypervisor.destroy))
+        raise NodeError(
+            "memory_not_loaded", error.info.cause, "Start the VM: its disks are as they were then."
+        ) from None
+    call_libvirt(message.verb, lambda: node.hypervisor.resume(message.uuid))
+    run.wanted = WantedChange(message.vm, running=True)
+    return node.hypervisor.whereabouts(message.uuid)
+
+
+def _named_disks(node: Node, message: DomainSave | DomainLoad) -> list[str]:
+    """As the guest's QEMU has them: ``vda``. Raises ``disks_differ``."""
+    names = node.hypervisor.devices(message.uuid).disk_names
+    if set(names) != set(message.disks):
+        raise NodeError("disks_differ", f"the guest has {len(names)} disks, and {len(message.disks)} were named")
+    return [names[disk] for disk in message.disks]
+
+
 @handles(DomainBackup)
-def backup(node: Node, message: DomainBackup, run: Run) -> DomainWhereabouts:
+def backup(node: Node, message: DomainBackup, run: Run) -> BackedUpDomain:
     domain = node.own_domain(message.vm, message.uuid)
     if domain is not None and domain.active:
         node.hypervisor.end_backup(message.uuid)
     if not message.disks:
-        return node.hypervisor.whereabouts(message.uuid)
+        return BackedUpDomain(**node.hypervisor.whereabouts(message.uuid).model_dump())
     _active(node, message)
     devices, targets = node.hypervisor.devices(message.uuid), {}
     for copied in message.disks:
@@ -280,9 +356,22 @@ def backup(node: Node, message: DomainBackup, run: Run) -> DomainWhereabouts:
         xml = domain_xml.backup_xml(devices.names, targets)
     except ValueError as error:
         raise NodeError("unsupported", str(error), "Choose a pool of files or of volumes on this node.") from None
-    call_libvirt(message.verb, lambda: node.hypervisor.begin_backup(message.uuid, xml))
+    quiesced = _begin_backup(node, message, xml)
     node.hypervisor.await_backup(message.uuid, run.progress, run.cancellation)
-    return node.hypervisor.whereabouts(message.uuid)
+    return BackedUpDomain(**node.hypervisor.whereabouts(message.uuid).model_dump(), quiesced=quiesced)
+
+
+def _begin_backup(node: Node, message: DomainBackup, xml: str) -> bool:
+    """The copy is of the instant at which it begins: only then have the file systems to stand still."""
+    running = node.hypervisor.whereabouts(message.uuid).state == "running"
+    frozen = message.quiesce != "no" and running and _frozen(node, message.uuid)
+    if message.quiesce == "required" and not frozen:
+        raise _silent()
+    try:
+        call_libvirt(message.verb, lambda: node.hypervisor.begin_backup(message.uuid, xml))
+    finally:
+        still = frozen and quiesce.thaw(node.paths.frozen_dir, node.hypervisor, message.uuid)
+    return still
 
 
 @handles(DomainMirror)
@@ -356,7 +445,16 @@ def look(node: Node, message: DomainLook, run: Run) -> DomainWhereabouts:
     return node.hypervisor.whereabouts(message.uuid)
 
 
-_Named = DomainBackup | DomainMirror | DomainPivot | DomainSuspend | DomainResume | DomainReboot | DomainReset
+@handles(DomainRead)
+def read(node: Node, message: DomainRead, run: Run) -> ReadDomain:
+    node.own_domain(message.vm, message.uuid)
+    where, outline = node.hypervisor.whereabouts(message.uuid), node.hypervisor.outline(message.uuid)
+    return ReadDomain(**where.model_dump(), outline=outline)
+
+
+_Named = (
+    DomainBackup | DomainMirror | DomainPivot | DomainReboot | DomainReset | DomainResume | DomainSave | DomainSuspend
+)
 
 
 def required(node: Node, vm: str, uuid: str) -> Domain:

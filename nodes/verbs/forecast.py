@@ -1,6 +1,6 @@
 """What a forecast of a move is made from: the guest's load, and the path to the other node."""
 
-from nodes.contract.messages import DomainLoad, DomainMeasure, PathFacts, PathMeasure, PathOpen, PathPort
+from nodes.contract.messages import DomainMeasure, GuestLoad, PathFacts, PathMeasure, PathOpen, PathPort
 from nodes.network import path
 from nodes.node import Node
 from nodes.verbs import handles
@@ -9,7 +9,7 @@ from nodes.verbs.run import Run
 
 
 @handles(DomainMeasure)
-def measure_domain(node: Node, message: DomainMeasure, run: Run) -> DomainLoad:
+def measure_domain(node: Node, message: DomainMeasure, run: Run) -> GuestLoad:
     required(node, message.vm, message.uuid)
     names = node.hypervisor.devices(message.uuid).disk_names
     return node.hypervisor.load(message.uuid, {disk: names[disk] for disk in message.disks if disk in names})

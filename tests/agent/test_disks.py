@@ -224,3 +224,22 @@ def test_images_are_found_and_our_own_volumes_are_none(agent, panel):
         ("debian.qcow2", "qcow2", 1 << 20)
     ]
     assert [(file.name, file.size_bytes) for file in seen.isos] == [("install.iso", 3)]
+
+
+def test_a_file_that_somebody_left_is_told_of_and_becomes_a_disk(agent, panel):
+    image(agent, "their web.qcow2")
+    panel.done(m.NodeInspect(volumes=True))
+    seen = panel.newest(m.Inventory).volumes.strangers[agent.pool.identity]
+    assert [(one.name, one.format, one.size_bytes) for one in seen] == [("their web.qcow2", "qcow2", 1 << 20)]
+    named = {"pool": agent.pool, "name": "their web.qcow2"}
+    assert panel.done(m.PoolFind(**named)) == {"format": "qcow2", "size_bytes": 1 << 20}
+    taken = {"id": DISK, "format": "qcow2", **named}
+    assert panel.done(m.DiskTake(**taken)) == {"size_bytes": 1 << 20}
+    assert panel.done(look(agent))["ours"]
+    panel.done(m.NodeInspect(volumes=True))
+    assert panel.newest(m.Inventory).volumes.strangers[agent.pool.identity] == ()
+    panel.done(m.DiskGiveBack(**taken))
+    assert not panel.done(look(agent))["exists"]
+    assert code(panel.call(m.PoolFind(pool=agent.pool, name="absent.qcow2"))) == "volume_absent"
+    with pytest.raises(ValueError, match="pattern"):
+        m.PoolFind(pool=agent.pool, name="../shadow.raw")

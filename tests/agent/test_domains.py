@@ -57,6 +57,17 @@ def test_made_so_twice_is_done_twice(verb, defined, panel):
     assert panel.done(verb(**ONE)) == panel.done(verb(**ONE))
 
 
+def test_a_definition_is_read_and_told_of_when_it_changes(defined, panel):
+    outline = panel.done(m.DomainRead(**ONE))["outline"]
+    assert (outline["vcpus"], outline["memory_bytes"], outline["autostart"]) == (1, 1 << 27, False)
+    panel.done(define(vcpus=3))
+    told = panel.next(m.DomainChanged, lambda entry: any(d.outline and d.outline.vcpus == 3 for d in entry.domains))
+    assert told.domains[0].uuid == UUID
+    assert panel.done(m.DomainRead(**ONE))["outline"]["vcpus"] == 3
+    panel.done(m.DomainUndefine(**ONE))
+    assert panel.done(m.DomainRead(**ONE))["outline"] is None
+
+
 def test_defining_again_changes_the_definition(defined, panel):
     panel.done(define(title="now with a title", vcpus=2))
     assert panel.done(m.DomainLook(**ONE))["defined"]

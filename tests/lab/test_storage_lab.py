@@ -147,3 +147,29 @@ def test_a_disk_moves_under_its_guest_between_unlike_storages(storage_lab: Lab):
         for left in api.all("disks/"):
             if left["state"] == "trash":
                 api.do(f"disks/{left['id']}/delete/")
+
+
+def test_a_linked_clone_has_its_sources_content_grows_and_outlives_it(storage_lab: Lab):
+    api, lab = storage_lab.api, storage_lab
+    pools = {row["name"]: row["id"] for row in api.all("pools/")}
+    for pool, node, rests in (("ceph", "n1", True), ("thin", UML_NODE, False)):
+        source = lab.create(f"source-{pool}", node=lab.node_id(node))["id"]
+        lab.wait_console(source, "DISK boots=1 ", 90)
+        api.do(f"vms/{source}/stop/")
+        parent = api.all(f"disks/?vm={source}")[0]["id"]
+        api.do(f"disks/{parent}/move/", {"pool": pools[pool]})
+        twin = api.do(f"vms/{source}/clone/", {"name": f"twin-{pool}", "linked": True})["subject"].removeprefix("vm:")
+        disk = api.all(f"disks/?vm={twin}")[0]
+        assert (disk["pool"], disk["parent"]) == (pools[pool], parent if rests else None)
+        api.do(f"disks/{disk['id']}/resize/", {"size_bytes": 160 * MIB})
+        api.do(f"vms/{twin}/start/")
+        lab.wait_console(twin, "DISK boots=2 sectors=327680", 90)
+        api.do(f"vms/{source}/start/")
+        lab.wait_console(source, "DISK boots=2 sectors=262144", 90)
+        if rests:
+            refused = api.request("POST", f"vms/{source}/delete/", {"disks": True})
+            assert refused.body["refusals"][0]["code"] == "disk_has_clones"
+            api.do(f"disks/{disk['id']}/flatten/")
+        api.do(f"vms/{source}/delete/", {"disks": True})
+        api.do(f"vms/{twin}/reset/")
+        lab.wait_console(twin, "DISK boots=3 ", 90)

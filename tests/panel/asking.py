@@ -61,6 +61,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "language/": {"language": "en"},
     "vms/new/": VM,
     "vms/new/check/": VM,
+    "nodes/{id}/do/declare_dead/": {"confirm": "n2"},
     "vms/{id}/edit/": {"title": "Новая"},
     "vms/{id}/forecast/": {},
     "nodes/new/": NODE,
@@ -97,6 +98,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "backups/{id}/do/restore/": {"name": "again"},
     "schedules/{id}/remove/": {},
     "pools/{id}/edit/": {"name": "renamed", "warning_percent": "90", "exact": "1", "state": "active"},
+    "pools/{id}/do/import/": {"name": "theirs.qcow2", "title": "Архив"},
     "pools/new/": POOL,
     "pools/new/check/": POOL,
     "vms/{id}/do/snapshot/": {"name": "before"},
@@ -190,8 +192,17 @@ def made_ready(request: Request, ids: dict[str, str], scene: Scene) -> tuple[str
     if noun == "jobs" and request.method == "POST":
         make_job_listen(pk, short.split("/")[2])
     if not request.path.startswith(API):
-        body = {name: str(value).format(**ids) for name, value in FORMS.get(short, {}).items()}
+        typed = FORMS[short] if short in FORMS else dict(_as_typed(body or {}))
+        body = {name: str(value).format(**ids) for name, value in typed.items()}
     return request.path.replace("{id}", pk), body
+
+
+def _as_typed(params: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in params.items():
+        if isinstance(value, str):
+            yield name, value
+        elif isinstance(value, dict):
+            yield from ((f"{name}-{key}", line) for key, line in value.items())
 
 
 def make_job_listen(pk: str, word: str) -> None:

@@ -17,14 +17,14 @@ from django.test import override_settings
 from cluster import services
 from cluster.broker import Broker, Unreachable
 from cluster.conductor import Conductor
-from cluster.models import Job, Node, NodeState, ObjectNumber, StreamCursor, Vm
+from cluster.models import Job, Node, NodeState, ObjectNumber, PoolOnNode, StreamCursor, Vm
 from cluster.operations import start
 from cluster.panel_backup import aftermath
 from nodes.contract import messages
 from nodes.contract.errors import ErrorInfo
 from nodes.contract.messages import Cancel, Envelope, Reply
 from nodes.contract.wire import OFFLINE_AFTER_S, commands_queue, events_stream, redis_user, welcome_list
-from tests.panel.engine.scenarios import Scene
+from tests.panel.engine.scenarios import Scene, second_node
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -188,6 +188,21 @@ def test_a_hello_is_answered_past_the_queue_with_what_was_raised_and_placed(
     assert welcome.incarnation == 3
     assert welcome.raises == {"domain:" + scene.running.pk: 7}
     assert set(welcome.placed) == {scene.running.uuid, scene.stopped.uuid}
+
+
+def test_a_node_that_was_declared_dead_is_told_at_its_hello_to_start_nothing_that_is_shut_out(
+    scene: Scene, conductor: Conductor, agent: FakeAgent, server: RedisServer
+) -> None:
+    _there, (_own, both) = second_node(scene)
+    scene.running.disks.filter(position=1).update(pool=both)
+    PoolOnNode.objects.filter(pool=both, node=scene.node).update(fenced=["10.99.0.11"])
+    Node.objects.filter(pk=scene.node.pk).update(self_fencing=True)
+    conductor.refresh_nodes(conductor.run_id)
+    agent.hello(incarnation=3)
+    conductor.turn(block_ms=1)
+    welcome = messages.Welcome.model_validate_json(server.client().lindex(welcome_list(scene.node.pk), 0))
+    assert welcome.placed == (scene.stopped.uuid,)
+    assert welcome.self_fencing_after_s == 60
 
 
 def test_a_silent_node_is_offline_and_its_vms_unknown_and_both_come_back_by_themselves(

@@ -46,11 +46,11 @@ NOT_COUNTED = ("SAVEPOINT", "RELEASE", "ROLLBACK", "BEGIN", "COMMIT", "SELECT pg
 """Each database opens its transactions in its own way."""
 
 MOST = 19
-MORE = {"/backup/": 6, "/migrate/": 21, "/forecast/": 18, "/vms/new/": 2, "/balances/": 6}
+MORE = {"/backup/": 6, "/migrate/": 21, "/forecast/": 18, "/vms/new/": 2, "/balances/": 6, "/restart_elsewhere/": 13}
 """A backup's interfaces are read, and it and its copies are rows; a move, its forecast and a balance ask what
 each node has; who creates a VM chooses among two kinds of groups.
 """
-MAKE_A_VM = re.compile(r"(POST /api/v1/vms/|POST /vms/new/|.*/(clone|restore)/)( dry run| fragment)?")
+MAKE_A_VM = re.compile(r"(POST /api/v1/vms/|POST /vms/new/|.*/(clone|restore|adopt_domain)/)( dry run| fragment)?")
 """Each disk and each interface is made by itself, and none is taken twice; each network's addresses are asked for."""
 
 Row = dict[str, tuple[int, int]]

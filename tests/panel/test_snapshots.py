@@ -54,7 +54,8 @@ def test_snapshots_make_a_tree_and_a_deleted_ones_children_move_up(
 def test_a_guest_that_runs_stands_still_only_for_the_moment(scene: Scene, ask: Callable[..., Any]) -> None:
     ask(f"vms/{scene.running.pk}/snapshot/")
     verbs = [message.verb for message in scene.world.messages]
-    assert verbs == ["domain.suspend", "disk.snapshot", "disk.snapshot", "domain.resume"]
+    still = ["domain.suspend", "disk.snapshot", "disk.snapshot", "domain.resume"]
+    assert verbs == ["domain.freeze", *still, "domain.thaw"]
     scene.world.messages.clear()
     ask(f"vms/{scene.stopped.pk}/snapshot/")
     assert [message.verb for message in scene.world.messages] == ["disk.snapshot", "disk.snapshot"]

@@ -26,6 +26,10 @@ def perform(pool: PoolSpec, keys: Path, call: str, arguments: dict[str, Any]) ->
             driver.delete(*volume, nobody)
         case "rename":
             driver.rename(*volume, arguments["new"], nobody)
+        case "take":
+            driver.take(*volume, arguments["name"], nobody)
+        case "give_back":
+            driver.give_back(*volume, arguments["name"])
         case "resize":
             driver.resize(*volume, disk.size_bytes, leave_to_qemu=False)
         case "clone":

@@ -71,6 +71,10 @@ class Place:
     def foreign_is_there(self, name: str) -> bool:
         raise NotImplementedError
 
+    def make_stranger(self, size_bytes: int = 8 * MIB) -> str:
+        """A whole volume that somebody else made; returns its name in the pool."""
+        raise NotImplementedError
+
     def final(self, disk_id: str = DISK) -> str:
         """The name of a disk's volume in the pool."""
         return disk_id
@@ -119,6 +123,11 @@ class DirectoryPlace(Place):
     def foreign_is_there(self, name: str) -> bool:
         return (self.folder / name).read_text() == "somebody's"
 
+    def make_stranger(self, size_bytes: int = 8 * MIB) -> str:
+        name = f"their web.{self.format}"
+        _output(["qemu-img", "create", "-q", "-f", self.format, str(self.folder / name), str(size_bytes)])
+        return name
+
     def final(self, disk_id: str = DISK) -> str:
         return f"{disk_id}.{self.format}"
 
@@ -150,6 +159,12 @@ class LvmPlace(Place):
         found = _output(["lvs", "--noheadings", "-o", "lv_tags", f"{self.group}/{name}"])
         return found.strip() == "theirs"
 
+    def make_stranger(self, size_bytes: int = 8 * MIB) -> str:
+        where = ["--type", "thin", "--thinpool", self.pool.path.partition("/")[2], "--virtualsize"]
+        where = where if self.pool.kind == "lvmthin" else ["--size"]
+        _output(["lvcreate", "--yes", *where, f"{size_bytes}b", "--name", "their-web", self.group])
+        return "their-web"
+
 
 class RbdPlace(Place):
     ceph: Ceph
@@ -176,6 +191,10 @@ class RbdPlace(Place):
     def foreign_is_there(self, name: str) -> bool:
         used = json.loads(self.ceph.rbd("du", "--format", "json", name))["images"][0]["used_size"]
         return int(used) > 0
+
+    def make_stranger(self, size_bytes: int = 8 * MIB) -> str:
+        self.ceph.rbd("create", "--size", f"{size_bytes // MIB}M", "--image-feature", "layering", "their-web")
+        return "their-web"
 
 
 # --- making them ------------------------------------------------------------------------------------------

@@ -346,7 +346,7 @@ def test_a_volume_with_a_snapshot_is_in_use(on_device: Place) -> None:
 
 POINTS = (
     "disk.marked", "disk.part-made", "disk.filled", "disk.linked", "disk.unlinked", "disk.grown",
-    "disk.snapshots-changed", "disk.revert-noted", "disk.merged", "disk.reverted",
+    "disk.snapshots-changed", "disk.flattened", "disk.revert-noted", "disk.merged", "disk.reverted",
 )  # fmt: skip
 
 

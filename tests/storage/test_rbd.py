@@ -190,3 +190,78 @@ def test_while_the_osds_are_away_a_call_says_so_in_time(rbd: RbdPlace, monkeypat
             assert time.monotonic() - began < 10
     rbd.driver()._forget_connection()  # type: ignore[attr-defined]
     assert rbd.driver().sizes() == {DISK: 8 * MIB}
+
+
+def test_a_linked_clone_under_an_open_client_is_flattened_and_its_source_can_go(rbd: RbdPlace) -> None:
+    rbd.create()
+    rbd.write(7)
+    rbd.driver().link(rbd.disk(OTHER), rbd.volume(), None)
+    with pytest.raises(NodeError, match=r"disk_in_use.*clone"):
+        rbd.driver().delete(DISK, "raw", nobody)
+    other = ["qemu-io", "-f", "raw", rbd.driver()._address(OTHER)]  # type: ignore[attr-defined]
+    with subprocess.Popen(other, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as guest:
+        assert guest.stdin
+        assert guest.stdout
+        guest.stdin.write("write -P 9 1M 4k\n")
+        guest.stdin.flush()
+        while "wrote" not in guest.stdout.readline():
+            pass
+        rbd.driver().flatten(OTHER, "raw")
+        guest.stdin.write("quit\n")
+        guest.stdin.flush()
+    rbd.driver().flatten(OTHER, "raw")
+    rbd.driver().delete(DISK, "raw", nobody)
+    assert rbd.names() == [OTHER]
+    assert rbd.holds(7, OTHER)
+
+
+# --- a node is shut out -------------------------------------------------------------------------------------
+
+AWAY, NODE = "10.99.0.12", "b" * 13
+MAY_LET_IN = 'profile rbd, allow command "osd blocklist" with blocklistop=rm'
+
+
+def shut_out(rbd: RbdPlace) -> set[str]:
+    return {line.split()[0] for line in rbd.ceph.ceph("osd", "blocklist", "ls").splitlines() if ":0/0 " in line}
+
+
+def test_a_node_is_shut_out_by_its_address_until_it_is_let_in_and_twice_is_once(rbd: RbdPlace) -> None:
+    rbd.create()
+    for _ in range(2):
+        rbd.driver().fence(DISK, NODE, [AWAY, "fd00::12"])
+        assert shut_out(rbd) == {"10.99.0.12:0/0", "[fd00::12]:0/0"}
+    with pytest.raises(NodeError) as caught:
+        rbd.driver().unfence(NODE, [AWAY])
+    info = caught.value.info
+    assert (info.code, info.certain, "blocklistop=rm" in info.hint) == ("fence_denied", True, True)
+    rbd.ceph.ceph("auth", "caps", "client.ulei", "mon", MAY_LET_IN, "osd", "profile rbd pool=volumes")
+    rbd.driver().unfence(NODE, [AWAY])
+    assert shut_out(rbd) == {"[fd00::12]:0/0"}
+    rbd.driver().unfence(NODE, [AWAY, "fd00::12"])
+    assert shut_out(rbd) == set()
+
+
+def test_its_own_node_is_never_shut_out(rbd: RbdPlace) -> None:
+    rbd.create()
+    assert rbd.driver().facts().client_address == "127.0.0.1"
+    with pytest.raises(NodeError, match="fences_itself"):
+        rbd.driver().fence(DISK, NODE, ["127.0.0.1"])
+    assert shut_out(rbd) == set()
+
+
+def test_somebody_elsewhere_who_still_has_the_image_open_is_named(
+    rbd: RbdPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DEAD_WATCHER_TIMEOUT_S", 1.0)
+    rbd.create()
+    conf = rbd.ceph.folder / "ceph.conf"
+    bench = ["rbd", "-c", str(conf), "-p", "volumes", "bench", "--io-type", "write", "--io-total", "10G", DISK]
+    with subprocess.Popen(bench, stdout=subprocess.DEVNULL) as writer:
+        try:
+            deadline = time.monotonic() + 30
+            while not rbd.driver().look(DISK, "raw", nobody).used_by and time.monotonic() < deadline:
+                time.sleep(0.1)
+            with pytest.raises(NodeError, match=r"disk_watched.*127\.0\.0\.1:0/"):
+                rbd.driver().fence(DISK, NODE, [AWAY])
+        finally:
+            writer.kill()

@@ -9,10 +9,13 @@ import pytest
 from nodes import boot
 from nodes.agent import Agent
 from nodes.contract.messages import Envelope
+from nodes.contract.specs import PoolPlace
 from nodes.dispatcher import Dispatcher
 from nodes.drain import CallLost, Sampler
 from nodes.hypervisor import Domain
 from nodes.ledger import Answer, Ledger, Wanted, WantedChange
+from nodes.shell import Shell
+from nodes.storage import directory
 from nodes.verbs import HANDLERS
 
 VM, UUID = "v" * 13, "11111111-2222-3333-4444-555555555555"
@@ -112,3 +115,30 @@ def test_a_guest_that_may_run_elsewhere_starts_at_a_boot_only_where_the_panel_pl
     assert started == []
     boot.start_guests(ledger, dispatcher, hypervisor, placed=[UUID])
     assert started == [UUID]
+
+
+def test_a_guest_in_a_folder_that_says_its_node_was_declared_dead_waits_for_the_panel(ledger, monkeypatch, tmp_path):
+    """The folder is shared, which the node does not know: its guest may have been started elsewhere meanwhile."""
+    monkeypatch.setattr(boot, "AGAIN_S", 0.01)
+    node, volume = "n" * 13, tmp_path / "disk.qcow2"
+    folder = directory.DirectoryDriver(PoolPlace(kind="directory", path=str(tmp_path)), Shell(), tmp_path)
+    started = []
+    hypervisor = SimpleNamespace(
+        create=lambda uuid, *, paused: started.append(uuid),
+        find=lambda uuid: Domain(UUID, f"web.{VM}", "shutoff", active=False, defined=True, shut_itself_down=False),
+    )
+    dispatcher = Dispatcher(None, ledger, None, Sampler(lambda holder: True, lambda name: None), 1)
+
+    def boots(placed=None):
+        boot.start_guests(
+            ledger, dispatcher, hypervisor, placed, held_back=lambda uuid: directory.may_be_shut_out(volume, node)
+        )
+        return started
+
+    assert boots() == [], "the folder is not mounted yet"
+    volume.touch()
+    folder.fence("d" * 13, node, ["10.99.0.12"])
+    assert boots() == []
+    assert boots(placed=[]) == []
+    folder.unfence(node, ["10.99.0.12"])
+    assert boots() == [UUID]

@@ -28,11 +28,15 @@ from nodes.contract.specs import (
     MovedDisk,
     NicSpec,
     NodeFacts,
+    Outline,
     Platform,
     PoolFacts,
     PoolOffer,
     PoolSpec,
     RbdSource,
+    SeenDisk,
+    SeenNic,
+    Stranger,
     VolumeSpec,
     VolumesSeen,
 )
@@ -84,6 +88,8 @@ BODIES: dict[str, m.Message] = {
     "disk.rename": m.DiskRename(id="d" * 13, pool=POOL, format="qcow2", new="e" * 13),
     "disk.look": m.DiskLook(id="d" * 13, pool=POOL, format="qcow2"),
     "disk.unused": m.DiskUnused(id="d" * 13, pool=CEPH, format="raw"),
+    "disk.take": m.DiskTake(id="d" * 13, pool=POOL, format="qcow2", name="their web.qcow2"),
+    "disk.give_back": m.DiskGiveBack(id="d" * 13, pool=STRIPED, format="raw", name="their-web"),
     "disk.resize": m.DiskResize(id="d" * 13, pool=THIN, format="raw", size_bytes=2 << 30),
     "disk.clone": m.DiskClone(
         disk=DiskSpec(id="e" * 13, pool=THIN, format="raw", size_bytes=1 << 30),
@@ -91,11 +97,17 @@ BODIES: dict[str, m.Message] = {
         snapshot="s" * 13,
         linked=True,
     ),
+    "disk.flatten": m.DiskFlatten(id="d" * 13, pool=CEPH, format="raw"),
     "disk.snapshot": m.DiskSnapshot(id="d" * 13, pool=STRIPED, format="raw", snapshot="s" * 13, room_bytes=1 << 28),
     "disk.snapshot_delete": m.DiskSnapshotDelete(id="d" * 13, pool=POOL, format="qcow2", snapshot="s" * 13),
     "disk.revert": m.DiskRevert(id="d" * 13, pool=POOL, format="qcow2", snapshot="s" * 13),
+    "disk.fence": m.DiskFence(
+        id="d" * 13, pool=CEPH, format="raw", node="b" * 13, addresses=("10.99.0.12", "fd00::12")
+    ),
     "pool.attach": m.PoolAttach(pool=CEPH, key="c2VjcmV0"),
+    "pool.find": m.PoolFind(pool=CEPH, name="their-web"),
     "pool.detach": m.PoolDetach(id="p" * 13),
+    "pool.unfence": m.PoolUnfence(pool=CEPH, node="b" * 13, addresses=("10.99.0.12",)),
     "file.fetch": m.FileFetch(
         **ONE_FILE,
         url="https://10.99.0.1:8101/api/v1/files/f/",
@@ -144,6 +156,10 @@ BODIES: dict[str, m.Message] = {
     "domain.pivot": m.DomainPivot(
         **ONE_DOMAIN, disk="d" * 13, target=VolumeSpec(id="d" * 13, pool=STRIPED, format="raw")
     ),
+    "domain.freeze": m.DomainFreeze(**ONE_DOMAIN, required=True),
+    "domain.thaw": m.DomainThaw(**ONE_DOMAIN),
+    "domain.save": m.DomainSave(**ONE_DOMAIN, snapshot="s" * 13, disks=("d" * 13, "e" * 13)),
+    "domain.load": m.DomainLoad(**ONE_DOMAIN, snapshot="s" * 13, disks=("d" * 13,)),
     "domain.expect": m.DomainExpect(domain=DOMAIN, source_address="10.99.0.11"),
     "domain.dismiss": m.DomainDismiss(**ONE_DOMAIN),
     "domain.move": m.DomainMove(
@@ -162,11 +178,13 @@ BODIES: dict[str, m.Message] = {
     "domain.keep": m.DomainKeep(**ONE_DOMAIN, paused=True),
     "domain.adopt": m.DomainAdopt(domain=DOMAIN, state="shutoff"),
     "domain.leave": m.DomainLeave(**ONE_DOMAIN),
+    "domain.read": m.DomainRead(**ONE_DOMAIN),
     "domain.look": m.DomainLook(**ONE_DOMAIN),
     "domain.measure": m.DomainMeasure(**ONE_DOMAIN, disks=("d" * 13,)),
     "domain.open_path": m.PathOpen(**ONE_DOMAIN, source_address="10.99.0.11"),
     "domain.measure_path": m.PathMeasure(**ONE_DOMAIN, target="n2", target_address="10.99.0.12", port=49215),
     "node.inspect": m.NodeInspect(),
+    "node.self_fencing": m.NodeSelfFencing(after_s=60),
     "demo.mark": m.DemoMark(id="m" * 13),
     "demo.unmark": m.DemoUnmark(id="m" * 13),
 }
@@ -219,6 +237,28 @@ THIN_FACTS = PoolFacts(
     metadata_percent=1.5,
     problem="command_timeout",
 )
+OUTLINE = Outline(
+    title="Веб",
+    vcpus=2,
+    vcpus_current=1,
+    memory_bytes=1 << 28,
+    memory_current_bytes=1 << 27,
+    autostart=True,
+    persistent=False,
+    disks=(
+        SeenDisk(
+            name="vda",
+            device="disk",
+            id="d" * 13,
+            place=f"{POOL.path}/{'d' * 13}.qcow2",
+            bus="virtio",
+            format="qcow2",
+            boot_order=1,
+            size_bytes=1 << 30,
+        ),
+    ),
+    nics=(SeenNic(mac="52:54:00:00:00:01", bridge="br0", model="virtio", tap="ul" + "n" * 13),),
+)
 OFFER = PoolOffer(
     kind="lvm",
     path="vg0",
@@ -231,13 +271,17 @@ OFFER = PoolOffer(
     most_stripes=2,
 )
 
-LATER: dict[str, m.Message] = {"domain.start-for-now": m.DomainStart(**ONE_DOMAIN, paused=True, for_now=True)}
+LATER: dict[str, m.Message] = {
+    "domain.start-for-now": m.DomainStart(**ONE_DOMAIN, paused=True, for_now=True),
+    "domain.backup-quiesced": m.DomainBackup(**ONE_DOMAIN, quiesce="required"),
+}
 """Fields that a verb got after its first golden file was written."""
 
 OTHERS = {
     "envelope": m.Envelope(**PLACE, verb="demo.mark", phase="do", attempt=1, body={"id": "m" * 13}),
     "cancel": m.Cancel(**PLACE),
     "welcome": m.Welcome(incarnation=3, raises={"domain:" + VM: 5}, placed=(UUID,), pools=(POOL,)),
+    "welcome-of-one-that-fences-itself": m.Welcome(incarnation=3, self_fencing_after_s=60),
     "entry.reply": m.Reply(
         **SEEN, **PLACE, verb="disk.create", phase="undo", attempt=2, outcome="failed", result={}, error=FAILURE
     ),
@@ -282,7 +326,20 @@ OTHERS = {
         isos=(),
         volumes=VolumesSeen(counter=6, sizes={"6f0c": {"d" * 13: 1 << 30}}),
     ),
+    "entry.inventory-strangers": m.Inventory(
+        **SEEN,
+        facts=NODE,
+        checks=(),
+        domains=(),
+        pools=(),
+        images=(),
+        isos=(),
+        volumes=VolumesSeen(
+            counter=6, sizes={}, strangers={"6f0c": (Stranger(name="a.raw", format="raw", size_bytes=512),)}
+        ),
+    ),
     "entry.domains": m.DomainChanged(**SEEN, domains=(SEEN_DOMAIN,)),
+    "entry.domains-outline": m.DomainChanged(**SEEN, domains=(SEEN_DOMAIN.model_copy(update={"outline": OUTLINE}),)),
     "enrol.request": m.EnrolRequest(
         token="t",
         certificate_request_pem="c",

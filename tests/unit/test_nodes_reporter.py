@@ -60,7 +60,7 @@ def test_a_change_while_an_inventory_is_read_is_not_taken_back_by_it(
     config: Any = SimpleNamespace(
         images_dir=tmp_path, isos_dir=tmp_path, keys_dir=tmp_path, pools_file=tmp_path / "pools.json"
     )
-    ledger: Any = SimpleNamespace(counter=1, wanted=list)
+    ledger: Any = SimpleNamespace(counter=1, wanted=list, self_fenced=dict)
     stream: Any = SimpleNamespace(report=told.append)
     facts: Any = SimpleNamespace(read=read)
     surroundings = Surroundings(config, facts, SimpleNamespace())  # type: ignore[arg-type]
@@ -74,7 +74,7 @@ def test_volumes_are_told_of_at_first_and_then_when_they_are_due_or_asked_for(mo
     told: list[Any] = []
     clock = [1000.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
-    ledger: Any = SimpleNamespace(counter=7)
+    ledger: Any = SimpleNamespace(counter=7, self_fenced=dict)
 
     def look(*, volumes: bool) -> module.Seen:
         ledger.counter += 1  # something happens while it is looked
@@ -100,3 +100,15 @@ def test_volumes_are_told_of_at_first_and_then_when_they_are_due_or_asked_for(mo
     assert has_volumes(volumes=True)
     clock[0] += module.VOLUMES_EVERY_S
     assert has_volumes()
+
+
+def test_what_happens_to_a_guest_hides_no_change_of_its_definition() -> None:
+    asked: list[Any] = []
+    hypervisor: Any = SimpleNamespace(facts_of=lambda events: asked.extend(events) or [])
+    ledger: Any = SimpleNamespace(counter=1, wanted=list)
+    stream: Any = SimpleNamespace(report=lambda entry: True)
+    reporter = Reporter(hypervisor, ledger, stream, SimpleNamespace(), 1)  # type: ignore[arg-type]
+    for definition in (False, True, False):
+        reporter._note(LifecycleEvent(UUID, "theirs", definition))
+    reporter._tell_changes()
+    assert [event.definition for event in asked] == [True]

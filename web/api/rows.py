@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster import checks, library, selectors
+from cluster.domain_drift import can_be_held
 from cluster.job_views import job_views
 from cluster.models import (
     FINAL,
@@ -34,9 +35,9 @@ from cluster.models import (
     Vm,
 )
 from cluster.permissions import Actor
-from cluster.pools import offers_of, warnings_of, warnings_on
+from cluster.pools import offers_of, strangers_of, warnings_of, warnings_on
 from cluster.refusals import Refusal
-from cluster.states import trouble_of
+from cluster.states import SEEN, trouble_of
 
 Row = dict[str, Any]
 BALANCING = ("every_minutes", "threshold_points", "hold_minutes", "cooldown_minutes", "most_moves", "copy_disks")
@@ -65,15 +66,30 @@ def vms(actor: Actor, rows: Sequence[Vm]) -> list[Row]:
             "memory_bytes": vm.memory_bytes,
             "os": vm.os,
             "protected": vm.protected,
+            "restart_priority": vm.restart_priority,
             "disks": disks[vm.pk],
             "nics": nics[vm.pk],
             "addresses": addresses[vm.pk],
             "job": jobs.get(f"vm:{vm.pk}"),
+            "drift": [] if actor.is_tenant_side else _drift(vm),
+            "claims": [] if actor.is_tenant_side else _claims(vm),
+            "moved_from": _fabric(actor, vm.moved_from_id),
             "version": vm.version,
             "created": vm.created,
         }
         for vm in rows
     ]
+
+
+def _drift(vm: Vm) -> list[Row]:
+    return [
+        {"field": field, **values, "adoptable": can_be_held(field, values["seen"])}
+        for field, values in vm.drift.items()
+    ]
+
+
+def _claims(vm: Vm) -> list[Row]:
+    return [{"node": node, "state": SEEN[state]} for node, state in (vm.claims or {}).items()]
 
 
 def _vm_disks(actor: Actor, vms: Sequence[str]) -> dict[str, list[Row]]:
@@ -134,6 +150,8 @@ def nodes(actor: Actor, rows: Sequence[Node]) -> list[Row]:
             "state": node.state,
             "maintenance": node.in_maintenance,
             "group": node.group_id,
+            "declared_dead": node.declared_dead,
+            "self_fencing": node.self_fencing,
             "cpus": node.cpus,
             "cpus_allocated": node.cpus_allocated,
             "cpus_limit": node.cpus_limit,
@@ -151,6 +169,7 @@ def nodes(actor: Actor, rows: Sequence[Node]) -> list[Row]:
                 for pool, line in warnings[node.pk]
             ],
             "offers": [_offer(offer) for offer in offers[node.pk]],
+            "strangers": [_stranger(uuid, stranger) for uuid, stranger in node.strangers.items()],
             "agent_version": node.agent_version,
             "simulated": bool(node.facts.get("simulated")),
             "joined": node.joined,
@@ -171,6 +190,20 @@ def node_groups(actor: Actor, rows: Sequence[NodeGroup]) -> list[Row]:
         }
         for group in rows
     ]
+
+
+def _stranger(uuid: str, stranger: Row) -> Row:
+    disk_fields = ("place", "bus", "format", "size_bytes")
+    outline = stranger["outline"] or {"vcpus": None, "memory_bytes": None, "disks": [], "nics": []}
+    return {
+        "uuid": uuid,
+        "name": stranger["name"],
+        "state": SEEN[stranger["state"]],
+        "vcpus": outline["vcpus"],
+        "memory_bytes": outline["memory_bytes"],
+        "disks": [{name: disk[name] for name in disk_fields} for disk in outline["disks"]],
+        "nics": [{name: nic[name] for name in ("mac", "bridge", "model")} for nic in outline["nics"]],
+    }
 
 
 def _offer(offer: Row) -> Row:
@@ -203,6 +236,7 @@ def pools(actor: Actor, rows: Sequence[Pool]) -> list[Row]:
                 {"code": line.code, "level": line.level, "text": checks.in_one_breath(line)}
                 for line in warnings_of(pool)
             ],
+            "strangers": strangers_of(pool),
             "version": pool.version,
         }
         for pool in rows
@@ -298,6 +332,7 @@ def disks(actor: Actor, rows: Sequence[Disk]) -> list[Row]:
             "drift": [
                 {"field": field, "panel": getattr(disk, field), "seen": seen} for field, seen in disk.drift.items()
             ],
+            "parent": disk.parent_id,
             "title": disk.title,
             "tenant": disk.tenant_id,
             "version": disk.version,
@@ -313,7 +348,8 @@ def snapshots(actor: Actor, rows: Sequence[Snapshot]) -> list[Row]:
             "vm": snapshot.vm_id,
             "name": snapshot.name,
             "parent": snapshot.parent_id,
-            "memory": False,
+            "memory": snapshot.memory,
+            "consistency": snapshot.consistency or None,
             "created": snapshot.created,
             "size_bytes": snapshot.size_bytes,
             "state": snapshot.state,
@@ -334,6 +370,7 @@ def backups(actor: Actor, rows: Sequence[Backup]) -> list[Row]:
             "created": backup.created,
             "size_bytes": backup.size_bytes,
             "pool": _fabric(actor, next((disk.pool_id for disk in backup.disks.all()), None)),
+            "consistency": backup.consistency or None,
             "state": backup.state,
             "version": backup.version,
         }

@@ -7,6 +7,7 @@ from rest_framework import serializers as s
 from cluster.models import (
     AffinityPolicy,
     BackupState,
+    Consistency,
     JobState,
     NodeState,
     Pending,
@@ -25,6 +26,11 @@ def _id(**kwargs: Any) -> s.CharField:
 
 def _nullable_id(help_text: str = "") -> s.CharField:
     return s.CharField(allow_null=True, help_text=help_text)
+
+
+def _consistency() -> s.ChoiceField:
+    help_text = "What a guest finds on the disks; null: not known yet, or nobody has noted it."
+    return s.ChoiceField(Consistency.choices, allow_null=True, help_text=help_text)
 
 
 def _bytes(**about: Any) -> s.IntegerField:
@@ -59,6 +65,18 @@ class StateReasonSerializer(s.Serializer[Any]):
     hint = s.CharField(help_text="The way out.")
 
 
+class VmDriftSerializer(s.Serializer[Any]):
+    field = s.CharField()
+    panel = s.JSONField(help_text="Null: it has no such thing.")
+    seen = s.JSONField(help_text="Null: there is no such thing.")
+    adoptable = s.BooleanField(help_text="Whether the panel can take it over as it is seen.")
+
+
+class ClaimSerializer(s.Serializer[Any]):
+    node = _id()
+    state = s.ChoiceField(VmState.choices)
+
+
 class VmSerializer(s.Serializer[Any]):
     id = _id()
     name = s.CharField(help_text="A DNS label, unique in its tenant.")
@@ -75,12 +93,39 @@ class VmSerializer(s.Serializer[Any]):
     memory_bytes = _bytes()
     os = s.CharField(help_text="A code of the OS catalogue, or empty.")
     protected = s.BooleanField(help_text="Refuses to be deleted.")
+    restart_priority = s.IntegerField(help_text="Higher ones are started elsewhere first when their node is dead.")
     disks = VmDiskSerializer(many=True)
     nics = VmNicSerializer(many=True)
     addresses = VmAddressSerializer(many=True)
     job = _nullable_id("The job that is under way about this VM.")
+    drift = VmDriftSerializer(many=True, help_text="What its definition on the node has otherwise; empty for tenants.")
+    claims = ClaimSerializer(many=True, help_text="Other nodes that show the guest too; empty for tenants.")
+    moved_from = _nullable_id("The node from which it was moved by hand, until its definition is written again.")
     version = s.IntegerField(help_text="Grows with each change; an event with a lower one is old.")
     created = s.DateTimeField()
+
+
+class SeenDiskSerializer(s.Serializer[Any]):
+    place = s.CharField()
+    bus = s.CharField()
+    format = s.CharField()
+    size_bytes = s.IntegerField(allow_null=True)
+
+
+class SeenNicSerializer(s.Serializer[Any]):
+    mac = s.CharField()
+    bridge = s.CharField()
+    model = s.CharField()
+
+
+class StrangerSerializer(s.Serializer[Any]):
+    uuid = s.CharField()
+    name = s.CharField()
+    state = s.ChoiceField(VmState.choices)
+    vcpus = s.IntegerField(allow_null=True)
+    memory_bytes = s.IntegerField(allow_null=True)
+    disks = SeenDiskSerializer(many=True)
+    nics = SeenNicSerializer(many=True)
 
 
 class CheckSerializer(s.Serializer[Any]):
@@ -108,6 +153,8 @@ class NodeSerializer(s.Serializer[Any]):
     state = s.ChoiceField(NodeState.choices)
     maintenance = s.BooleanField(help_text="It gets no VM; true also while it is offline.")
     group = _nullable_id()
+    declared_dead = s.DateTimeField(allow_null=True, help_text="Since when; null again when it was taken back.")
+    self_fencing = s.BooleanField(help_text="Without the panel it ends guests whose disks are all in Ceph.")
     cpus = s.IntegerField()
     cpus_allocated = s.IntegerField(help_text="vCPUs of the VMs that are placed there.")
     cpus_limit = s.IntegerField(help_text="How many that may be: cpus times cpu_overcommit.")
@@ -121,6 +168,7 @@ class NodeSerializer(s.Serializer[Any]):
     memory_reserve_bytes = _bytes(help_text="What the host keeps for itself.")
     checks = CheckSerializer(many=True)
     offers = OfferSerializer(many=True, help_text="Of what the node could make a pool, as it said last.")
+    strangers = StrangerSerializer(many=True, help_text="Domains there that are no VMs of this panel.")
     agent_version = s.CharField()
     simulated = s.BooleanField(help_text="It has no hypervisor: libvirt's test driver stands for one.")
     joined = s.DateTimeField(allow_null=True)
@@ -145,6 +193,12 @@ class NodeGroupSerializer(s.Serializer[Any]):
     created = s.DateTimeField()
 
 
+class StrangeVolumeSerializer(s.Serializer[Any]):
+    name = s.CharField()
+    format = s.ChoiceField(["qcow2", "raw"])
+    size_bytes = _bytes()
+
+
 class PoolSerializer(s.Serializer[Any]):
     id = _id()
     name = s.CharField()
@@ -159,6 +213,7 @@ class PoolSerializer(s.Serializer[Any]):
     default_of = s.ListField(child=_id(), help_text="Nodes that put new disks here unless told otherwise.")
     warning_percent = s.IntegerField(min_value=1, max_value=100)
     warnings = CheckSerializer(many=True, help_text="Too full, or out of reach; empty: all in order.")
+    strangers = StrangeVolumeSerializer(many=True, help_text="Volumes that are no disk and could become one (import).")
     version = s.IntegerField()
 
 
@@ -240,6 +295,7 @@ class DiskSerializer(s.Serializer[Any]):
         help_text="What a guest that runs takes part in only when it is off; null: nothing.",
     )
     drift = DriftSerializer(many=True, help_text="What its nodes see otherwise than the panel has it.")
+    parent = _nullable_id("The disk on which this linked clone rests; null: on none.")  # type: ignore[assignment]
     title = s.CharField()
     tenant = _id()
     version = s.IntegerField()
@@ -251,6 +307,7 @@ class SnapshotSerializer(s.Serializer[Any]):
     name = s.CharField()
     parent = _nullable_id("Null for one that rests on no other.")  # type: ignore[assignment]
     memory = s.BooleanField(help_text="Whether the guest's memory is in it.")
+    consistency = _consistency()
     created = s.DateTimeField()
     size_bytes = _bytes()
     state = s.ChoiceField(SnapshotState.choices)
@@ -266,6 +323,7 @@ class BackupSerializer(s.Serializer[Any]):
     created = s.DateTimeField()
     size_bytes = _bytes()
     pool = _nullable_id("Null for tenants.")
+    consistency = _consistency()
     state = s.ChoiceField(BackupState.choices)
     version = s.IntegerField()
 
@@ -507,7 +565,7 @@ class IntendedSerializer(s.Serializer[Any]):
     vm = _id()
     name = s.CharField()
     state = s.ChoiceField(VmState.choices)
-    then = s.ChoiceField(["move", "stop", "start", "leave"])
+    then = s.ChoiceField(["move", "stop", "start", "restart", "leave"])
     node = _nullable_id("To which it would move.")
     node_name = s.CharField(allow_null=True)
     copied_bytes = _bytes(help_text="Of its disks that this node does not see.")

@@ -23,6 +23,7 @@ class VmEdit(bodies.Shape):
     title: Title | None = None
     protected: bool | None = None
     os: Id | None = None
+    restart_priority: Annotated[int, Field(ge=-100, le=100)] | None = None
     group: Id | None = None
     """Null: it goes anywhere."""
     affinity_groups: Annotated[list[Id], Field(max_length=affinity.MOST_OF_A_VM)] = []

@@ -10,10 +10,13 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from cluster import selectors
+from cluster.domain_drift import lines_of
 from cluster.models import Backup, Disk, IsoCopy, Node, NodeState, Pool, PoolOnNode, Vm, VmState
 from cluster.operations.disk_image import can_generalise, node_of
 from cluster.operations.image_distribute import nodes_without
+from cluster.operations.vm_snapshot import VmSnapshot, disks_of, hardware_of
 from cluster.permissions import Actor
+from cluster.pools import strangers_of
 from cluster.refusals import Refusal, Refused
 from nodes.contract.sizes import parse_size
 from nodes.contract.specs import MOST_NAME_BYTES, DiskBus, DiskCache, DiskFormat
@@ -83,7 +86,14 @@ def _resize(actor: Actor, disk: Disk) -> list[Field]:
     hint = _("It has %(size)s now. A disk can only grow.") % {"size": size(disk.size_bytes)}
     shown = str(size(disk.size_bytes))
     quote = reverse("disk-size", args=[disk.pk])
-    return [_size(value=shown, presumed=disk.size_bytes, hint=hint, quote=quote)]
+    hinders = disk.pool is not None and disk.pool.facts.get("snapshots_take_room")
+    first = [] if hinders else _first(actor)
+    return [_size(value=shown, presumed=disk.size_bytes, hint=hint, quote=quote), *first]
+
+
+def _first(actor: Actor) -> list[Field]:
+    able = actor.may(VmSnapshot.code)
+    return [Field("snapshot_first", _("Take a snapshot of the VM first"), "check")] if able else []
 
 
 def _size(**more: Any) -> Field:
@@ -95,14 +105,33 @@ def _bus() -> Field:
 
 
 def _snapshot(actor: Actor, vm: Vm) -> list[Field]:
-    return [Field("name", _("Name"), placeholder=_("the present time"))]
+    hint = _(
+        "Of a guest that runs and whose disks are all qcow2 files. It goes on from there as if nothing had happened."
+    )
+    memory = Field("memory", _("Keep the guest's memory, too"), "check", hint=hint)
+    return [Field("name", _("Name"), placeholder=_("the present time")), _quiesce(), memory]
+
+
+def _quiesce() -> Field:
+    ways = [
+        ("auto", _("where the agent inside the guest answers")),
+        ("required", _("yes, or no copy at all")),
+        ("no", _("no: as after a power failure")),
+    ]
+    return Field("quiesce", _("Let its file systems stand still"), "select", value="auto", choices=ways)
 
 
 def _revert(actor: Actor, snapshot: Any) -> list[Field]:
-    if snapshot.vm.state not in (VmState.RUNNING, VmState.PAUSED):
-        return []
-    label = _("Stop %(name)s by force: it runs") % {"name": snapshot.vm.name}
-    return [Field("stop", label, "check", presumed=True, required=True)]
+    fields = []
+    if snapshot.vm.state in (VmState.RUNNING, VmState.PAUSED):
+        label = _("Stop %(name)s by force: it runs") % {"name": snapshot.vm.name}
+        fields.append(Field("stop", label, "check", presumed=True, required=True))
+    if snapshot.memory:
+        hint = _("Otherwise only the disks go back, and the VM is off.")
+        same = hardware_of(snapshot.vm) == snapshot.hardware
+        words = _("Let the guest go on from its memory of then")
+        fields.append(Field("memory", words, "check", value="1" if same else "", presumed=same, hint=hint))
+    return [*fields, *_first(actor)]
 
 
 def _attach(actor: Actor, disk: Disk) -> list[Field]:
@@ -183,7 +212,8 @@ def _change(actor: Actor, disk: Disk) -> list[Field]:
 
 
 def _backup(actor: Actor, vm: Vm) -> list[Field]:
-    return [*pools_of(actor, vm), Field("title", _("Title"), placeholder=_("the VM's name and the time"))]
+    title = Field("title", _("Title"), placeholder=_("the VM's name and the time"))
+    return [*pools_of(actor, vm), title, _quiesce()]
 
 
 def pools_of(actor: Actor, vm: Vm) -> list[Field]:
@@ -201,6 +231,17 @@ def _pools(pools: Iterable[Pool]) -> list[tuple[str, str]]:
 def _restore(actor: Actor, thing: Backup | Vm) -> list[Field]:
     name = Field("name", _("Name"), presumed="copy-" + thing.pk, required=True, hint=_("Of the new VM."))
     return [name, Field("start", _("Start it at once"), "check")]
+
+
+def _clone(actor: Actor, vm: Vm) -> list[Field]:
+    disks = disks_of(vm)
+    if not disks or any(disk.pool is None or "linked" not in disk.pool.facts.get("clones", ()) for disk in disks):
+        return _restore(actor, vm)
+    rests = any(disk.pool and disk.pool.facts.get("clones_rest") for disk in disks)
+    hint = _("Made at once, and takes room only for what is written from then on.")
+    if rests:
+        hint += " " + _("This VM's disks cannot be deleted until the clone is deleted or made independent.")
+    return [*_restore(actor, vm), Field("linked", _("Linked clone: share the content"), "check", hint=hint)]
 
 
 def _distribute(actor: Actor, file: Any) -> list[Field]:
@@ -252,6 +293,26 @@ def _migrate(actor: Actor, vm: Vm) -> list[Field]:
 def _maintenance(actor: Actor, node: Node) -> list[Field]:
     label = _("Put no VMs on %(name)s") % {"name": node.name}
     return [Field("on", label, "check", value="" if node.in_maintenance else "1", presumed=not node.in_maintenance)]
+
+
+def _self_fencing(actor: Actor, node: Node) -> list[Field]:
+    label = _("%(name)s ends such guests itself when it does not hear the panel") % {"name": node.name}
+    return [Field("on", label, "check", value="" if node.self_fencing else "1", presumed=not node.self_fencing)]
+
+
+def _powered_off(name: str) -> Field:
+    label = _("I have seen that the power of %(name)s is off") % {"name": name}
+    words = _("Only then are VMs started whose storage cannot shut the node out, such as a shared folder.")
+    return Field("powered_off", label, "check", presumed=False, hint=words)
+
+
+def _declare_dead(actor: Actor, node: Node) -> list[Field]:
+    label = _("Type the name of the node: %(name)s") % {"name": node.name}
+    return [Field("confirm", label, presumed=node.name, required=True), _powered_off(node.name)]
+
+
+def _restart_elsewhere(actor: Actor, vm: Vm) -> list[Field]:
+    return [_powered_off(vm.node.name)]
 
 
 def _moves(actor: Actor, node: Node) -> list[Field]:
@@ -321,15 +382,64 @@ def _os(otherwise: str) -> Field:
     return Field("os", _("OS type and version"), "select", choices=[("", otherwise), *systems])
 
 
+def _adopt(actor: Actor, vm: Vm) -> list[Field]:
+    lines = lines_of(vm)
+    choices = [(line.field, f"{line.what}: {line.seen}") for line in lines if line.adoptable]
+    if len(choices) == len(lines):
+        choices.insert(0, ("", _("all of it")))
+    return [Field("field", _("What"), "select", presumed=choices[0][0] or None if choices else None, choices=choices)]
+
+
+def _adopt_domain(actor: Actor, node: Node) -> list[Field]:
+    found = sorted(node.strangers.items(), key=lambda item: str(item[1]["name"]))
+    choices = [(uuid, stranger["name"]) for uuid, stranger in found]
+    domain = Field("uuid", _("Domain"), "select", presumed=choices[0][0] if choices else None, choices=choices)
+    tenants = [(tenant.pk, tenant.title or tenant.name) for tenant in selectors.tenants(actor).order_by("name")]
+    tenant = Field("tenant", _("Tenant"), "select", choices=[("", _("the built-in one")), *tenants[:MOST_CHOICES]])
+    networks = list(selectors.networks(actor).order_by("name"))
+    nics = [nic for _uuid, stranger in found for nic in (stranger["outline"] or {}).get("nics", ())]
+    own = ("", _("the one on its bridge"))
+    return [
+        replace(domain, required=True),
+        tenant,
+        *(
+            Field(
+                "networks",
+                _("Network of the interface %(mac)s") % {"mac": nic["mac"]},
+                "select",
+                key=nic["mac"],
+                more=True,
+                choices=[own, *((net.pk, net.name) for net in networks if net.bridge == nic["bridge"])],
+            )
+            for nic in nics
+        ),
+    ]
+
+
+def _import(actor: Actor, pool: Pool) -> list[Field]:
+    words = _("%(name)s, %(size)s")
+    found = [(each["name"], words % {**each, "size": size(each["size_bytes"])}) for each in strangers_of(pool)]
+    some = found[0][0] if found else "volume"
+    if found:
+        name = Field("name", _("Volume"), "select", value=some, presumed=some, required=True, choices=found)
+    else:
+        hint = _("None was seen there yet. The node looks every ten minutes, and when it is checked.")
+        name = Field("name", _("Volume"), presumed=some, required=True, hint=hint, longest=MOST_NAME_BYTES)
+    return [name, Field("title", _("Title"), placeholder=_("the name of the volume"))]
+
+
 FIELDS: dict[str, Callable[[Actor, Any], list[Field]]] = {
     "disk.create": _disk,
     "disk.image": _image,
+    "disk.import": _import,
     "disk.change": _change,
     "disk.resize": _resize,
     "disk.move": _move,
     "disk.attach": _attach,
+    "vm.adopt": _adopt,
+    "node.adopt_domain": _adopt_domain,
     "vm.iso": _iso,
-    "vm.clone": _restore,
+    "vm.clone": _clone,
     "vm.backup": _backup,
     "vm.snapshot": _snapshot,
     "vm.migrate": _migrate,
@@ -337,6 +447,9 @@ FIELDS: dict[str, Callable[[Actor, Any], list[Field]]] = {
     "node.evacuate": _evacuate,
     "node.put_back": _moves,
     "balance.undo": _moves,
+    "node.self_fencing": _self_fencing,
+    "node.declare_dead": _declare_dead,
+    "vm.restart_elsewhere": _restart_elsewhere,
     "backup.restore": _restore,
     "snapshot.revert": _revert,
     "image.distribute": _distribute,
@@ -350,6 +463,14 @@ FIELDS: dict[str, Callable[[Actor, Any], list[Field]]] = {
 def fields_of(code: str, actor: Actor, target: Any) -> list[Field]:
     fields = FIELDS.get(code)
     return fields(actor, target) if fields else []
+
+
+def said_before(field: Field, asked: Mapping[str, str]) -> Field:
+    """A link to the dialog may choose in it what its page is about."""
+    chosen = asked.get(field.name, "")
+    if not chosen or chosen not in [value for value, _word in field.choices]:
+        return field
+    return replace(field, value=chosen, presumed=chosen)
 
 
 def read(fields: Iterable[Field], typed: Mapping[str, str]) -> dict[str, Any]:

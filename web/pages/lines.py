@@ -19,22 +19,27 @@ ORDER = (
     "stop",
     "reset",
     "migrate",
+    "restart_elsewhere",
     "clone",
     "snapshot",
     "backup",
     "restore",
     "revert",
     "adopt",
+    "flatten",
     "resize",
     "move",
     "change",
     "attach",
     "detach",
     "image",
+    "import",
     "distribute",
     "delete",
 )
 """How people look for actions: by use, the dangerous last. Others follow as they are registered."""
+RARE = ("declare_dead", "take_back", "restart_elsewhere")
+"""Shown only where they come into question."""
 AT_HAND = ("start", "shutdown", "reboot")
 """Always in the same place in a list; all others are in the menu, which is fetched when it is opened."""
 
@@ -97,6 +102,8 @@ def actions_of(actor: Actor, target: Any, noun: str = "vms", codes: Collection[s
     """The one list of actions, or those of ``codes`` in it, with what a button needs."""
     rows = []
     for row in selectors.allowed_actions(actor, target, noun, codes):
+        if row["code"] in RARE and not row["allowed"]:
+            continue
         operation = next(o for o in Operation.registry.values() if (o.noun, o.name()) == (noun, row["code"]))
         if not operation.button:
             continue
@@ -146,6 +153,7 @@ def snapshot_lines(actor: Actor, vm: Vm) -> list[SnapshotLine]:
 WITH_VM = ("resize", "move", "change", "detach", "image")
 LOOSE = ("move", "change", "attach", "image", "delete")
 DRIFTED = ("adopt",)
+LINKED = ("flatten",)
 
 
 @dataclass(frozen=True)
@@ -163,7 +171,7 @@ def disk_lines(actor: Actor, disks: Iterable[Disk]) -> list[DiskLine]:
 
 
 def _codes(disk: Disk) -> tuple[str, ...]:
-    return (*(DRIFTED if disk.drift else ()), *(WITH_VM if disk.vm_id else LOOSE))
+    return (*(DRIFTED if disk.drift else ()), *(LINKED if disk.parent_id else ()), *(WITH_VM if disk.vm_id else LOOSE))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Nodes: the list, one card with its checks, and the command that adds one."""
 
+from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -15,6 +16,7 @@ from cluster.models import Node
 from cluster.permissions import Actor
 from cluster.pools import warnings_of
 from cluster.refusals import BadShape, NotKnown, Refused
+from cluster.states import SEEN
 
 from .dialogs import answer
 from .http import PageRequest, page, show
@@ -24,6 +26,16 @@ from .sizes import typed_size
 from .vm_form import shape_of
 
 MOST_VMS, LAST_JOBS = 50, 6
+ACTIONS = {
+    "inspect",
+    "maintenance",
+    "evacuate",
+    "put_back",
+    "self_fencing",
+    "declare_dead",
+    "take_back",
+    "remove",
+}
 
 
 def _see(actor: Actor) -> None:
@@ -59,16 +71,25 @@ def _card(request: PageRequest, node: Node) -> dict[str, Any]:
     vms = list(selectors.vms(actor).filter(node=node).order_by("name")[: MOST_VMS + 1])
     jobs = selectors.jobs(actor).filter(subject=f"node:{node.pk}").order_by("-created", "-pk")[:LAST_JOBS]
     pools = selectors.pools(actor).prefetch_related(None).filter(nodes=node)
+    claimed = selectors.vms(actor).filter(claims__isnull=False).select_related("node").order_by("name")
     return _state(node) | {
         "facts": node.facts,
-        "actions": actions_of(actor, node, "nodes", {"inspect", "remove", "maintenance", "evacuate", "put_back"}),
+        "actions": actions_of(actor, node, "nodes", ACTIONS),
         "job": running_jobs(actor, [f"node:{node.pk}"]).get(f"node:{node.pk}"),
+        "strangers": list(_strangers(node)),
+        "adopt": next(iter(actions_of(actor, node, "nodes", {"adopt_domain"}))) if node.strangers else None,
+        "claimed": [vm for vm in claimed.only("name", "claims", "node__name") if node.pk in (vm.claims or {})],
         "vms": vms[:MOST_VMS],
         "more_vms": len(vms) > MOST_VMS,
         "pools": [(pool, warnings_of(pool)) for pool in pools.order_by("name")],
         "jobs": job_lines(jobs),
         "groups": list(selectors.node_groups(actor).prefetch_related(None).order_by("name")),
     }
+
+
+def _strangers(node: Node) -> Iterator[dict[str, Any]]:
+    for uuid, stranger in sorted(node.strangers.items(), key=lambda item: str(item[1]["name"])):
+        yield {"uuid": uuid, "vm_state": SEEN[stranger["state"]].value, **stranger}
 
 
 def _state(node: Node) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from cluster.refusals import BadShape, Refused
 from cluster.saga.steps import Operation, Plan
 
 from .answers import reasons_of, told
-from .fields import Field, fields_of, read
+from .fields import Field, fields_of, read, said_before
 from .http import PageRequest, is_fragment, page
 from .sizes import said_of_all
 
@@ -31,7 +31,7 @@ def operate(request: PageRequest, noun: str, pk: str, name: str) -> HttpResponse
     home, about = _belongs_to(noun, pk, asked)
     if request.method != "POST":
         target: Any = selectors.get(selectors.IN_FULL[noun](request.actor), pk)
-        fields = fields_of(operation.code, request.actor, target)
+        fields = [said_before(field, request.GET) for field in fields_of(operation.code, request.actor, target)]
         params = PARAMS.get(operation.code, {}) | _presumed(fields)
         plan = operations.dry_run(request.actor, operation.code, params, pk)
         return _dialog(request, operation, target, fields, plan, home)

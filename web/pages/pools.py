@@ -4,15 +4,16 @@ import re
 from typing import Any
 
 from django.contrib import messages
+from django.db.models import Count
 from django.http import HttpResponse
 from django.shortcuts import redirect
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
 from cluster import drift, selectors, services
-from cluster.models import Node, Pool, PoolState
+from cluster.models import Image, Node, Pool, PoolState
 from cluster.permissions import Actor
-from cluster.pools import fills_of, warnings_of
+from cluster.pools import fills_of, strangers_of, warnings_of
 from cluster.refusals import BadShape, NotKnown, Refused
 
 from .answers import reasons_of, told
@@ -59,6 +60,7 @@ def pool_card(request: PageRequest, pk: str) -> HttpResponse:
     context = _line(pool) | {
         "drifted": drifted[:MOST_DRIFTED],
         "drifted_count": len(drifted),
+        "strangers": _strangers(pool),
         "places": [(place.node, place.node_id in defaults) for place in pool.places.all()],
         "is_default": bool(defaults),
         "actions": actions_of(actor, pool, "pools"),
@@ -67,6 +69,16 @@ def pool_card(request: PageRequest, pk: str) -> HttpResponse:
         "jobs": job_lines(jobs),
     }
     return show(request, "pools/card.html", context)
+
+
+def _strangers(pool: Pool) -> list[dict[str, Any]]:
+    """With ``image``: in a node's folder of images each file is one, too; without those that disks rest on."""
+    strangers = strangers_of(pool)
+    if pool.attached or not strangers:
+        return strangers
+    images = Image.objects.filter(name__in=[each["name"] for each in strangers], copies__node__pool_places__pool=pool)
+    used = dict(images.annotate(disks_count=Count("disks", distinct=True)).values_list("name", "disks_count"))
+    return [{**each, "image": each["name"] in used} for each in strangers if not used.get(each["name"])]
 
 
 @page

@@ -1,14 +1,20 @@
 """The list of VMs, one row of it, and the card of one VM."""
 
+import re
+from typing import Any
+
+from django.contrib import messages
 from django.db.models import Q, QuerySet
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
 from cluster import selectors, services
-from cluster.models import Nic, Vm, VmState
+from cluster.domain_drift import lines_of
+from cluster.models import Nic, Node, Vm, VmState
 from cluster.permissions import Actor
-from cluster.states import trouble_of
+from cluster.states import SEEN, trouble_of
 
 from .answers import told
 from .http import PageRequest, is_fragment, page, show
@@ -16,7 +22,10 @@ from .lines import VmLine, actions_of, backup_lines, disk_lines, job_lines, runn
 from .paging import page_of
 
 LAST_JOBS = 8
+WITH_THEIR_THINGS = ("snapshot", "iso", "backup", "adopt", "reapply")
+"""Actions of a VM that stand where their things are shown."""
 LAST_BACKUPS = 5
+PRIORITY = re.compile(r"-?(100|[0-9]{1,2})")
 
 
 @page
@@ -87,18 +96,49 @@ def vm_card(request: PageRequest, pk: str) -> HttpResponse:
         "trouble": trouble.said() if (trouble := trouble_of(vm)) else None,
         "resume": line.action("resume"),
         "affinity_groups": list(vm.affinity_groups.order_by("name")),
+        "elsewhere": WITH_THEIR_THINGS,
+        **_behind_our_back(request.actor, line),
     }
     return show(request, "vms/card.html", context)
+
+
+def _behind_our_back(actor: Actor, line: VmLine) -> dict[str, Any]:
+    """What nodes show otherwise; a tenant does not know of nodes."""
+    vm = line.vm
+    if actor.is_tenant_side:
+        return {"reapply": None}
+    claims = vm.claims or {}
+    nodes = Node.objects.only("name").filter(pk__in=claims).order_by("name") if claims else ()
+    return {
+        "drift": lines_of(vm),
+        "claims": [{"node": node, "word": SEEN[claims[node.pk]].label} for node in nodes],
+        "moved_from": vm.moved_from,
+        "adopt": line.action("adopt"),
+        "reapply": line.action("reapply"),
+    }
 
 
 @page
 @require_POST
 def vm_edit(request: PageRequest, pk: str) -> HttpResponse:
-    """Title and protection: what no node needs to hear of."""
+    """Title, protection and priority: what no node needs to hear of."""
     vm = selectors.get(selectors.vms(request.actor), pk)
     title = request.POST.get("title")
     protected = {"1": True, "0": False}.get(request.POST.get("protected", ""))
-    services.vm_edit(request.actor, vm, title=None if title is None else title.strip()[:200], protected=protected)
+    priority = request.POST.get("restart_priority", "").strip()
+    if priority and not PRIORITY.fullmatch(priority):
+        words = _("The priority is a whole number from -100 to 100.")
+        if is_fragment(request):
+            return told(words, level="error")
+        messages.error(request, words)
+        return redirect("vm", pk)
+    services.vm_edit(
+        request.actor,
+        vm,
+        title=None if title is None else title.strip()[:200],
+        protected=protected,
+        restart_priority=int(priority) if priority else None,
+    )
     if is_fragment(request):
         return told(refresh=f"vm:{pk}")
     return redirect("vm", pk)

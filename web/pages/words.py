@@ -12,6 +12,8 @@ def word_of_action(action: str) -> str:
     """A journal line's action for people; one that is not known here is shown by its code."""
     return {
         "vm.edit": _("Change a VM"),
+        "vm.moved_by_hand": _("A VM was moved by hand"),
+        "vm.restart_priority": _("Change the priority of a VM"),
         "node.add": _("Add a node"),
         "node.token": _("New join command"),
         "node.enrol": _("A node joined"),

@@ -2,8 +2,9 @@ import json
 from typing import Any
 
 from django.core.management.base import BaseCommand
+from django.db.models import Count
 
-from cluster.models import FINAL, Disk, Job, Lock, Node, ObjectNumber, RaisedNumber, Vm
+from cluster.models import FINAL, Disk, Job, Lock, Node, ObjectNumber, Pool, RaisedNumber, Vm
 from cluster.saga import dispatch
 from nodes.contract.wire import redis_user
 
@@ -46,6 +47,7 @@ class Command(BaseCommand):
             "locks": [{"name": lock.name, "job": lock.job_id, "held": lock.held} for lock in Lock.objects.all()],
             "numbers": numbers,
             "raised": raised,
+            "shared_pools": [p.pk for p in Pool.objects.annotate(on=Count("places")).filter(on__gt=1)],
             "redis_users": [redis_user(n.pk) for n in nodes if n.redis_password_sha256],
         }
         self.stdout.write(json.dumps(answer, indent=1))

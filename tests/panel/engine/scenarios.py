@@ -4,7 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cluster import placement
+from django.db.models import F
+from django.utils import timezone
+
+from cluster import domain_drift, placement
 from cluster.domain_specs import domain_spec
 from cluster.models import (
     AddressRange,
@@ -16,6 +19,7 @@ from cluster.models import (
     ImageCopy,
     Iso,
     IsoCopy,
+    LeftGuest,
     Lock,
     Network,
     Nic,
@@ -159,6 +163,13 @@ def loose_disk(scene: Scene) -> str:
     return disk.pk
 
 
+def linked_clone(scene: Scene) -> str:
+    """Of a disk of the VM that is off."""
+    pk = loose_disk(scene)
+    Disk.objects.filter(pk=pk).update(parent=scene.stopped.disks.all()[0])
+    return pk
+
+
 def second_pool(scene: Scene, **facts: Any) -> Pool:
     """A volume group of the node, of 4 MiB extents."""
     pool = Pool.objects.create(
@@ -278,6 +289,42 @@ def moving(scene: Scene) -> tuple[str, dict[str, Any]]:
     return vm.pk, {}
 
 
+def on_dead_node(scene: Scene) -> tuple[str, dict[str, Any]]:
+    """A VM with all of its disks in a pool that can shut its node out, which an administrator has declared dead."""
+    moving(scene)
+    there, both = Node.objects.get(name="n2"), Pool.objects.get(name="both")
+    Pool.objects.filter(pk=both.pk).update(facts={**both.facts, "fences": True})
+    scene.running.disks.update(pool=both)
+    Vm.objects.filter(pk=scene.running.pk).update(state="unknown", known_state="running")
+    declared = timezone.now()
+    Node.objects.filter(pk=there.pk).update(state="offline", in_maintenance=True, declared_dead=declared)
+    return scene.running.pk, {}
+
+
+def _silent_node(scene: Scene) -> tuple[str, dict[str, Any]]:
+    there = second_node(scene)[0]
+    Node.objects.filter(pk=there.pk).update(state="offline")
+    return there.pk, {"confirm": "n2"}
+
+
+def returned(scene: Scene) -> tuple[str, dict[str, Any]]:
+    """A node that still runs what was started elsewhere meanwhile."""
+    there, (_own, both) = second_node(scene)
+    vm = scene.running
+    vm.disks.update(pool=both)
+    for at, name in list(scene.world.objects):
+        mine = [vm.pk, *vm.disks.values_list("pk", flat=True), *vm.nics.values_list("pk", flat=True)]
+        if any(pk in name for pk in mine):
+            scene.world.objects[there.pk, name] = scene.world.objects[at, name]
+    nics = {nic.pk: "br0" for nic in vm.nics.all()}
+    LeftGuest.objects.create(node=scene.node, vm=vm.pk, uuid=vm.uuid, nics=nics)
+    Vm.objects.filter(pk=vm.pk).update(node=there)
+    PoolOnNode.objects.filter(node=scene.node, pool=both).update(fenced=["10.99.0.11"])
+    closed = {"in_maintenance": True, "declared_dead": timezone.now()}
+    Node.objects.filter(pk=scene.node.pk).update(state="maintenance", **closed)
+    return scene.node.pk, {}
+
+
 def _closed(scene: Scene) -> tuple[str, dict[str, Any]]:
     Node.objects.filter(pk=scene.node.pk).update(in_maintenance=True, state="maintenance")
     return scene.node.pk, {}
@@ -346,6 +393,38 @@ def _grown_by_hand(scene: Scene) -> tuple[str, dict[str, Any]]:
     return disk.pk, {}
 
 
+def changed_by_hand(scene: Scene, vm: Vm, **changes: Any) -> str:
+    """Its definition on the node says otherwise, and the panel has noted that."""
+    here = domain_drift.expected([vm.pk])[vm.pk]
+    seen = here.model_copy(update=changes)
+    Vm.objects.filter(pk=vm.pk).update(drift=domain_drift.differences(here, seen))
+    scene.world.outlines[vm.node_id, "domain:" + vm.pk] = seen.model_dump(mode="json")
+    return vm.pk
+
+
+def stranger(scene: Scene) -> tuple[str, dict[str, Any]]:
+    """The VM that runs has no row any more: the panel was put back from a backup that is older than it."""
+    vm = scene.running
+    networks = dict(vm.nics.values_list("mac", "network"))
+    outline = domain_drift.expected([vm.pk])[vm.pk].model_dump(mode="json")
+    shown = {"name": vm.domain_name, "state": "running", "vm": vm.pk, "outline": outline}
+    Node.objects.filter(pk=scene.node.pk).update(
+        strangers={vm.uuid: shown}, memory_allocated_bytes=F("memory_allocated_bytes") - vm.memory_bytes
+    )
+    scene.world.outlines[scene.node.pk, "domain:" + vm.pk] = outline
+    Vm.objects.filter(pk=vm.pk).update(snapshot=None)
+    Disk.objects.filter(vm=vm).delete()
+    Vm.objects.filter(pk=vm.pk).delete()
+    return scene.node.pk, {"uuid": vm.uuid, "networks": networks}
+
+
+def _strange_volume(scene: Scene) -> tuple[str, dict[str, Any]]:
+    strangers = [{"name": "theirs.qcow2", "format": "qcow2", "size_bytes": GIB}]
+    PoolOnNode.objects.filter(pool=scene.pool).update(strangers=strangers)
+    scene.world.objects[scene.node.pk, "volume:theirs.qcow2"] = "disk"
+    return scene.pool.pk, {"name": "theirs.qcow2"}
+
+
 SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "vm.create": _create,
     "vm.start": lambda s: (s.stopped.pk, {}),
@@ -359,6 +438,8 @@ SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "vm.forecast": moving,
     "balance.apply": uneven,
     "balance.undo": lambda s: (balanced(s).pk, {}),
+    "vm.reapply": lambda s: (changed_by_hand(s, s.running, vcpus=2), {}),
+    "vm.adopt": lambda s: (changed_by_hand(s, s.running, vcpus=2, vcpus_current=2), {}),
     "vm.delete": _deleted_with_snapshot,
     "vm.snapshot": lambda s: (s.running.pk, {"name": "before"}),
     "snapshot.delete": lambda s: (_snapshot(s, s.running), {}),
@@ -378,6 +459,8 @@ SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     ),
     "disk.move": lambda s: (s.running.disks.get(position=1).pk, {"pool": second_pool(s).pk}),
     "disk.adopt": _grown_by_hand,
+    "disk.flatten": lambda s: (linked_clone(s), {}),
+    "disk.import": _strange_volume,
     "disk.resize": lambda s: (s.running.disks.all()[0].pk, {"size_bytes": 2 * GIB}),
     "pool.add": lambda s: (None, {"name": "fast", "kind": "lvm", "nodes": [s.node.pk], "path": "vg0"}),
     "pool.remove": _attached_pool,
@@ -386,8 +469,13 @@ SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "iso.distribute": _stored_iso,
     "iso.delete": _copied_iso,
     "node.maintenance": lambda s: (s.node.pk, {}),
+    "node.adopt_domain": stranger,
     "node.evacuate": lambda s: (second_node(s)[0].pk, {}),
     "node.put_back": _closed,
+    "node.declare_dead": _silent_node,
+    "node.take_back": returned,
+    "node.self_fencing": lambda s: (s.node.pk, {}),
+    "vm.restart_elsewhere": on_dead_node,
     "image.download": lambda s: (None, {"url": "https://example.org/new.qcow2"}),
     "iso.download": lambda s: (None, {"url": "http://example.org/a?b", "name": "new.iso", "node": s.node.pk}),
     "disk.image": lambda s: (disk_of_able_node(s), {"name": "new"}),

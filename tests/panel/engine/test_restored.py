@@ -17,7 +17,8 @@ from tests.panel.engine.world import Executor, Fault
 pytestmark = pytest.mark.django_db
 
 # What is asked of a node as a whole sends nothing itself.
-SENDING = sorted(SCENARIOS.keys() - {"node.remove", "node.maintenance", "node.evacuate", "node.put_back"} - OF_CHILDREN)
+ON_THE_PANEL_ALONE = {"node.remove", "node.maintenance", "node.evacuate", "node.put_back", "node.declare_dead"}
+SENDING = sorted(SCENARIOS.keys() - ON_THE_PANEL_ALONE - OF_CHILDREN)
 THEN = datetime(2026, 11, 20, 2, 0, tzinfo=UTC)
 
 

@@ -31,6 +31,8 @@ class World:
     objects: dict[tuple[str, str], str] = field(default_factory=dict)
     ledger: dict[tuple[str, str], int] = field(default_factory=dict)
     messages: list[Envelope] = field(default_factory=list)
+    outlines: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    """What definitions say beside that, where a test looks at it."""
     counter: int = 0
 
     def effect(self, node: str, message: Message) -> dict[str, Any]:
@@ -41,6 +43,18 @@ class World:
             case "domain.backup":
                 if message.disks and state not in ("running", "paused"):  # type: ignore[attr-defined]
                     raise Refusal("domain_not_active")
+                return {**self.whereabouts(name), "quiesced": getattr(message, "quiesce", "no") != "no"}
+            case "domain.freeze":
+                self.objects[node, "frozen:" + message.vm] = "frozen"  # type: ignore[attr-defined]
+                return {**self.whereabouts(name), "frozen": True}
+            case "domain.thaw":
+                frozen = self.objects.pop((node, "frozen:" + message.vm), None)  # type: ignore[attr-defined]
+                return {**self.whereabouts(name), "frozen": frozen is not None}
+            case "domain.save":
+                for disk in message.disks:  # type: ignore[attr-defined]
+                    self.objects[node, f"disk:{disk}/{message.snapshot}"] = "kept"  # type: ignore[attr-defined]
+            case "domain.load":
+                self.objects[name] = "running"
             case "disk.create" | "disk.clone":
                 self.objects[name] = "disk"
                 return {"size_bytes": message.disk.size_bytes}  # type: ignore[attr-defined]
@@ -52,6 +66,18 @@ class World:
                 if state is not None:
                     new = f"disk:{message.new}{other_pool(message)}"  # type: ignore[attr-defined]
                     self.objects[node, new] = self.objects.pop(name)
+            case "pool.find":
+                if (node, f"volume:{message.name}") not in self.objects:  # type: ignore[attr-defined]
+                    raise Refusal("volume_absent")
+                return {"format": "qcow2", "size_bytes": 1 << 30}
+            case "disk.take":
+                theirs = (node, f"volume:{message.name}")  # type: ignore[attr-defined]
+                if theirs in self.objects:
+                    self.objects[name] = self.objects.pop(theirs)
+                return {"size_bytes": 1 << 30}
+            case "disk.give_back":
+                if state is not None:
+                    self.objects[node, f"volume:{message.name}"] = self.objects.pop(name)  # type: ignore[attr-defined]
             case "domain.mirror":
                 mirror = (node, f"mirror:{message.disk}")  # type: ignore[attr-defined]
                 self.objects.pop(mirror, None)
@@ -70,8 +96,12 @@ class World:
                     words = self.objects[defined].split()
                     old, new = message.disk, message.disk + other_pool(message)  # type: ignore[attr-defined]
                     self.objects[defined] = " ".join(new if word == old else word for word in words)
-            case "disk.unused":
+            case "disk.unused" | "disk.flatten" | "disk.fence" | "pool.unfence":
                 pass
+            case "node.self_fencing":
+                self.objects[name] = f"after {message.after_s}"  # type: ignore[attr-defined]
+                if message.after_s is None:  # type: ignore[attr-defined]
+                    self.objects.pop(name)
             case "domain.define":
                 self.objects.setdefault(name, "shutoff")
                 self.objects[node, "definition:" + message.domain.id] = definition(message.domain)  # type: ignore[attr-defined]
@@ -171,6 +201,8 @@ class World:
                 return {"port": 49215}
             case "domain.measure_path":
                 return {"bandwidth_bytes": 100 << 20, "round_trip_us": 200}
+            case "domain.read":
+                return {**self.whereabouts(name), "outline": self.outlines.get(name)}
             case "node.inspect" | "domain.look":
                 pass
             case other:

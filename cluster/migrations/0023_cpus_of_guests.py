@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('cluster', '0019_balancing'),
+        ("cluster", "0022_imports_and_clones"),
     ]
 
     operations = [

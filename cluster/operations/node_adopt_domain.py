@@ -1,0 +1,203 @@
+"""Make a VM of a domain that the panel does not know: made since the backup from which it was put back.
+
+Its disks must be volumes of ours already; the domain itself goes on as it is, and gets the panel's definition.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.db.models import F, Q
+from django.utils.translation import gettext_lazy as _
+
+from cluster import placement, states, strangers
+from cluster.domain_specs import domain_spec, volume_of
+from cluster.models import Address, Disk, Network, Nic, Node, Vm
+from cluster.permissions import Actor
+from cluster.refusals import Refusal, Refused
+from cluster.saga.steps import Call, Context, Id, LockName, NoUndo, Operation, Params, Plan, Step, done
+from nodes.contract.messages import DiskLook, DiskState, DomainAdopt, DomainDefine, DomainRead, ReadDomain
+from nodes.contract.specs import Mac, Name, Outline, Uuid
+
+from .vm_create import disk_ids, nic_ids, plug_nic
+from .vm_reapply import ON
+from .vm_settle import settle_defined
+from .vm_stranger_plan import StrangerPlanning
+
+
+class AdoptDomainParams(Params):
+    uuid: Uuid
+    name: Name | None = None
+    """Of the VM; None: as the domain is named."""
+    tenant: Id | None = None
+    networks: dict[Mac, Id] = {}
+    """Of an interface, where its bridge does not say it."""
+
+
+class NodeAdoptDomain(Operation[AdoptDomainParams]):
+    code = "node.adopt_domain"
+    noun = "nodes"
+    makes = "vms"
+    label = _("Take a domain over")
+    hint = _("a domain that the panel does not know becomes a VM; a guest that runs goes on")
+    icon = "plus"
+    Params = AdoptDomainParams
+
+    @classmethod
+    def obstacles(cls, target: Node) -> list[Refusal]:
+        return [] if target.strangers else [Refusal("no_strangers", {"node": target.name}, status=409)]
+
+    @classmethod
+    def plan(cls, actor: Actor, target: Node, params: AdoptDomainParams) -> Plan:
+        return StrangerPlanning(target, params).plan()
+
+    @classmethod
+    def begin(cls, actor: Actor, target: Node, params: AdoptDomainParams, plan: Plan) -> Vm:
+        data = plan.data
+        if Vm.objects.filter(Q(pk=data["vm"]) | Q(uuid=params.uuid) | _same_name(data)).exists():
+            raise Refused(Refusal("name_taken", {"name": data["name"]}, field="name", status=409))
+        vm = Vm.objects.create(
+            pk=data["vm"],
+            uuid=params.uuid,
+            name=data["name"],
+            title=data["title"],
+            tenant_id=data["tenant"],
+            owner=actor.user,
+            node=target,
+            vcpus=data["vcpus"],
+            memory_bytes=data["memory_bytes"],
+        )
+        placement.take(target.pk, vm)
+        for disk in data["disks"]:
+            _take_disk(vm, disk)
+        networks = Network.objects.prefetch_related("ranges").in_bulk([nic["network"] for nic in data["nics"]])
+        for position, nic in enumerate(data["nics"]):
+            _take_nic(vm, position, nic, networks[nic["network"]])
+        return vm
+
+    @classmethod
+    def locks(cls, context: Context[AdoptDomainParams]) -> Sequence[LockName]:
+        own = [LockName("disk:" + disk["id"]) for disk in context.data["disks"]]
+        return [LockName("vm:" + context.data["vm"]), LockName("node:" + context.data["node"], exclusive=False), *own]
+
+    @classmethod
+    def recheck(cls, context: Context[AdoptDomainParams]) -> list[Refusal]:
+        return []
+
+    # The table of steps stands below the functions that it names.
+
+
+def _same_name(data: dict[str, Any]) -> Q:
+    return Q(tenant=data["tenant"], name=data["name"])
+
+
+# --- rows ---------------------------------------------------------------------------------------------------
+
+
+def _take_disk(vm: Vm, had: dict[str, Any]) -> None:
+    """One that has a row already is loose: the plan has seen to that, and it is asked again here."""
+    place = {"device": had["device"], "pool_id": had["pool"], "iso_id": had["iso"], "format": had["format"]}
+    its = {**place, "bus": had["bus"], "boot_order": had["boot_order"], "position": had["position"]}
+    whose = {"vm": vm, "tenant_id": vm.tenant_id, "owner_id": vm.owner_id}
+    if not had["known"]:
+        state = "creating" if had["pool"] else "ready"
+        Disk.objects.create(pk=had["id"], **its, **whose, state=state)
+    elif not Disk.objects.filter(pk=had["id"], vm=None, backup=None, state="ready").update(
+        **its, **whose, version=F("version") + 1
+    ):
+        raise Refused(Refusal("disk_taken", {"disk": had["id"]}, status=409))
+
+
+def _take_nic(vm: Vm, position: int, had: dict[str, Any], network: Network) -> None:
+    if Nic.objects.filter(Q(mac=had["mac"]) | Q(pk=had["id"])).exists():
+        raise Refused(Refusal("mac_taken", {"mac": had["mac"]}, status=409))
+    its = {"mac": had["mac"], "model": had["model"], "position": position}
+    nic = Nic.objects.create(pk=had["id"], vm=vm, network=network, **its)
+    if not network.ranges.all():
+        return
+    taken = network.taken()
+    held = had["address"]
+    if held is None or held in taken or not any(span.holds(held) for span in network.ranges.all()):
+        held = placement.next_free_address(network, taken | network.held())
+    if held is None:
+        raise Refused(Refusal("no_address", {"network": network.name}, status=507))
+    Address.objects.create(network=network, address=held, nic=nic)
+
+
+def forget(context: Context[AdoptDomainParams], key: str) -> None:
+    """The domain is as it was; disks that had a row are loose again."""
+    vm = Vm.objects.filter(pk=context.subject_id).first()
+    if vm is None:
+        return
+    known = [disk["id"] for disk in context.data["disks"] if disk["known"]]
+    states.loosen(Disk.objects.filter(pk__in=known, vm=vm))
+    vm.disks.all().delete()
+    placement.release(vm.node_id, vm)
+    states.forget(vm)
+
+
+# --- steps --------------------------------------------------------------------------------------------------
+
+
+def _vm(context: Context[Any]) -> Vm:
+    return Vm.objects.get(pk=context.subject_id)
+
+
+def look(context: Context[AdoptDomainParams], disk_id: str) -> Call:
+    disk = Disk.objects.select_related("pool").get(pk=disk_id)
+    return Call(context.data["node"], DiskLook(**volume_of(disk)))
+
+
+def looked(context: Context[AdoptDomainParams], disk_id: str, result: DiskState) -> None:
+    context.data.setdefault("sizes", {})[disk_id] = result.size_bytes if result.ours else None
+
+
+def read(context: Context[AdoptDomainParams], key: str) -> Call:
+    vm = _vm(context)
+    return Call(vm.node_id, DomainRead(vm=vm.pk, uuid=vm.uuid))
+
+
+def was_read(context: Context[AdoptDomainParams], key: str, result: ReadDomain) -> None:
+    context.data["state"] = result.state
+    context.data["outline"] = result.outline.model_dump(mode="json") if result.outline else None
+
+
+def check(context: Context[AdoptDomainParams], key: str) -> None:
+    """What was planned may be minutes old."""
+    data = context.data
+    outline = Outline.model_validate(data["outline"]) if data["outline"] else None
+    if data["state"] not in states.SEEN or outline != Outline.model_validate(data["planned"]):
+        raise Refused(Refusal("stranger_changed", {"domain": data["name"]}, status=409))
+    for disk_id, size_bytes in data.get("sizes", {}).items():
+        if size_bytes is None:
+            raise Refused(Refusal("disk_not_ours", {"disk": disk_id}, status=409))
+        Disk.objects.filter(pk=disk_id).update(size_bytes=size_bytes, state="ready")
+
+
+def define(context: Context[AdoptDomainParams], key: str) -> Call:
+    vm, state = _vm(context), states.SEEN[context.data["state"]]
+    if state in ON:
+        return Call(vm.node_id, DomainAdopt(domain=domain_spec(vm), state=ON[state]))
+    return Call(vm.node_id, DomainDefine(domain=domain_spec(vm)))
+
+
+def defined(context: Context[AdoptDomainParams], key: str, result: Any) -> None:
+    context.data["state"] = result.state if result.state in states.SEEN else context.data["state"]
+
+
+def finish(context: Context[AdoptDomainParams], key: str) -> None:
+    vm = _vm(context)
+    states.move(vm, states.SEEN[context.data["state"]])
+    strangers.forget(vm.node_id, vm.uuid)
+
+
+STAYS = NoUndo(_("the guest has it already"))
+
+NodeAdoptDomain.steps = (
+    Step("reserve", _("Note the VM, its disks and its interfaces"), do=done, undo=forget),
+    Step("look", _("Look at the disk"), do=look, undo=NoUndo(_("it only looks")), each=disk_ids, after=looked),
+    Step("read", _("Read the definition"), do=read, undo=NoUndo(_("it only looks")), after=was_read),
+    Step("check", _("Compare both with the plan"), do=check, undo=NoUndo(_("the rows go with the reservation"))),
+    Step("plug_nic", _("Lease and filter"), do=plug_nic, undo=STAYS, each=nic_ids),
+    Step("define", _("Define the domain"), do=define, undo=STAYS, after=defined, settle=settle_defined),
+    Step("finish", _("Hand over"), do=finish, undo=NoUndo(_("the VM's row goes with its reservation"))),
+)

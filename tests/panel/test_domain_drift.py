@@ -1,0 +1,500 @@
+"""What nodes show of domains beside what the panel has: noted, said, and moved nowhere but by law 6."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cluster import domain_drift, reconcile
+from cluster.models import AuditEvent, Disk, Job, Lock, Nic, Node, PoolOnNode, Vm
+from cluster.operations import start
+from nodes.contract.specs import DomainFacts, Outline
+from tests.panel.browser import Browser, text_of
+from tests.panel.client import Api
+from tests.panel.engine.scenarios import Scene, changed_by_hand, stranger
+from tests.panel.engine.world import Executor
+from tests.people import Person
+
+pytestmark = pytest.mark.django_db
+People = Callable[[str], Api]
+MIB = 1 << 20
+NOBODY = "99999999-2222-3333-4444-555555555555"
+
+
+def tell(node: Node, *domains: DomainFacts, counter: int = 100, complete: bool = False) -> dict[str, int]:
+    return reconcile.observe([reconcile.Observation(node.pk, domains, counter, complete=complete)])
+
+
+def shown(vm: Vm, state: str = "", **changes: Any) -> DomainFacts:
+    """Its domain with the definition that the panel made, but for ``changes``."""
+    states = {"stopped": "shutoff", "error": "shutoff"}
+    outline = domain_drift.expected([vm.pk])[vm.pk].model_copy(update=changes)
+    return DomainFacts(
+        uuid=vm.uuid,
+        name=vm.domain_name,
+        state=state or states.get(vm.state, vm.state),  # type: ignore[arg-type]
+        vm=vm.pk,
+        outline=outline,
+    )
+
+
+def gone(vm: Vm) -> DomainFacts:
+    return DomainFacts(uuid=vm.uuid, name=vm.domain_name, state="absent", vm=vm.pk)
+
+
+def fresh(vm: Vm) -> Vm:
+    return Vm.objects.get(pk=vm.pk)
+
+
+def lock(vm: Vm, *, held: bool) -> Lock:
+    job = Job.objects.create(operation="vm.start", subject=f"vm:{vm.pk}", state="running" if held else "waiting")
+    return Lock.objects.create(name=f"vm:{vm.pk}", job=job, held=held, exclusive=True)
+
+
+@pytest.fixture
+def other(scene: Scene) -> Node:
+    """A node with the same storage."""
+    node = Node.objects.create(
+        name="n2",
+        address="10.99.0.12",
+        state="online",
+        redis_password_sha256="1" * 64,
+        verbs=scene.node.verbs,
+        facts=scene.node.facts,
+        cpus=8,
+        memory_bytes=16 << 30,
+    )
+    PoolOnNode.objects.create(pool=scene.pool, node=node)
+    return node
+
+
+# --- definitions ------------------------------------------------------------------------------------------
+
+
+def test_a_changed_definition_is_noted_field_by_field_and_its_return_too(scene: Scene, api: People) -> None:
+    vm = scene.running
+    tell(scene.node, shown(vm, vcpus=4, vcpus_current=4))
+    row = api("administrator").get(f"vms/{vm.pk}/").json()
+    assert row["drift"] == [{"field": "vcpus", "panel": 1, "seen": 4, "adoptable": True}]
+    assert (row["vcpus"], row["version"]) == (1, vm.version + 1)
+    assert scene.world.messages == []
+    assert api("owner").get(f"vms/{vm.pk}/").json()["drift"] == []
+    tell(scene.node, shown(vm, vcpus=4, vcpus_current=4))
+    assert fresh(vm).version == vm.version + 1
+    tell(scene.node, shown(vm))
+    assert fresh(vm).drift == {}
+
+
+def test_a_report_without_a_definition_says_nothing_of_it(scene: Scene) -> None:
+    vm = scene.running
+    tell(scene.node, shown(vm, vcpus=4))
+    tell(scene.node, shown(vm).model_copy(update={"outline": None}))
+    assert set(fresh(vm).drift) == {"vcpus"}
+
+
+def test_what_was_seen_during_a_job_or_before_the_last_reply_changes_nothing(scene: Scene) -> None:
+    vm = scene.running
+    row = lock(vm, held=True)
+    assert tell(scene.node, shown(vm, vcpus=4)) == {vm.pk: 100}
+    assert fresh(vm).drift == {}
+    row.delete()
+    Vm.objects.filter(pk=vm.pk).update(observed_counter=101)
+    tell(scene.node, shown(vm, vcpus=4))
+    assert fresh(vm).drift == {}
+    tell(scene.node, shown(vm, vcpus=4), counter=101)
+    assert fresh(vm).drift != {}
+
+
+def test_a_disk_that_the_guest_shall_not_have_again_is_not_missed(scene: Scene) -> None:
+    vm = scene.running
+    Disk.objects.filter(vm=vm, position=1).update(pending="detach")
+    tell(scene.node, shown(vm))
+    assert fresh(vm).drift == {}
+
+
+def test_one_that_is_gone_says_so_and_comes_back_by_itself(scene: Scene, api: People) -> None:
+    for vm in (scene.running, scene.stopped):
+        tell(scene.node, gone(vm))
+        row = api("administrator").get(f"vms/{vm.pk}/").json()
+        assert (row["state"], row["state_reason"]["code"]) == ("error", "state_gone")
+        assert api("administrator").post(f"vms/{vm.pk}/start/").json()["code"] == "state_gone"
+        tell(scene.node, shown(vm, "shutoff"))
+        assert (fresh(vm).state, fresh(vm).state_reason) == ("stopped", "")
+    tell(scene.node, complete=True)
+    assert set(Vm.objects.values_list("state", "state_reason")) == {("error", "gone")}
+
+
+# --- writing it again -------------------------------------------------------------------------------------
+
+
+def run(scene: Scene, code: str, vm: Vm, **params: Any) -> Job:
+    return Executor(world=scene.world).run(start(scene.actor, code, params, vm.pk).job)
+
+
+def test_what_is_gone_is_defined_again_and_can_be_started(scene: Scene) -> None:
+    vm, before = scene.running, dict(scene.world.objects)
+    for name in [name for name in before if vm.pk in name[1]]:
+        del scene.world.objects[name]
+    tell(scene.node, gone(vm))
+    assert run(scene, "vm.reapply", vm).state == "succeeded"
+    assert (fresh(vm).state, fresh(vm).state_reason) == ("stopped", "")
+    assert run(scene, "vm.start", vm).state == "succeeded"
+    assert scene.world.objects[scene.node.pk, "domain:" + vm.pk] == "running"
+    assert {key for key in before if key[1].startswith("disk:")} <= scene.world.objects.keys()
+
+
+def test_what_is_gone_is_not_defined_again_while_a_silent_node_could_run_it(
+    scene: Scene, other: Node, api: People
+) -> None:
+    vm = scene.running
+    tell(scene.node, gone(vm))
+    Node.objects.filter(pk=other.pk).update(state="offline")
+    answer = api("administrator").post(f"vms/{vm.pk}/reapply/")
+    assert (answer.status_code, answer.json()["code"]) == (409, "could_be_elsewhere")
+    assert "n2" in answer.json()["detail"]
+
+
+def test_a_guest_that_runs_goes_on_and_its_drift_is_over(scene: Scene) -> None:
+    vm = Vm.objects.get(pk=changed_by_hand(scene, scene.running, vcpus=4, persistent=False))
+    job = run(scene, "vm.reapply", vm)
+    assert job.state == "succeeded"
+    assert (fresh(vm).state, fresh(vm).drift) == ("running", {})
+    assert [message.verb for message in scene.world.messages] == ["nic.plug", "domain.define"]
+
+
+def size(vcpus: int, memory_mib: int) -> dict[str, int]:
+    memory_bytes = memory_mib * MIB
+    return {
+        "vcpus": vcpus,
+        "vcpus_current": vcpus,
+        "memory_bytes": memory_bytes,
+        "memory_current_bytes": memory_bytes,
+    }
+
+
+# --- taking over ------------------------------------------------------------------------------------------
+
+
+def test_all_that_the_panel_can_hold_is_taken_over_at_once(scene: Scene, api: People) -> None:
+    vm, nic, disk = scene.running, scene.running.nics.get(), scene.running.disks.all()[0]
+    here = domain_drift.expected([vm.pk])[vm.pk]
+    disks = tuple(d.model_copy(update={"bus": "sata"}) if d.id == disk.pk else d for d in here.disks)
+    nics = tuple(one.model_copy(update={"model": "e1000"}) for one in here.nics)
+    changed_by_hand(
+        scene,
+        vm,
+        vcpus=2,
+        vcpus_current=2,
+        memory_bytes=256 * MIB,
+        memory_current_bytes=256 * MIB,
+        disks=disks,
+        nics=nics,
+    )
+    allocated = Node.objects.get(pk=scene.node.pk).memory_allocated_bytes
+    assert run(scene, "vm.adopt", vm).state == "succeeded"
+    after = fresh(vm)
+    assert (after.vcpus, after.memory_bytes, after.drift) == (2, 256 * MIB, {})
+    assert Nic.objects.get(pk=nic.pk).model == "e1000"
+    assert Disk.objects.get(pk=disk.pk).bus == "sata"
+    assert Node.objects.get(pk=scene.node.pk).memory_allocated_bytes == allocated + 128 * MIB
+    assert [message.verb for message in scene.world.messages] == ["domain.read"]
+
+
+def test_one_field_alone_is_taken_over_and_the_others_are_said_still(scene: Scene) -> None:
+    vm = scene.running
+    changed_by_hand(
+        scene, vm, vcpus=2, vcpus_current=2, autostart=True, memory_bytes=64 * MIB, memory_current_bytes=64 * MIB
+    )
+    assert run(scene, "vm.adopt", vm, field="memory_bytes").state == "succeeded"
+    assert fresh(vm).memory_bytes == 64 * MIB
+    assert set(fresh(vm).drift) == {"vcpus", "autostart"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "code", "status"),
+    [
+        ({"autostart": True}, "autostart", "drift_not_held", 409),
+        ({"disks": ()}, "disk/", "drift_missing", 409),
+        ({"nics": ()}, "nic/52:54:00:00:00:01", "drift_missing", 409),
+        ({"vcpus": 9, "vcpus_current": 9}, "vcpus", "no_cpus", 507),
+        ({"memory_bytes": 1 << 40, "memory_current_bytes": 1 << 40}, "memory_bytes", "no_memory", 507),
+        ({"memory_bytes": 1 << 20, "memory_current_bytes": 1 << 20}, "memory_bytes", "no_memory", 507),
+        ({"vcpus": 2}, "memory_bytes", "vm_no_drift", 409),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_taken_over_is_refused_with_the_reason(
+    scene: Scene, api: People, changes: dict[str, Any], field: str, code: str, status: int
+) -> None:
+    vm = scene.running
+    changed_by_hand(scene, vm, **changes)
+    field = field if field != "disk/" else next(iter(fresh(vm).drift))
+    answer = api("administrator").post(f"vms/{vm.pk}/adopt/", {"field": field})
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert fresh(vm).vcpus == 1
+
+
+def test_what_was_put_back_meanwhile_is_not_taken_over(scene: Scene) -> None:
+    vm = Vm.objects.get(pk=changed_by_hand(scene, scene.running, vcpus=2, vcpus_current=2))
+    scene.world.outlines[scene.node.pk, "domain:" + vm.pk] = domain_drift.expected([vm.pk])[vm.pk].model_dump()
+    assert run(scene, "vm.adopt", vm).state == "succeeded"
+    assert (fresh(vm).vcpus, fresh(vm).drift) == (1, {})
+
+
+def test_without_drift_there_is_nothing_to_take_over(scene: Scene, api: People) -> None:
+    answer = api("administrator").post(f"vms/{scene.running.pk}/adopt/")
+    assert (answer.status_code, answer.json()["code"]) == (409, "vm_no_drift")
+
+
+# --- claims, and moves by hand ----------------------------------------------------------------------------
+
+
+def test_one_that_two_nodes_show_is_a_claim_and_nothing_moves_or_starts(scene: Scene, other: Node, api: People) -> None:
+    vm = scene.stopped
+    tell(other, shown(vm, "running"))
+    tell(scene.node, shown(vm), complete=True)
+    row = api("administrator").get(f"vms/{vm.pk}/").json()
+    assert (row["node"], row["state"]) == (scene.node.pk, "stopped")
+    assert row["claims"] == [{"node": other.pk, "state": "running"}]
+    assert api("owner").get(f"vms/{vm.pk}/").json()["claims"] == []
+    for operation, params in (("start", {}), ("reapply", {}), ("migrate", {}), ("delete", {"disks": True})):
+        answer = api("administrator").post(f"vms/{vm.pk}/{operation}/", params)
+        assert (answer.status_code, answer.json()["code"]) == (409, "vm_claimed"), operation
+        assert "n2" in answer.json()["detail"]
+
+
+def test_the_claim_of_a_node_that_was_removed_hinders_nothing(scene: Scene, other: Node) -> None:
+    tell(other, shown(scene.stopped))
+    Node.objects.filter(pk=other.pk).update(redis_password_sha256="")
+    assert run(scene, "vm.start", fresh(scene.stopped)).state == "succeeded"
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_claim_ends_when_its_node_does_not_show_it_any_more(scene: Scene, other: Node, complete: bool) -> None:
+    vm = scene.stopped
+    tell(other, shown(vm))
+    assert fresh(vm).claims == {other.pk: "shutoff"}
+    tell(other, *([] if complete else [gone(vm)]), complete=complete)
+    assert fresh(vm).claims is None
+
+
+@pytest.mark.parametrize("first", ["source", "target", "both"])
+def test_one_that_was_moved_by_hand_is_followed(scene: Scene, other: Node, first: str) -> None:
+    vm, before = scene.running, Node.objects.get(pk=scene.node.pk).memory_allocated_bytes
+    words = [(scene.node, gone(vm)), (other, shown(vm, "running"))]
+    if first == "both":
+        reconcile.observe(reconcile.Observation(node.pk, [said], 100, complete=False) for node, said in words)
+    else:
+        for node, said in words if first == "source" else reversed(words):
+            tell(node, said)
+    after = fresh(vm)
+    assert (after.node_id, after.state, after.state_reason, after.claims) == (other.pk, "running", "", None)
+    assert (after.moved_from_id, after.observed_counter) == (scene.node.pk, 0)
+    allocated = [Node.objects.get(pk=node.pk).memory_allocated_bytes for node in (scene.node, other)]
+    assert allocated == [before - 128 * MIB, 128 * MIB]
+    event = AuditEvent.objects.get(action="vm.moved_by_hand")
+    assert (event.actor, event.subject, event.detail) == (None, f"vm:{vm.pk}", {"source": "n1", "target": "n2"})
+    assert scene.world.messages == []
+
+
+def test_until_its_old_node_is_cleared_it_is_not_moved_on_or_deleted(scene: Scene, other: Node, api: People) -> None:
+    Vm.objects.filter(pk=scene.running.pk).update(moved_from=other)
+    for operation, params in (("migrate", {}), ("delete", {"disks": True})):
+        answer = api("administrator").post(f"vms/{scene.running.pk}/{operation}/", params)
+        assert (answer.status_code, answer.json()["code"]) == (409, "vm_moved_by_hand")
+
+
+def test_after_it_all_that_belongs_to_it_is_made_to_stand_on_its_new_node(scene: Scene, other: Node) -> None:
+    vm, nic = scene.running, scene.running.nics.get()
+    for at, name in [key for key in scene.world.objects if vm.pk in key[1]]:
+        scene.world.objects[other.pk, name] = scene.world.objects.pop((at, name))
+    reconcile.observe(
+        reconcile.Observation(node.pk, [said], 100, complete=False)
+        for node, said in ((scene.node, gone(vm)), (other, shown(vm, "running")))
+    )
+    for disk in vm.disks.all():
+        scene.world.objects[other.pk, "disk:" + disk.pk] = "disk"
+    assert run(scene, "vm.reapply", fresh(vm)).state == "succeeded"
+    sent = [(message.verb, scene.node.pk in str(message)) for message in scene.world.messages]
+    assert [verb for verb, _ in sent] == ["nic.plug", "domain.adopt", "domain.leave", "nic.unplug"]
+    assert (other.pk, "nic:" + nic.pk) in scene.world.objects
+    assert (scene.node.pk, "nic:" + nic.pk) not in scene.world.objects
+    assert scene.world.objects[other.pk, "domain:" + vm.pk] == "running"
+    assert fresh(vm).moved_from_id is None
+
+
+def _has_other_storage(scene: Scene, other: Node) -> None:
+    PoolOnNode.objects.filter(node=other).delete()
+
+
+def _is_being_made(scene: Scene, other: Node) -> None:
+    Vm.objects.update(state="creating")
+
+
+def _was_never_there(scene: Scene, other: Node) -> None:
+    Vm.objects.update(state="error")
+
+
+def _has_a_job(scene: Scene, other: Node) -> None:
+    lock(scene.running, held=False)
+
+
+def _is_offline(scene: Scene, other: Node) -> None:
+    Node.objects.filter(pk=scene.node.pk).update(state="offline")
+
+
+def _is_on_a_third_node_too(scene: Scene, other: Node) -> None:
+    third = Node.objects.create(name="n3", address="10.99.0.13", state="online", redis_password_sha256="3" * 64)
+    PoolOnNode.objects.create(pool=scene.pool, node=third)
+    tell(third, shown(scene.running, "running"))
+
+
+@pytest.mark.parametrize(
+    "doubt",
+    [_has_other_storage, _is_being_made, _was_never_there, _has_a_job, _is_offline, _is_on_a_third_node_too],
+    ids=lambda doubt: doubt.__name__,
+)
+def test_where_anything_is_in_doubt_it_moves_nowhere(scene: Scene, other: Node, doubt: Callable[..., None]) -> None:
+    doubt(scene, other)
+    tell(other, shown(scene.running, "running"))
+    tell(scene.node, gone(scene.running))
+    assert fresh(scene.running).node_id == scene.node.pk
+    assert not AuditEvent.objects.filter(action="vm.moved_by_hand").exists()
+
+
+def test_without_the_word_of_its_own_node_it_moves_nowhere(scene: Scene, other: Node) -> None:
+    vm = scene.running
+    tell(other, shown(vm, "running"), complete=True)
+    assert (fresh(vm).node_id, fresh(vm).state) == (scene.node.pk, "running")
+    Vm.objects.filter(pk=vm.pk).update(observed_counter=101)
+    tell(scene.node, gone(vm), counter=100)  # older than the last reply
+    assert fresh(vm).node_id == scene.node.pk
+
+
+# --- domains that are no VMs ------------------------------------------------------------------------------
+
+
+def theirs(**changes: Any) -> DomainFacts:
+    plain = {"vcpus": 2, "vcpus_current": 2, "memory_bytes": 64 * MIB, "memory_current_bytes": 64 * MIB}
+    return DomainFacts(uuid=NOBODY, name="theirs", state="running", outline=Outline(**plain), **changes)
+
+
+def test_unknown_domains_are_kept_until_their_node_does_not_show_them(scene: Scene, api: People) -> None:
+    def strangers() -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = api("administrator").get(f"nodes/{scene.node.pk}/").json()["strangers"]
+        return rows
+
+    tell(scene.node, theirs(), shown(scene.running), shown(scene.stopped), complete=True)
+    [row] = strangers()
+    assert (row["uuid"], row["name"], row["state"], row["vcpus"]) == (NOBODY, "theirs", "running", 2)
+    version = Node.objects.get(pk=scene.node.pk).version
+    off = theirs().model_copy(update={"state": "shutoff", "outline": None})
+    tell(scene.node, off)
+    [row] = strangers()
+    assert (row["state"], row["vcpus"]) == ("stopped", 2)
+    assert Node.objects.get(pk=scene.node.pk).version == version + 1
+    tell(scene.node, theirs().model_copy(update={"state": "absent"}))
+    assert strangers() == []
+    tell(scene.node, theirs())
+    tell(scene.node, complete=True)
+    assert strangers() == []
+
+
+def test_a_domain_of_ours_without_rows_becomes_the_vm_that_it_was(scene: Scene) -> None:
+    vm, address = scene.running, scene.running.nics.get().lease.address
+    nic, disks = vm.nics.get().pk, set(vm.disks.values_list("pk", flat=True))
+    allocated = Node.objects.get(pk=scene.node.pk).memory_allocated_bytes
+    node, params = stranger(scene)
+    facts = scene.node.facts | {"held": [{"nic": nic, "bridge": "br0", "address": address}]}
+    Node.objects.filter(pk=node).update(facts=facts)
+    for name, state in scene.world.objects.items():
+        if state == "disk":
+            scene.world.objects[name] = f"disk {1 << 30}"
+    job = Executor(world=scene.world).run(start(scene.actor, "node.adopt_domain", params, node).job)
+    assert job.state == "succeeded", job.error
+    after = Vm.objects.get(uuid=vm.uuid)
+    assert (after.pk, after.name, after.state, after.node_id) == (vm.pk, vm.name, "running", node)
+    assert (after.nics.get().pk, after.nics.get().lease.address) == (nic, address)
+    assert {(disk.pk, disk.size_bytes, disk.state) for disk in after.disks.all()} == {
+        (pk, 1 << 30, "ready") for pk in disks
+    }
+    assert Node.objects.get(pk=node).strangers == {}
+    assert Node.objects.get(pk=node).memory_allocated_bytes == allocated
+    verbs = [message.verb for message in scene.world.messages]
+    assert verbs == ["disk.look", "disk.look", "domain.read", "nic.plug", "domain.adopt"]
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda s: s.update(vm=None, name="theirs"), "stranger_foreign"),
+        (lambda s: s["outline"]["disks"][0].update(id="", place="/srv/theirs.img"), "stranger_disk"),
+        (lambda s: s["outline"]["disks"][0].update(place="/srv/" + s["outline"]["disks"][0]["id"]), "stranger_disk"),
+        (lambda s: s["outline"]["nics"][0].update(bridge="br7"), "stranger_network"),
+        (lambda s: s["outline"]["nics"][0].update(mac="52:54:00:00:00:02"), "mac_taken"),
+        (lambda s: s.update(outline=None), "stranger_unknown"),
+    ],
+)
+def test_what_cannot_become_a_vm_is_refused_with_each_reason(
+    scene: Scene, api: People, change: Callable[[dict[str, Any]], None], code: str
+) -> None:
+    pk, params = stranger(scene)
+    node = Node.objects.get(pk=pk)
+    change(node.strangers[params["uuid"]])
+    node.save()
+    answer = api("administrator").post(f"nodes/{pk}/adopt_domain/", {"uuid": params["uuid"]})
+    assert answer.status_code in (409, 422)
+    assert code in [one["code"] for one in answer.json()["refusals"]]
+    assert Vm.objects.count() == 1
+
+
+def test_a_domain_that_nobody_shows_is_refused(scene: Scene, api: People) -> None:
+    pk, _params = stranger(scene)
+    answer = api("administrator").post(f"nodes/{pk}/adopt_domain/", {"uuid": NOBODY})
+    assert (answer.status_code, answer.json()["code"]) == (422, "stranger_unknown")
+    assert api("administrator").post(f"nodes/{pk}/adopt_domain/", {"uuid": "x"}).status_code == 400
+
+
+@pytest.mark.parametrize("change", ["volume", "definition"])
+def test_one_that_changed_since_it_was_looked_at_stays_as_it_is(scene: Scene, change: str) -> None:
+    pk, params = stranger(scene)
+    [vm] = [name for at, name in scene.world.outlines if at == pk]
+    if change == "volume":
+        disk = scene.world.outlines[pk, vm]["disks"][0]["id"]
+        del scene.world.objects[pk, "disk:" + disk]
+    else:
+        scene.world.outlines[pk, vm] = scene.world.outlines[pk, vm] | {"vcpus": 7}
+    before = dict(scene.world.objects)
+    job = Executor(world=scene.world).run(start(scene.actor, "node.adopt_domain", params, pk).job)
+    assert job.state == "failed"
+    assert (job.error or {})["code"] == ("disk_not_ours" if change == "volume" else "stranger_changed")
+    assert Vm.objects.count() == 1
+    assert scene.world.objects == before
+
+
+# --- pages ------------------------------------------------------------------------------------------------
+
+
+def test_pages_say_what_was_changed_and_what_can_be_done(scene: Scene, other: Node, people: dict[str, Person]) -> None:
+    vm = scene.running
+    tell(scene.node, shown(vm, vcpus=4, vcpus_current=4, autostart=True), theirs())
+    tell(other, shown(vm, "running"))
+    browser = Browser(people["administrator"])
+    card = browser.get(f"/vms/{vm.pk}/")
+    words = text_of(card)
+    assert "Changed behind the panel's back" in words
+    assert "n2 shows this guest too: running" in words, words[words.index("Changed behind") :][:300]
+    assert card.content.decode().count('name="field"') == 1  # vCPU; libvirt's autostart is never ours
+    assert "Changed behind" not in text_of(Browser(people["owner"]).get(f"/vms/{vm.pk}/"))
+    assert "n2 shows a guest that belongs to n1" in text_of(browser.get(f"/nodes/{other.pk}/"))
+    node = text_of(browser.get(f"/nodes/{scene.node.pk}/"))
+    assert "Domains that the panel does not know" in node
+    assert "theirs" in node
+
+
+def test_the_card_of_one_that_is_gone_offers_to_define_it_again(scene: Scene, people: dict[str, Person]) -> None:
+    tell(scene.node, gone(scene.running))
+    card = Browser(people["administrator"]).get(f"/vms/{scene.running.pk}/")
+    assert "Gone from its node" in text_of(card)
+    assert "has lost nothing" not in text_of(card)
+    assert f"/vms/{scene.running.pk}/do/reapply/" in card.content.decode()
