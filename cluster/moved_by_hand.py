@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from django.db.models import F
 
 from . import audit, placement, states
-from .models import Disk, Lock, Node, NodeState, PoolOnNode, Vm
+from .models import Disk, Lock, Node, NodeState, PoolOnNode, Vm, VmState
 from .saga import locks
 from .states import SEEN
 
@@ -42,6 +42,7 @@ def follow(vm_id: str, source_id: str, claims: Mapping[str, str]) -> bool:
     place = {"node": target, "observed_counter": 0, "home": None, "starts_at_home": False, "claims": None}
     came_from = None if vm.moved_from_id == target.pk else vm.moved_from_id or source.pk
     state = SEEN[claims[target.pk]]
+    place["started_on"] = None if state == VmState.STOPPED else vm.started_on or source
     Vm.objects.filter(pk=vm_id).update(
         **place, moved_from=came_from, state=state, state_reason="", drift={}, version=F("version") + 1
     )

@@ -852,9 +852,6 @@ _TYPED = frozenset({"below", "above"})
 
 def _word(name: str, value: Any, language: Literal["ru", "en"]) -> Any:
     """A fact as people call it."""
-    from . import domain_drift  # they stand on this module
-    from .saga.steps import Operation
-
     if isinstance(value, list | tuple):
         return ", ".join(str(_word(name, one, language)) for one in value)
     if name in _SIZES and isinstance(value, int) and value >= 1024:
@@ -866,11 +863,15 @@ def _word(name: str, value: Any, language: Literal["ru", "en"]) -> Any:
     if name == "policy" and value in AffinityPolicy.values:
         return AffinityPolicy(value).label
     if name == "drift_field":
+        from . import domain_drift  # it stands on this module
+
         return domain_drift.name_of(value)
     if name == "role" and value in Role.values:
         return Role(value).label
-    if name == "action" and value in Operation.registry:
-        return Operation.registry[value].label
+    if name == "action":
+        from .saga.steps import Operation  # it stands on this module
+
+        return Operation.registry[value].label if value in Operation.registry else value
     return value
 
 

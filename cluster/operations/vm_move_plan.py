@@ -9,10 +9,10 @@ from functools import cached_property
 from typing import Any
 
 from django.db import models
-from django.db.models import ExpressionWrapper, Q, QuerySet, prefetch_related_objects
+from django.db.models import ExpressionWrapper, Prefetch, Q, QuerySet, prefetch_related_objects
 
 from cluster import affinity, links, placement
-from cluster.models import POOL_AT_REST, Disk, Node, Pool, Vm, VmState
+from cluster.models import POOL_AT_REST, Disk, Iso, Node, Pool, PoolOnNode, Vm, VmState
 from cluster.refusals import NotKnown, Refusal
 from cluster.saga.dispatch import too_old
 from cluster.saga.steps import Plan
@@ -74,11 +74,14 @@ def nodes_for_moves(which: "QuerySet[Node] | None" = None) -> list[Node]:
     :param which: None: all.
     """
     joined = (Node.objects.all() if which is None else which).exclude(redis_password_sha256="")
-    joined = joined.annotate(takes_guests=TAKES_GUESTS).defer("verbs", "offers")
-    nodes: list[Node] = list(joined.prefetch_related("pool_places", "iso_copies"))
+    joined = joined.annotate(takes_guests=TAKES_GUESTS).defer(
+        "verbs", "offers", "created", "joined", "certificate_until"
+    )
+    places_of = Prefetch("pool_places", PoolOnNode.objects.defer("odd"))
+    nodes: list[Node] = list(joined.prefetch_related(places_of, "iso_copies"))
     places = [place for node in nodes for place in node.pool_places.all()]
     # Not as a prefetch: of a thousand pools SQLite takes no such query.
-    pools = Pool.objects.in_bulk({place.pool_id for place in places})
+    pools = Pool.objects.defer("monitors", "key").in_bulk({place.pool_id for place in places})
     for place in places:
         place.pool = pools[place.pool_id]
     return nodes
@@ -171,10 +174,9 @@ class MovePlanning:
                 reasons.append(Refusal("node_too_old", which, field="target"))
         if not _listens(node):
             reasons.append(Refusal("no_migration_port", facts, field="target"))
-        held = {copy.iso_id for copy in node.iso_copies.all()}
-        for disk in self.vm.disks.all():
-            if disk.iso and disk.iso_id not in held:
-                reasons.append(Refusal("iso_absent_there", {**facts, "iso": disk.iso.name}, field="target"))
+        for iso in self._isos:
+            if iso.pk not in {copy.iso_id for copy in node.iso_copies.all()}:
+                reasons.append(Refusal("iso_absent_there", {**facts, "iso": iso.name}, field="target"))
         return reasons
 
     def _strange_to_guest(self, node: Node) -> list[Refusal]:
@@ -206,6 +208,11 @@ class MovePlanning:
     @cached_property
     def _asked_pools(self) -> dict[str, Pool]:
         return Pool.objects.in_bulk(set(self.pools.values()))
+
+    @cached_property
+    def _isos(self) -> list[Iso]:
+        """In its drives."""
+        return [disk.iso for disk in self.vm.disks.all() if disk.iso]
 
     # --- disks ------------------------------------------------------------------------------------------
 

@@ -20,8 +20,11 @@ from nodes.contract.sizes import round_up
 if TYPE_CHECKING:
     from .vm_create import DiskAsked, VmCreate
 
-REPORTS = ("platform", "checks", "verbs", "offers")
-"""What a node has said of itself and a plan does not ask for: of a thousand nodes that is five megabytes of JSON."""
+NOT_ASKED = (
+    *("platform", "checks", "verbs", "offers", "created", "joined", "certificate_until"),
+    *(f"default_pool__{name}" for name in ("facts", "monitors", "key", "identity", "path")),
+)
+"""Of a node and its pool, by a plan: of a thousand nodes their reports are five megabytes of JSON."""
 
 
 @dataclass
@@ -140,9 +143,7 @@ class Planning:
 
     def _candidates(self, need: placement.Need) -> list[placement.Candidate]:
         held = {"image_copies": need.image, "iso_copies": need.iso, "pool_places": self.pools}
-        nodes = Node.objects.select_related("default_pool").defer(
-            *REPORTS, "default_pool__facts", "default_pool__monitors"
-        )
+        nodes = Node.objects.select_related("default_pool").defer(*NOT_ASKED)
         nodes = nodes.prefetch_related(*(name for name, asked in held.items() if asked))
         if self.only_on is not None:
             nodes = nodes.filter(pk__in=self.only_on)

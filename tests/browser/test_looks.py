@@ -18,6 +18,8 @@ PAGES = [
     "/nodes/",
     "/nodes/{node}/",
     "/nodes/new/",
+    "/nodes/balance/",
+    "/nodes/order/",
     "/groups/",
     "/pools/",
     "/pools/{pool}/",

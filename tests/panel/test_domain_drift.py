@@ -289,7 +289,7 @@ def test_one_that_was_moved_by_hand_is_followed(scene: Scene, other: Node, first
             tell(node, said)
     after = fresh(vm)
     assert (after.node_id, after.state, after.state_reason, after.claims) == (other.pk, "running", "", None)
-    assert (after.moved_from_id, after.observed_counter) == (scene.node.pk, 0)
+    assert (after.moved_from_id, after.started_on_id, after.observed_counter) == (scene.node.pk, scene.node.pk, 0)
     allocated = [Node.objects.get(pk=node.pk).memory_allocated_bytes for node in (scene.node, other)]
     assert allocated == [before - 128 * MIB, 128 * MIB]
     event = AuditEvent.objects.get(action="vm.moved_by_hand")
