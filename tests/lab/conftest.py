@@ -31,7 +31,9 @@ with socket.create_connection((sys.argv[1], 81), timeout=20) as guest:
 MIB = 2**20
 FULL = bool(os.environ.get("ULEI_TEST_FULL"))
 SEED = int(os.environ.get("ULEI_TEST_SEED") or 1)
-STATE = Path(os.environ.get("ULEI_STATE") or ROOT / "var/test").absolute()
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+STATE = Path(os.environ.get("ULEI_STATE") or ROOT / "var/test").absolute() / WORKER
+"""Each of several workers has labs of its own."""
 
 
 @dataclass

@@ -205,7 +205,7 @@ POINTS = [
 ]
 
 
-@pytest.mark.parametrize(("process", "point", "verb"), sample(POINTS, 3))
+@pytest.mark.parametrize(("process", "point", "verb"), sample(POINTS, 2))
 def test_an_agent_that_dies_at_any_point_of_a_move_leaves_one_guest_and_nothing_else(
     lab: Lab, vm: dict[str, Any], faults: Faults, process: str, point: str, verb: str
 ) -> None:
