@@ -20,7 +20,7 @@ from nodes.contract.faults import point
 from nodes.contract.messages import Envelope, Heartbeat, Hello, NodeInspect, Progress, Welcome
 from nodes.contract.wire import OFFLINE_AFTER_S, PANEL_WAKE, events_stream, node_of_stream
 
-from . import balancing, events, hearing, reconcile, returning, schedules, services, trash
+from . import balancing, events, hearing, reconcile, returning, schedules, services, trash, uploads
 from .broker import Broker, Entries, Unreachable
 from .domain_specs import inspection, pool_spec
 from .hearing import Said
@@ -400,7 +400,7 @@ class Conductor:
         if time.monotonic() >= self._forget_at:
             self._forget_at = time.monotonic() + FORGET_EVERY_S
             services.forget_old_answers()
-            services.forget_abandoned_uploads()
+            uploads.forget_abandoned()
         schedules.run_due()
         trash.delete_due()
         balancing.run_due()

@@ -5,7 +5,7 @@ from typing import Any
 
 from django.db.models import prefetch_related_objects
 
-from . import services
+from . import job_words
 from .events import progress_of
 from .models import Job, Step, StepState
 from .permissions import Actor, visible
@@ -109,7 +109,7 @@ def _said(kept: dict[str, Any] | None, hide: bool) -> dict[str, str] | None:
 def _actions(actor: Actor, job: Job) -> list[dict[str, Any]]:
     """cancel, proceed, retry, resolve, priority: each with its reason when it is not possible now."""
     rows = []
-    for code, check in services.JOB_CHECKS.items():
+    for code, check in job_words.JOB_CHECKS.items():
         reasons: tuple[Refusal, ...] = ()
         try:
             check(actor, job)

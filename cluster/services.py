@@ -1,9 +1,8 @@
-"""Small writes that are no jobs, and the words of people to running jobs."""
+"""Small writes that are no jobs."""
 
 import ipaddress
 import secrets
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
 from typing import Annotated, Any
@@ -14,48 +13,33 @@ from django.db.models import F
 from django.utils import timezone
 from pydantic import Field
 
-from nodes.contract import image_file
 from nodes.contract.messages import EnrolAnswer, EnrolRequest
 from nodes.contract.sizes import MAX_BYTES
 from nodes.contract.specs import Name
 
-from . import audit, ca, events, groups, library, pools, shapes, wake
+from . import audit, ca, events, groups, pools, shapes, wake
 from .models import (
     LEAST_RESERVE_BYTES,
     POOL_AT_REST,
     AddressRange,
     IdempotencyKey,
     Image,
-    Iso,
-    Job,
-    JobState,
     JoinToken,
-    Look,
     Network,
     Node,
     NodeGroup,
-    NodeState,
     Pool,
     PoolState,
-    StepState,
     Token,
-    Upload,
     Vm,
 )
 from .os_catalogue import CATALOGUE
-from .permissions import Actor, action_of, may_drive, visible
-from .refusals import BadShape, Forbidden, Refusal, Refused
-from .saga import dispatch
-from .saga.context import context_of
-from .saga.engine import claim
+from .permissions import Actor, visible
+from .refusals import BadShape, Refusal, Refused
 from .saga.locks import serialise
-from .saga.resolve import look_limit_is_over
-from .saga.steps import Operation
 
 JOIN_TOKEN_LIFETIME = timedelta(hours=1)
 IDEMPOTENCY_LIFETIME = timedelta(hours=24)
-UPLOAD_PATIENCE = timedelta(hours=24)
-LIBRARY: dict[str, Any] = {"image": Image, "iso": Iso}
 CpuOvercommit = Annotated[Decimal, Field(ge=1, le=64, decimal_places=2)]
 MemoryOvercommit = Annotated[Decimal, Field(ge=1, le=2, decimal_places=2)]
 MemoryReserve = Annotated[int, Field(ge=LEAST_RESERVE_BYTES, le=MAX_BYTES)]
@@ -264,137 +248,6 @@ def image_edit(actor: Actor, image: Image, *, os: str) -> Image:
     return image
 
 
-# --- uploads ------------------------------------------------------------------------------------------------
-
-
-def upload_begin(
-    actor: Actor, kind: image_file.Kind, name: str, size_bytes: int, *, checksum: str = "", os: str = ""
-) -> Upload:
-    """Promise a file to the panel; its chunks follow by :func:`upload_append`.
-
-    :param checksum: ``sha256:<hex>``; empty: computed when the file is whole.
-
-    Raises :class:`Forbidden`, :class:`Refused`: ``file_suffix``, ``file_name_taken``, ``upload_under_way``,
-    ``upload_too_large``, ``no_room_on_panel``, ``os_unknown``.
-    """
-    actor.require("image.add")
-    reasons = name_unfit(kind, name)
-    if os and os not in CATALOGUE:
-        reasons.append(Refusal("os_unknown", {"os": os}, field="os"))
-    most_bytes = settings.INSTALLATION.upload_most_bytes
-    if size_bytes > most_bytes:
-        reasons.append(Refusal("upload_too_large", {"size": size_bytes, "most": most_bytes}, field="size_bytes"))
-    with transaction.atomic():
-        serialise()
-        reasons += name_taken(kind, name)
-        promised_bytes = sum(u.size_bytes - library.received_bytes(u.pk) for u in Upload.objects.all())
-        if size_bytes > library.free_bytes() - promised_bytes:
-            reasons.append(library.no_room(size_bytes + promised_bytes))
-        if reasons:
-            raise Refused(*reasons)
-        return Upload.objects.create(
-            kind=kind, name=name, size_bytes=size_bytes, checksum=checksum, os=os, user=actor.user
-        )
-
-
-def name_unfit(kind: image_file.Kind, name: str) -> list[Refusal]:
-    """Where the name of an image or an ISO does not say what it is, or could be that of a disk's volume."""
-    suffixes = image_file.SUFFIXES[kind]
-    if name.lower().endswith(suffixes) and not image_file.is_volume(name):
-        return []
-    return [Refusal("file_suffix", {"name": name, "suffixes": list(suffixes)}, field="name")]
-
-
-def name_taken(kind: str, name: str) -> list[Refusal]:
-    """Where there is such a file already, or one is being uploaded."""
-    reasons = _name_is_held(kind, name)
-    if under_way := Upload.objects.filter(kind=kind, name=name).first():
-        reasons.append(Refusal("upload_under_way", {"name": name, "upload": under_way.pk}, "name", status=409))
-    return reasons
-
-
-def is_name_taken(kind: str, name: str) -> bool:
-    uploads = Upload.objects.filter(kind=kind, name=name).values("pk")
-    return bool(uploads.union(LIBRARY[kind].objects.filter(name=name).values("pk")).exists())
-
-
-def _name_is_held(kind: str, name: str) -> list[Refusal]:
-    if LIBRARY[kind].objects.filter(name=name).exists():
-        return [Refusal("file_name_taken", {"name": name}, field="name", status=409)]
-    return []
-
-
-def upload_append(actor: Actor, upload: Upload, offset: int, read: Callable[[int], bytes]) -> Image | Iso | None:
-    """Take the next chunk. Behind the last one the file is looked at and becomes an image or an ISO, which is returned.
-
-    Raises :class:`Refused`: ``upload_wrong_offset`` (with the right one), ``upload_too_long``, ``upload_busy``,
-    ``no_room_on_panel``; and of the whole file, which is then deleted, ``checksum_differs`` or why it is no image.
-    """
-    actor.require("image.add")
-    with library.held(upload.pk) as file:
-        present_bytes = library.append(file, offset, read, upload.size_bytes)
-        Upload.objects.filter(pk=upload.pk).update(touched=timezone.now())
-        return _upload_kept(actor, upload) if present_bytes == upload.size_bytes else None
-
-
-def _upload_kept(actor: Actor, upload: Upload) -> Image | Iso:
-    try:
-        checksum, described = _looked_at(upload)
-    except Refused as refused:
-        with transaction.atomic():
-            Upload.objects.filter(pk=upload.pk).delete()
-            subject = f"{upload.kind}:{upload.pk}"
-            codes = [reason.code for reason in refused.refusals]
-            audit.write(actor, "image.add", "refused", subject=subject, subject_name=upload.name, codes=codes)
-        library.drop(upload.pk)
-        raise
-    fields: dict[str, Any] = {"name": upload.name, "os": upload.os, "size_bytes": upload.size_bytes}
-    if upload.kind == "image":
-        fields |= {"format": described.format, "virtual_size_bytes": described.virtual_size_bytes}
-    with transaction.atomic():
-        serialise()
-        taken = _name_is_held(upload.kind, upload.name)
-        if taken:
-            raise Refused(*taken)
-        row: Image | Iso = LIBRARY[upload.kind].objects.create(pk=upload.pk, checksum=checksum, stored=True, **fields)
-        Upload.objects.filter(pk=upload.pk).delete()
-        audit.write(actor, "image.add", "done", subject=f"{upload.kind}:{row.pk}", subject_name=row.name)
-        library.keep(upload.pk)
-    return row
-
-
-def _looked_at(upload: Upload) -> tuple[str, image_file.Described]:
-    path = library.path_of(upload.pk)
-    found = library.checksum(path)
-    if upload.checksum and upload.checksum != found:
-        raise Refused(Refusal("checksum_differs", {"name": upload.name, "promised": upload.checksum, "found": found}))
-    try:
-        return found, image_file.describe(path, "iso" if upload.kind == "iso" else "image", upload.name)
-    except image_file.Unfit as unfit:
-        raise Refused(Refusal(unfit.code, unfit.facts)) from None
-
-
-def upload_drop(actor: Actor, upload: Upload) -> None:
-    """Give an upload up: what has come of it is deleted."""
-    actor.require("image.add")
-    with library.held(upload.pk):
-        Upload.objects.filter(pk=upload.pk).delete()
-        library.drop(upload.pk)
-
-
-def forget_abandoned_uploads() -> None:
-    """An upload of which nothing came for a day is given up, and files that belong to nothing go."""
-    for upload in Upload.objects.filter(touched__lt=timezone.now() - UPLOAD_PATIENCE):
-        with suppress(Refused), library.held(upload.pk):
-            Upload.objects.filter(pk=upload.pk).delete()
-            library.drop(upload.pk)
-            audit.write(None, "image.add", "cancelled", subject=f"{upload.kind}:{upload.pk}", subject_name=upload.name)
-    if audit.was_restored_before(timezone.now()):
-        return  # what looks like a stray may be an image that the backup was too old to know
-    rows = (Upload.objects.all(), Image.objects.filter(stored=True), Iso.objects.filter(stored=True))
-    library.drop_strays({pk for found in rows for pk in found.values_list("pk", flat=True)})
-
-
 # --- pools --------------------------------------------------------------------------------------------------
 
 
@@ -507,184 +360,3 @@ def vm_edit(
 def forget_old_answers() -> None:
     """An ``Idempotency-Key`` is remembered for 24 hours."""
     IdempotencyKey.objects.filter(created__lt=timezone.now() - IDEMPOTENCY_LIFETIME).delete()
-
-
-# --- words to a job -------------------------------------------------------------------------------------------
-
-
-def cancel(actor: Actor, job: Job) -> Job:
-    """Before the pivot everything is put back; after it refused with ``past_pivot``."""
-    return _tell(actor, job, "cancel", {}, lambda row: setattr(row, "cancel_requested", True))
-
-
-def proceed(actor: Actor, job: Job) -> Job:
-    """The click that a step waits for."""
-
-    def click(row: Job) -> None:
-        row.data["clicked"] = True
-        row.steps.filter(waits_for_click=True).update(waits_for_click=False, state=StepState.PENDING)
-
-    return _tell(actor, job, "proceed", {}, click)
-
-
-def retry(actor: Actor, job: Job) -> Job:
-    """Let a stuck job try again, in the direction in which it was going."""
-
-    def again(row: Job) -> None:
-        # One out of a backup may not have had its turn yet: it goes back into its line.
-        going = JobState.RUNNING if row.started else JobState.WAITING
-        row.state = JobState.UNDOING if row.undoing else going
-        row.failures, row.resolution = 0, None
-        if not row.undoing or row.cancel_requested:
-            # A job that a person cancelled ends as cancelled, however long that took.
-            row.error = None
-        row.steps.filter(state=StepState.RUNNING, phase="settle").update(phase="do", doubts=0)
-
-    return _tell(actor, job, "retry", {}, again)
-
-
-def set_priority(actor: Actor, job: Job, priority: int) -> Job:
-    return _tell(actor, job, "priority", {"priority": priority}, lambda row: setattr(row, "priority", priority))
-
-
-def resolve(actor: Actor, job: Job, outcome: str, note: str, node: str | None = None) -> Job:
-    """An administrator's word for a job that cannot go on: ``done`` or ``undone``.
-
-    The nodes are looked at first; a word that contradicts what they show is refused (``resolution`` says how).
-    For a silent node its name must be typed (``node``).
-    """
-    if outcome not in ("done", "undone"):
-        raise BadShape({"outcome": ["done | undone"]})
-    if not note.strip():
-        raise BadShape({"note": ["required"]})
-    check_resolve(actor, job)
-    unnamed = [Refusal("type_node_name", {"node": n}, field="node") for n in must_be_named(job) if n != node]
-    if unnamed:
-        raise Refused(*unnamed)
-
-    def ask(row: Job) -> None:
-        row.state = JobState.STUCK
-        row.resolution = {
-            "state": "asked",
-            "outcome": outcome,
-            "note": note,
-            "user": actor.user.username,
-            "node": node,
-            "asked_at": timezone.now().isoformat(),
-            "contradictions": [],
-        }
-        row.looks.all().delete()
-        _ask_nodes(row)
-
-    return _tell(actor, job, "resolve", {"asked": outcome, "note": note}, ask)
-
-
-def must_be_named(job: Job) -> list[str]:
-    """Nodes that cannot show what they hold of this job: whoever resolves it types their names."""
-    steps = list(job.steps.select_related("node"))
-    away = {step.node.name for step in steps if step.node and step.node.state == NodeState.OFFLINE}
-    silent = {node.name for node in dispatch.silent_nodes(steps).values()}
-    looked = set(job.looks.filter(answer__isnull=True).values_list("node__name", flat=True))
-    return sorted(away | silent | (looked if look_limit_is_over(job) else set()))
-
-
-def _ask_nodes(job: Job) -> None:
-    """A question for every step that a node was asked to do and that knows how to be looked at."""
-    operation = Operation.registry.get(job.operation)
-    if operation is None:
-        return  # this version of the panel does not know what to ask
-    context = context_of(job)
-    for step in job.steps.filter(attempt__gt=0):
-        spec = operation.step(step.name)
-        if spec is None or spec.settle is None:
-            continue
-        for call in spec.settle.ask(context, step.key):
-            Look.objects.create(
-                job=job,
-                step=step,
-                node_id=call.node,
-                verb=call.message.verb,
-                object=call.message.object,
-                body=dispatch.body_text(call.message),
-            )
-
-
-def _tell(actor: Actor, job: Job, word: str, detail: dict[str, Any], change: Callable[[Job], None]) -> Job:
-    try:
-        with transaction.atomic():
-            # Waits where another transaction writes the job just now; on SQLite this one is alone anyway.
-            job = Job.objects.select_for_update().get(pk=job.pk)
-            claim(job)
-            JOB_CHECKS[word](actor, job)
-            change(job)
-            job.save()
-            audit.write(actor, "job." + word, "done", subject=job.subject, job=job, **detail)
-            events.job_changed(job, job.steps.all())
-            transaction.on_commit(lambda: wake.conductor(job.pk))
-    except (Refused, Forbidden):
-        audit.write(actor, "job." + word, "refused", subject=job.subject, job=job, **detail)
-        raise
-    return job
-
-
-def _may_drive(actor: Actor, job: Job) -> None:
-    operation = Operation.registry.get(job.operation)
-    if not may_drive(actor, job, operation):
-        raise Forbidden(actor.refusal(action_of(operation.code) if operation else "job.resolve"))
-
-
-def check_cancel(actor: Actor, job: Job) -> None:
-    _may_drive(actor, job)
-    if job.is_final:
-        raise Refused(Refusal("job_ended", status=409))
-    if job.undoing:
-        raise Refused(Refusal("job_undoing", status=409))
-    if job.past_pivot or job.state == JobState.STUCK:
-        raise Refused(Refusal("past_pivot", status=409))
-    operation = Operation.registry.get(job.operation)
-    for step in job.steps.all():
-        spec = operation.step(step.name) if operation else None
-        if spec and spec.pivot and step.state == StepState.RUNNING and step.doubts:
-            raise Refused(Refusal("in_doubt", status=409))
-
-
-def check_proceed(actor: Actor, job: Job) -> None:
-    _may_drive(actor, job)
-    if job.is_final:
-        raise Refused(Refusal("job_ended", status=409))
-    if not any(s.waits_for_click for s in job.steps.all()):
-        raise Refused(Refusal("job_waits_for_nothing", status=409))
-
-
-def check_retry(actor: Actor, job: Job) -> None:
-    _may_drive(actor, job)
-    if job.state != JobState.STUCK:
-        raise Refused(Refusal("job_not_stuck", status=409))
-
-
-def check_resolve(actor: Actor, job: Job) -> None:
-    """Stuck, or waiting for the answer of a node that is away or holds the message."""
-    actor.require("job.resolve")
-    if job.resolution and job.resolution["state"] == "asked" and not look_limit_is_over(job):
-        raise Refused(Refusal("being_resolved", status=409))
-    if job.is_final:
-        raise Refused(Refusal("job_ended", status=409))
-    # In Python: the steps are at hand, and a list of jobs asks this of each.
-    if job.state != JobState.STUCK and not dispatch.silent_nodes(job.steps.all()):
-        raise Refused(Refusal("job_not_stuck", status=409))
-
-
-def check_priority(actor: Actor, job: Job) -> None:
-    actor.require("job.priority")
-    if job.state != JobState.WAITING:
-        raise Refused(Refusal("job_not_waiting", status=409))
-
-
-JOB_CHECKS: dict[str, Callable[[Actor, Job], None]] = {
-    "cancel": check_cancel,
-    "proceed": check_proceed,
-    "retry": check_retry,
-    "resolve": check_resolve,
-    "priority": check_priority,
-}
-"""Each raises :class:`Forbidden` or :class:`Refused` with the reason; the job page's buttons read this list too."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from django.utils.translation import gettext_lazy as _
 from pydantic import StringConstraints
 
-from cluster import services
+from cluster import uploads
 from cluster.domain_specs import volume_of
 from cluster.models import Disk, Node, VmState
 from cluster.os_catalogue import CATALOGUE
@@ -52,7 +52,7 @@ class DiskImage(Operation[ImageParams]):
     @classmethod
     def plan(cls, actor: Actor, target: Disk, params: ImageParams) -> Plan:
         name = params.name if params.name.lower().endswith(SUFFIX) else params.name + SUFFIX
-        refusals = services.name_unfit("image", name) + services.name_taken("image", name)
+        refusals = uploads.name_unfit("image", name) + uploads.name_taken("image", name)
         if params.os and params.os not in CATALOGUE:
             refusals.append(Refusal("os_unknown", {"os": params.os}, field="os"))
         vm = target.vm

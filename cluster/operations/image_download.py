@@ -8,7 +8,7 @@ from django.db import transaction
 from django.utils.translation import gettext_lazy as _
 from pydantic import StringConstraints, TypeAdapter, ValidationError
 
-from cluster import library, services
+from cluster import library, uploads
 from cluster.models import Image, Iso, Node, NodeState
 from cluster.os_catalogue import CATALOGUE
 from cluster.permissions import Actor
@@ -53,7 +53,7 @@ class _Download(Operation[DownloadParams]):
         if params.name is None and not _is_name(name):
             refusals.append(Refusal("name_needed", {"found": name}, field="name"))
         else:
-            refusals += services.name_unfit(kind, name) + services.name_taken(kind, name)
+            refusals += uploads.name_unfit(kind, name) + uploads.name_taken(kind, name)
         if params.os and params.os not in CATALOGUE:
             refusals.append(Refusal("os_unknown", {"os": params.os}, field="os"))
         node, reasons = _node(params)
@@ -114,7 +114,7 @@ def _node(params: DownloadParams) -> tuple[Node | None, list[Refusal]]:
 def begin_file(kind: image_file.Kind, plan: Plan) -> File:
     """The row of a file that is on its way; ``data``: its ``name``, ``os`` and promised ``checksum``."""
     data = plan.data
-    if services.is_name_taken(kind, data["name"]):
+    if uploads.is_name_taken(kind, data["name"]):
         raise Lost(data["name"])
     fields: dict[str, Any] = {"name": data["name"], "os": data["os"], "checksum": data.get("checksum", "")}
     if kind == "image":

@@ -9,9 +9,9 @@ from typing import Any
 from django.db import transaction
 from django.urls import URLPattern, URLResolver, get_resolver
 
+from cluster.job_words import JOB_CHECKS
 from cluster.models import Job, Repeated
 from cluster.saga.steps import Operation
-from cluster.services import JOB_CHECKS
 from tests.panel.engine.scenarios import SCENARIOS, Scene
 from tests.people import PASSWORD
 from web.api.urls import LISTS

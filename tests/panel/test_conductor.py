@@ -14,7 +14,7 @@ import pytest
 import redis
 from django.test import override_settings
 
-from cluster import services
+from cluster import job_words
 from cluster.broker import Broker, Unreachable
 from cluster.conductor import Conductor
 from cluster.models import Job, Node, NodeState, ObjectNumber, PoolOnNode, StreamCursor, Vm
@@ -168,7 +168,7 @@ def test_a_cancel_names_the_number_that_runs_and_its_answer_turns_the_job_round(
     job = scene.start("vm.shutdown").job
     conductor.advance(job.pk)
     [shutdown] = agent.hear()
-    services.cancel(scene.actor, job)
+    job_words.cancel(scene.actor, job)
     conductor.advance(job.pk)
     agent.hear()
     assert [(c.object, c.dispatch) for c in agent.cancels] == [(shutdown.object, shutdown.dispatch)]
@@ -446,7 +446,7 @@ def test_after_a_resolve_the_silent_nodes_queue_is_gone_and_its_numbers_are_rais
     conductor.advance(job.pk)
     Node.objects.filter(pk=scene.node.pk).update(state="offline")
     job.refresh_from_db()
-    services.resolve(scene.actor, job, "undone", "the machine burnt", node="n1")
+    job_words.resolve(scene.actor, job, "undone", "the machine burnt", node="n1")
     conductor.advance(job.pk)
     assert Job.objects.get(pk=job.pk).state == "failed"
     assert not server.client().exists(commands_queue(scene.node.pk))
@@ -482,7 +482,7 @@ def test_a_vm_whose_job_was_resolved_shows_again_what_its_node_sees(
     conductor.advance(job.pk)
     Node.objects.filter(pk=scene.node.pk).update(state="offline")
     job.refresh_from_db()
-    services.resolve(scene.actor, job, "done", "I pulled the plug", node="n1")
+    job_words.resolve(scene.actor, job, "done", "I pulled the plug", node="n1")
     conductor.advance(job.pk)
     assert Job.objects.get(pk=job.pk).state == "succeeded"
     Node.objects.filter(pk=scene.node.pk).update(state="online")

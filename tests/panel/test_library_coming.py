@@ -10,7 +10,7 @@ from django.conf import settings
 from django.test import override_settings
 
 from cluster import library as files
-from cluster import services
+from cluster import uploads
 from cluster.models import Disk, Image, ImageCopy, Iso, Job, Node, Upload
 from cluster.operations import dry_run, start
 from cluster.refusals import Refused
@@ -131,7 +131,7 @@ def test_while_it_comes_an_image_is_neither_used_nor_distributed_nor_deleted_and
     assert "file_coming" in planned(scene, "vm.create", None, **asked, image=image.pk)
     assert planned(scene, "image.download", url=URL) == ["file_name_taken"]
     with pytest.raises(Refused, match="file_name_taken"):
-        services.upload_begin(scene.actor, "image", "debian.qcow2", 1)
+        uploads.begin(scene.actor, "image", "debian.qcow2", 1)
     iso = start(scene.actor, "iso.download", {"url": "https://example.org/a.iso"}).subject
     assert planned(scene, "vm.iso", scene.stopped.pk, iso=iso.pk) == ["file_coming"]
 

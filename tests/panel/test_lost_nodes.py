@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from django.db import transaction
 
-from cluster import reconcile, returning, services
+from cluster import job_words, reconcile, returning, services
 from cluster.models import Job, LeftGuest, Lock, Node, Pool, PoolOnNode, RaisedNumber, Vm
 from cluster.operations import dry_run, start
 from cluster.refusals import Forbidden, Refused
@@ -182,7 +182,7 @@ def test_a_target_that_falls_silent_past_the_point_of_no_return_keeps_the_vm(sce
     vm = Vm.objects.get(pk=scene.running.pk)
     job = Job.objects.get(operation="vm.restart_elsewhere", subject=f"vm:{vm.pk}")
     assert (vm.node_id, job.past_pivot) == (other.pk, True)
-    job = services.resolve(scene.actor, job, "undone", "it burnt, too", node="n2")
+    job = job_words.resolve(scene.actor, job, "undone", "it burnt, too", node="n2")
     job = Executor(world=scene.world).run(job)
     assert job.resolution["state"] == "refused", "silence is no evidence that it does not run there"
     assert Vm.objects.get(pk=vm.pk).node_id == other.pk
@@ -190,7 +190,7 @@ def test_a_target_that_falls_silent_past_the_point_of_no_return_keeps_the_vm(sce
 
 def test_a_cancel_before_anything_was_started_leaves_the_node_as_it_was(scene: Scene, other: Node) -> None:
     job = start(scene.actor, "node.declare_dead", {"confirm": "n1"}, scene.node.pk).job
-    services.cancel(scene.actor, job)
+    job_words.cancel(scene.actor, job)
     assert Executor(world=scene.world).run(Job.objects.get(pk=job.pk)).state == "cancelled"
     node = Node.objects.get(pk=scene.node.pk)
     assert (node.declared_dead, node.in_maintenance) == (None, False)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cluster import services
+from cluster import job_words
 from cluster.models import Job, Node, Vm
 from cluster.operations import dry_run, start
 from cluster.refusals import Refused
@@ -91,7 +91,7 @@ def test_a_cancel_opens_the_node_again_and_what_has_moved_can_be_put_back(scene:
     def cancel(n: int, envelope: Any) -> None:
         parent = Job.objects.get(operation="node.evacuate")
         if envelope.verb == "domain.leave" and not parent.cancel_requested:
-            services.cancel(scene.actor, parent)
+            job_words.cancel(scene.actor, parent)
 
     job = run(scene, "node.evacuate", scene.node.pk, before_answer=cancel)
     assert job.state == "cancelled"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.db import connections
 
-from cluster import services
+from cluster import job_words, services
 from cluster.models import Address, AffinityGroup, Job, Network, Node, PoolOnNode, Step, Vm
 from cluster.operations import start
 from cluster.refusals import Refused
@@ -154,7 +154,7 @@ def test_conductors_at_once_take_each_step_once(scene: Scene) -> None:
 def test_words_to_a_job_at_once_are_all_heard(scene: Scene) -> None:
     """A person's click is not lost because the conductor, or another person, wrote the job in the same moment."""
     job = scene.start("vm.create").job
-    outcomes = at_once(8, lambda n: services.set_priority(scene.actor, job, n))
+    outcomes = at_once(8, lambda n: job_words.set_priority(scene.actor, job, n))
     assert outcomes == {"started": 8}
 
 

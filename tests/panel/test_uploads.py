@@ -14,7 +14,7 @@ from django.conf import settings
 from django.test import override_settings
 from django.utils import timezone
 
-from cluster import audit, reconcile, services
+from cluster import audit, reconcile, uploads
 from cluster.models import AuditEvent, Image, Iso, Upload
 from nodes.contract.specs import FileFacts
 from tests.panel.client import Api
@@ -105,7 +105,7 @@ def test_one_chunk_at_a_time_is_taken(client: Api, library: Path) -> None:
         fcntl.flock(other, fcntl.LOCK_EX)
         assert code(send(client, upload, ISO[100:], 100)) == "upload_busy"
         assert code(client.ask("DELETE", f"uploads/{upload}/")) == "upload_busy"
-        services.forget_abandoned_uploads()
+        uploads.forget_abandoned()
     assert send(client, upload, ISO[100:], 100).status_code == 201
 
 
@@ -220,7 +220,7 @@ def test_what_nobody_goes_on_with_is_cleaned_up_after_a_day_and_strays_after_an_
     two_hours_ago = (timezone.now() - timedelta(hours=2)).timestamp()
     for name in (kept, "gone.part"):
         os.utime(library / name, (two_hours_ago, two_hours_ago))
-    services.forget_abandoned_uploads()
+    uploads.forget_abandoned()
     assert sorted(path.name for path in library.iterdir()) == sorted([kept, f"{fresh}.part", "young.part"])
     assert list(Upload.objects.values_list("pk", flat=True)) == [fresh]
 
@@ -234,7 +234,7 @@ def test_a_panel_that_was_put_back_from_a_backup_deletes_no_file_that_it_does_no
     two_hours_ago = (timezone.now() - timedelta(hours=2)).timestamp()
     os.utime(newer, (two_hours_ago, two_hours_ago))
     audit.restored(made="then")
-    services.forget_abandoned_uploads()
+    uploads.forget_abandoned()
     assert newer.exists()
 
 

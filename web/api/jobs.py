@@ -9,7 +9,7 @@ from pydantic import Field
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from cluster import selectors, services
+from cluster import job_words, selectors
 from cluster.job_views import job_view
 from cluster.models import Job
 from cluster.permissions import Actor
@@ -45,20 +45,20 @@ class Word:
 
 
 WORDS = [
-    Word("cancel", "Put everything back", Nothing, lambda actor, job, _: services.cancel(actor, job)),
-    Word("proceed", "The click that a step waits for", Nothing, lambda actor, job, _: services.proceed(actor, job)),
-    Word("retry", "Let a stuck job try again", Nothing, lambda actor, job, _: services.retry(actor, job)),
+    Word("cancel", "Put everything back", Nothing, lambda actor, job, _: job_words.cancel(actor, job)),
+    Word("proceed", "The click that a step waits for", Nothing, lambda actor, job, _: job_words.proceed(actor, job)),
+    Word("retry", "Let a stuck job try again", Nothing, lambda actor, job, _: job_words.retry(actor, job)),
     Word(
         "resolve",
         "An administrator's word for a job that cannot go on",
         Resolve,
-        lambda actor, job, said: services.resolve(actor, job, said.outcome, said.note, said.node),
+        lambda actor, job, said: job_words.resolve(actor, job, said.outcome, said.note, said.node),
     ),
     Word(
         "priority",
         "Change the place in the line",
         Priority,
-        lambda actor, job, said: services.set_priority(actor, job, said.priority),
+        lambda actor, job, said: job_words.set_priority(actor, job, said.priority),
     ),
 ]
 
@@ -83,7 +83,7 @@ class JobWordView(ApiView):
     def _require_right(self, job: Job) -> None:
         """403 comes before 400, but what else is in the way comes after it."""
         with contextlib.suppress(Refused):
-            services.JOB_CHECKS[self.word.code](self.actor, job)
+            job_words.JOB_CHECKS[self.word.code](self.actor, job)
 
     def describe(self, method: str) -> Described:
         return Described(

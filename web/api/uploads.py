@@ -7,7 +7,7 @@ from rest_framework.exceptions import UnsupportedMediaType
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from cluster import library, services
+from cluster import library, uploads
 from cluster.refusals import BadShape
 from nodes.contract.sizes import MAX_BYTES
 from nodes.contract.specs import FileName
@@ -35,7 +35,7 @@ class LibraryListView(ListView, WriteView):
     def post(self, request: Request) -> Response:
         said = self.said(request, "image.add", UploadBegin)
         digest = said.checksum.removeprefix("sha256:")
-        upload = services.upload_begin(
+        upload = uploads.begin(
             self.actor,
             "image" if self.noun.name == "images" else "iso",
             said.name,
@@ -69,7 +69,7 @@ class UploadView(DetailView, WriteView):
         self.actor.require("image.add")
         offset = _offset(request)
         _check_chunk(request)
-        kept = services.upload_append(self.actor, upload, offset, request._request.read)
+        kept = uploads.append(self.actor, upload, offset, request._request.read)
         if kept is None:
             return Response(rows.upload(upload, library.received_bytes(pk)))
         headers = {"Location": f"/api/v1/{upload.kind}s/{pk}/"}
@@ -80,7 +80,7 @@ class UploadView(DetailView, WriteView):
         self.actor.require("image.add")
         queries.only(request.query_params)
         row = rows.uploads(self.actor, [upload])[0]
-        services.upload_drop(self.actor, upload)
+        uploads.drop(self.actor, upload)
         return Response(row)
 
     def describe(self, method: str) -> Described:

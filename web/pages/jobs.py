@@ -7,7 +7,7 @@ from django.shortcuts import redirect
 from django.urls import NoReverseMatch, reverse
 from django.views.decorators.http import require_POST
 
-from cluster import selectors, services
+from cluster import job_words, selectors
 from cluster.job_views import job_view
 from cluster.models import FINAL, Job, JobState
 from cluster.refusals import BadShape, NotKnown, Refused
@@ -64,7 +64,7 @@ def job_context(request: PageRequest, job: Job) -> dict[str, object]:
         "can": {action["code"]: action for action in view["actions"]},
         "subject_url": _subject_url(request, job),
         "children": job_lines(selectors.jobs(request.actor).filter(parent=job).order_by("created", "pk")),
-        "silent": services.must_be_named(job),
+        "silent": job_words.must_be_named(job),
         "working": not job.is_final,
     }
 
@@ -102,13 +102,13 @@ def _say(request: PageRequest, job: Job, word: str) -> None:
     actor, typed = request.actor, request.POST
     if word == "resolve":
         outcome, node = typed.get("outcome", ""), typed.get("node", "").strip() or None
-        services.resolve(actor, job, outcome, typed.get("note", "").strip()[:500], node=node)
+        job_words.resolve(actor, job, outcome, typed.get("note", "").strip()[:500], node=node)
     elif word == "priority":
         value = typed.get("priority", "")
         if value not in ("-1", "0", "1"):
             raise BadShape({"priority": ["-1, 0, 1"]})
-        services.set_priority(actor, job, int(value))
+        job_words.set_priority(actor, job, int(value))
     elif word in ("cancel", "proceed", "retry"):
-        getattr(services, word)(actor, job)
+        getattr(job_words, word)(actor, job)
     else:
         raise NotKnown(word)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cluster import events, services
+from cluster import events, job_words
 from cluster.events import group
 from cluster.models import Job, Node, Vm
 from cluster.permissions import Actor
@@ -42,7 +42,7 @@ def test_the_last_frame_of_each_thing_is_what_its_row_says(
     executor = Executor(world=scene.world, fault=lambda n, e: fault if n == 0 and e.phase == "do" else None)
     job = executor.run(scene.start(code).job)
     if job.steps.filter(waits_for_click=True).exists() and not job.is_final:
-        services.proceed(Actor(job.user, job.grant), job)  # type: ignore[arg-type]
+        job_words.proceed(Actor(job.user, job.grant), job)  # type: ignore[arg-type]
         job = executor.run(job)
     heard_job = last(frames, "job", job.pk)
     assert heard_job

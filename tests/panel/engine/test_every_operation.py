@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 from django.db import transaction
 
-from cluster import services
+from cluster import job_words, services
 from cluster.models import AuditEvent, Grant, Job, Lock, Node, Role, Step, User
 from cluster.permissions import TABLE, Actor, action_of
 from cluster.refusals import Forbidden, NotKnown, Refused
@@ -36,7 +36,7 @@ def run(scene: Scene, code: str, executor: Executor | None = None) -> Job:
 def finish(executor: Executor, job: Job) -> Job:
     job = executor.run(job)
     if job.steps.filter(waits_for_click=True).exists() and not job.is_final:
-        services.proceed(Actor(job.user, job.grant), job)  # type: ignore[arg-type]
+        job_words.proceed(Actor(job.user, job.grant), job)  # type: ignore[arg-type]
         job = executor.run(job)
     return job
 
@@ -192,7 +192,7 @@ def test_a_cancel_at_any_message_puts_everything_back_or_is_refused_after_the_pi
             if job.cancel_requested:
                 return
             try:
-                services.cancel(scene.actor, job)
+                job_words.cancel(scene.actor, job)
             except services.Refused as error:
                 refused.append(error.refusals[0].code)
 
@@ -234,7 +234,7 @@ def test_an_undo_that_keeps_failing_makes_the_job_stuck_and_a_retry_frees_it(sce
     assert Lock.objects.filter(job=job).exists()
     assert job.error["code"] == "refused_by_test"
     broken = False
-    services.retry(scene.actor, job)
+    job_words.retry(scene.actor, job)
     job = finish(executor, Job.objects.get(pk=job.pk))
     assert job.state == "failed", (job.state, job.error)
     assert scene.fingerprint() == before
@@ -262,8 +262,8 @@ def test_a_node_that_is_away_is_waited_for_and_an_administrator_may_resolve(scen
     executor = Executor(world=scene.world)
     job = executor.run(job)
     assert job.waiting_reason == {"code": "node_offline", "facts": {"node": "n1"}}
-    assert refusal_of(services.resolve, scene.actor, job, "undone", "the machine burnt") == "type_node_name"
-    services.resolve(scene.actor, job, "undone", "the machine burnt", node="n1")
+    assert refusal_of(job_words.resolve, scene.actor, job, "undone", "the machine burnt") == "type_node_name"
+    job_words.resolve(scene.actor, job, "undone", "the machine burnt", node="n1")
     job = executor.run(job)
     assert job.state == "failed"
     assert job.resolution["state"] == "applied"
@@ -281,13 +281,13 @@ def test_a_message_that_an_online_node_holds_is_said_and_an_administrator_may_re
         return
     asked = step.node.name
     under_way = {one.node.name for one in dispatch.outbox().select_related("node")}
-    assert refusal_of(services.resolve, scene.actor, job, "undone", "its QEMU hangs", node=asked) == "job_not_stuck"
+    assert refusal_of(job_words.resolve, scene.actor, job, "undone", "its QEMU hangs", node=asked) == "job_not_stuck"
     Step.objects.filter(pk=step.pk).update(heard=LONG_AGO)
     engine.advance(job.pk)
     job.refresh_from_db()
     assert job.waiting_reason == {"code": "no_answer", "facts": {"node": asked, "verb": step.verb}}
-    assert refusal_of(services.resolve, scene.actor, job, "undone", "its QEMU hangs") == "type_node_name"
-    job = services.resolve(scene.actor, job, "undone", "its QEMU hangs", node=asked)
+    assert refusal_of(job_words.resolve, scene.actor, job, "undone", "its QEMU hangs") == "type_node_name"
+    job = job_words.resolve(scene.actor, job, "undone", "its QEMU hangs", node=asked)
     job.resolution["asked_at"] = LONG_AGO.isoformat()
     job.save()
     raised = engine.advance(job.pk).cancel

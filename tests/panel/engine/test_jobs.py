@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from cluster import services, states
+from cluster import job_words, services, states
 from cluster.models import AddressRange, AuditEvent, Job, Node, Vm, VmState
 from cluster.models import Step as StepRow
 from cluster.operations import start, start_child
@@ -39,7 +39,7 @@ def test_a_job_waits_for_the_lock_of_another_and_says_for_what_and_its_place(sce
     lock = "vm:" + scene.running.pk
     assert waits_for([second])[second.pk] == [{"lock": lock, "job": first.pk, "place": 1}]
     assert waits_for([third])[third.pk] == [{"lock": lock, "job": first.pk, "place": 2}]
-    services.set_priority(scene.actor, third, 5)
+    job_words.set_priority(scene.actor, third, 5)
     third.refresh_from_db()
     assert waits_for([third])[third.pk] == [{"lock": lock, "job": first.pk, "place": 1}]
     executor = Executor(world=scene.world)
@@ -100,7 +100,7 @@ def test_shared_locks_do_not_wait_for_each_other_and_an_exclusive_one_waits_for_
 def test_a_waiting_job_is_cancelled_at_once_and_gives_back_what_it_reserved(scene: Scene) -> None:
     before = scene.fingerprint()
     job = scene.start("vm.create").job
-    services.cancel(scene.actor, job)
+    job_words.cancel(scene.actor, job)
     job = Executor(world=scene.world).run(job)
     assert job.state == "cancelled"
     assert scene.fingerprint() == before
@@ -122,12 +122,12 @@ def test_a_word_that_contradicts_what_the_node_shows_is_refused(scene: Scene) ->
     job.refresh_from_db()
     Job.objects.filter(pk=job.pk).update(state="stuck")
     job.refresh_from_db()
-    services.resolve(scene.actor, job, "done", "I looked")
+    job_words.resolve(scene.actor, job, "done", "I looked")
     job = executor.run(job)
     assert job.state == "stuck"
     assert job.resolution["state"] == "refused"
     assert job.resolution["contradictions"][0]["node"] == "n1"
-    services.resolve(scene.actor, job, "undone", "it still runs")
+    job_words.resolve(scene.actor, job, "undone", "it still runs")
     job = executor.run(job)
     assert (job.state, job.resolution["state"]) == ("failed", "applied")
     scene.running.refresh_from_db()
@@ -139,14 +139,14 @@ def test_a_node_that_cannot_show_what_it_has_is_named_and_then_believed_unseen(s
     job = scene.start("vm.delete").job
     engine.advance(job.pk)
     Job.objects.filter(pk=job.pk).update(state="stuck")
-    job = services.resolve(scene.actor, Job.objects.get(pk=job.pk), "undone", "it still runs")
+    job = job_words.resolve(scene.actor, Job.objects.get(pk=job.pk), "undone", "it still runs")
     engine.advance(job.pk)
     job.refresh_from_db()
-    assert refusal_of(services.resolve, scene.actor, job, "undone", "again").refusals[0].code == "being_resolved"
+    assert refusal_of(job_words.resolve, scene.actor, job, "undone", "again").refusals[0].code == "being_resolved"
     job.resolution["asked_at"] = "2001-01-01T00:00:00+00:00"
     job.save()
-    assert refusal_of(services.resolve, scene.actor, job, "undone", "again").refusals[0].code == "type_node_name"
-    services.resolve(scene.actor, job, "undone", "I was there", node="n1")
+    assert refusal_of(job_words.resolve, scene.actor, job, "undone", "again").refusals[0].code == "type_node_name"
+    job_words.resolve(scene.actor, job, "undone", "I was there", node="n1")
     job.refresh_from_db()
     job.resolution["asked_at"] = "2001-01-01T00:00:00+00:00"
     job.save()
@@ -165,7 +165,7 @@ def test_what_no_node_was_asked_to_do_is_listed_when_a_job_is_resolved(scene: Sc
     assert job.state == "stuck"
     nic = job.steps.get(name="unplug_nic")
     job.steps.filter(pk=nic.pk).update(state="pending", attempt=0)
-    services.resolve(scene.actor, job, "done", "I looked")
+    job_words.resolve(scene.actor, job, "done", "I looked")
     job = executor.run(job)
     assert (job.state, job.resolution["state"]) == ("succeeded", "applied")
     assert job.leftovers == [{"node": "n1", "object": nic.object}]
@@ -191,7 +191,7 @@ def test_beside_sixteen_long_verbs_a_stop_still_starts_at_once_and_a_long_one_wa
     engine.advance(shutdown.pk)
     shutdown.refresh_from_db()
     assert (shutdown.state, shutdown.waiting_reason["code"]) == ("running", "node_busy")
-    services.cancel(scene.actor, shutdown)
+    job_words.cancel(scene.actor, shutdown)
     engine.advance(shutdown.pk)
     stop = scene.start("vm.stop").job
     assert len(engine.advance(stop.pk).send) == 1
@@ -281,7 +281,7 @@ def test_a_cancel_passes_down_to_the_children(scene: Scene, everybody_stops: typ
         engine.advance(job.pk)
     parent.refresh_from_db()
     assert parent.children.get().state == "waiting"
-    services.cancel(scene.actor, parent)
+    job_words.cancel(scene.actor, parent)
     parent = Executor(world=scene.world).run(parent)
     assert parent.state == "cancelled"
     assert parent.children.get().state == "cancelled"
@@ -335,7 +335,7 @@ def test_a_cancelled_job_whose_undo_was_stuck_still_ends_as_cancelled(scene: Sce
     job = executor.run(scene.start("vm.create").job)
     assert (job.state, job.error["code"]) == ("stuck", "refused_by_test")
     broken = False
-    services.retry(scene.actor, job)
+    job_words.retry(scene.actor, job)
     job = executor.run(job)
     assert (job.state, job.error) == ("cancelled", None)
 
@@ -380,7 +380,7 @@ def test_a_create_that_is_resolved_as_done_gives_back_the_room_that_it_reserved(
     engine.advance(job.pk)
     Node.objects.filter(pk=scene.node.pk).update(state="offline")
     executor = Executor(world=scene.world)
-    services.resolve(scene.actor, executor.run(job), "done", "I made it by hand", node="n1")
+    job_words.resolve(scene.actor, executor.run(job), "done", "I made it by hand", node="n1")
     assert executor.run(job).state == "succeeded"
     scene.pool.refresh_from_db()
     assert scene.pool.reserved_bytes == 0
@@ -395,7 +395,7 @@ def test_a_job_whose_step_this_version_does_not_know_can_be_resolved(scene: Scen
     executor = Executor(world=scene.world)
     job = executor.run(job)
     assert job.error["code"] == "steps_changed"
-    services.resolve(scene.actor, job, outcome, "I looked")
+    job_words.resolve(scene.actor, job, outcome, "I looked")
     job = executor.run(job)
     assert (job.state, job.resolution["state"]) == ("succeeded" if outcome == "done" else "failed", "applied")
     assert {"node": "n1", "object": "domain:" + scene.running.pk} in job.leftovers
@@ -409,7 +409,7 @@ def test_a_job_whose_operation_this_version_does_not_know_can_be_resolved(scene:
     executor = Executor(world=scene.world)
     job = executor.run(job)
     assert job.error["code"] == "steps_changed"
-    services.resolve(scene.actor, job, outcome, "I looked")
+    job_words.resolve(scene.actor, job, outcome, "I looked")
     assert executor.run(job).resolution["state"] == "applied"
 
 
@@ -445,7 +445,7 @@ def test_an_undo_for_which_the_node_has_no_thread_is_done_later_and_not_taken_fo
     job = executor.run(scene.start("demo.wait").job)
     monkeypatch.setattr(DemoUnmark, "long", True)
     monkeypatch.setattr(dispatch, "MAX_LONG_VERBS", 0)
-    services.cancel(scene.actor, job)
+    job_words.cancel(scene.actor, job)
     job = executor.run(job)
     assert (job.state, job.waiting_reason["code"]) == ("undoing", "node_busy")
     assert not dispatch.outbox().exists()

@@ -6,7 +6,7 @@ import pytest
 from django.contrib.sessions.models import Session
 from django.utils import timezone
 
-from cluster import services
+from cluster import job_words
 from cluster.models import AuditEvent, Job, JoinToken, Lock, Node, StreamCursor, Vm
 from cluster.operations import start
 from cluster.panel_backup import aftermath
@@ -68,7 +68,7 @@ def test_tried_again_it_goes_on_where_it_was(scene: Scene, code: str) -> None:
     executor = Executor(world=scene.world)
     executor.advance(job.pk)
     come_back(scene)
-    services.retry(scene.actor, Job.objects.get(pk=job.pk))
+    job_words.retry(scene.actor, Job.objects.get(pk=job.pk))
     job = executor.run(job)
     assert job.state == "succeeded"
     assert not Lock.objects.exists()
@@ -78,10 +78,10 @@ def test_one_that_waited_its_turn_waits_for_it_again(scene: Scene) -> None:
     first = interrupt(scene, "vm.stop", "domain.stop")
     second = start(scene.actor, "vm.delete", {"disks": True}, scene.running.pk).job
     come_back(scene)
-    services.retry(scene.actor, Job.objects.get(pk=second.pk))
+    job_words.retry(scene.actor, Job.objects.get(pk=second.pk))
     executor = Executor(world=scene.world)
     assert executor.run(second).state == "waiting"
-    services.retry(scene.actor, Job.objects.get(pk=first.pk))
+    job_words.retry(scene.actor, Job.objects.get(pk=first.pk))
     assert executor.run(first).state == "succeeded"
     assert executor.run(second).state == "succeeded"
 
@@ -96,11 +96,11 @@ def test_a_guest_that_people_use_since_is_not_undone_with_the_job_that_made_it(s
     come_back(scene)
     executor = Executor(world=scene.world)
     for _ in range(3):
-        services.retry(scene.actor, Job.objects.get(pk=job.pk))
+        job_words.retry(scene.actor, Job.objects.get(pk=job.pk))
         job = executor.run(job)
         assert (job.state, job.error["code"]) == ("stuck", "overtaken")
     assert scene.world.objects == seen
-    services.resolve(scene.actor, job, "done", "it runs, I have looked")
+    job_words.resolve(scene.actor, job, "done", "it runs, I have looked")
     job = executor.run(job)
     assert job.state == "succeeded"
     assert scene.world.objects == seen
@@ -116,11 +116,11 @@ def test_what_was_deleted_since_is_not_made_again_by_the_job_that_made_it(scene:
     scene.world.ledger[scene.node.pk, f"domain:{vm.pk}"] = 4
     scene.world.objects = dict(kept)
     come_back(scene)
-    services.retry(scene.actor, Job.objects.get(pk=job.pk))
+    job_words.retry(scene.actor, Job.objects.get(pk=job.pk))
     executor = Executor(world=scene.world)
     job = executor.run(job)
     assert (job.state, job.error["code"]) == ("stuck", "overtaken")
-    services.resolve(scene.actor, job, "undone", "it was deleted since")
+    job_words.resolve(scene.actor, job, "undone", "it was deleted since")
     assert executor.run(job).state == "failed"
     assert scene.world.objects == kept
     assert not Vm.objects.filter(pk=vm.pk).exists()
