@@ -46,7 +46,15 @@ NOT_COUNTED = ("SAVEPOINT", "RELEASE", "ROLLBACK", "BEGIN", "COMMIT", "SELECT pg
 """Each database opens its transactions in its own way."""
 
 MOST = 19
-MORE = {"/backup/": 6, "/migrate/": 21, "/forecast/": 18, "/vms/new/": 2, "/balances/": 6, "/nodes/balance/": 1, "/restart_elsewhere/": 13}
+MORE = {
+    "/backup/": 6,
+    "/migrate/": 21,
+    "/forecast/": 18,
+    "/vms/new/": 2,
+    "/balances/": 6,
+    "/nodes/balance/": 1,
+    "/restart_elsewhere/": 13,
+}
 """A backup's interfaces are read, and it and its copies are rows; a move, its forecast and a balance ask what
 each node has; who creates a VM chooses among two kinds of groups.
 """
