@@ -154,6 +154,6 @@ def node(libvirt_uri: str, folder: Path) -> Node:
     hypervisor = Hypervisor(libvirt_uri)
     hypervisor.start()
     assert hypervisor.await_ok(PATIENCE_S)
-    parts: Any = {"network": None, "inspect": lambda: None}
+    parts: Any = {"network": None, "inspect": lambda: None, "set_self_fencing": lambda after_s: None}
     virt = VirtType("qemu", "the suite's")
     return Node(paths=Paths(state_dir=folder), hypervisor=hypervisor, shell=Shell(), virt=virt, **parts)
