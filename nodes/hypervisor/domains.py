@@ -409,8 +409,14 @@ class Hypervisor(Migrating):
     def end_backup(self, uuid: str) -> None:
         """End one that is under way, if any."""
         with self._on(uuid) as domain:
-            if domain.isActive() and _backup(domain) is not None:
+            if not domain.isActive() or _backup(domain) is None:
+                return
+            try:
                 domain.abortJob()
+            except libvirt.libvirtError as error:
+                # It may have reached its end in this moment.
+                if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID or _backup(domain) is not None:
+                    raise
 
     def await_backup(self, uuid: str, progress: Callable[[int], None], cancellation: Cancellation) -> None:
         """Wait until none is under way. Raises Cancelled, after ending it, and ``backup_failed``."""

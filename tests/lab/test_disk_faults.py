@@ -64,7 +64,8 @@ def test_a_backup_that_is_cancelled_leaves_nothing(vm: dict[str, Any], lab: Lab,
     faults.wait_reached(armed)
     lab.api.post(f"jobs/{job}/cancel/")
     faults.release(armed)
-    assert lab.api.follow(job, 60)["state"] == "cancelled"
+    ended = lab.api.follow(job, 60)
+    assert (ended["state"], ended["error"]) == ("cancelled", None)
     assert lab.api.all("backups/") == []
     assert lab.api.get(f"vms/{vm['id']}/")["state"] == "running"
     lab.api.do(f"vms/{vm['id']}/suspend/")  # QEMU copies nothing any more, and takes orders

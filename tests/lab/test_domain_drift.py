@@ -15,7 +15,10 @@ SHARED = "/var/lib/libvirt/shared"
 FORGET = """
 from cluster.models import Disk, Node, Vm
 vm = Vm.objects.select_related("node").get(pk={vm!r})
-Node.objects.filter(pk=vm.node_id).update(memory_allocated_bytes=vm.node.memory_allocated_bytes - vm.memory_bytes)
+Node.objects.filter(pk=vm.node_id).update(
+    memory_allocated_bytes=vm.node.memory_allocated_bytes - vm.memory_bytes,
+    cpus_allocated=vm.node.cpus_allocated - vm.vcpus,
+)
 Disk.objects.filter(vm=vm).delete()
 vm.delete()
 """
