@@ -26,13 +26,15 @@ def point(name: str, detail: str = "") -> None:
     for armed in (Path(_FOLDER, f"{name}:{detail}"), Path(_FOLDER, name)):
         fired = armed.with_name(f"{armed.name}.reached")
         try:
-            if armed.read_text().strip() == "note":
+            order = armed.read_text().strip()
+            if order == "note":
                 _note(name, detail)
                 return
             armed.rename(fired)
         except FileNotFoundError:
             continue
-        if fired.read_text().strip() == "kill":
+        # Not read again: whoever waited for this name may have removed it already.
+        if order == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         while fired.exists():
             time.sleep(0.005)

@@ -56,9 +56,7 @@ def by_hand(bench: Bench, vm: str, name: str) -> str:
         for found in xml.findall(path):
             found.getparent().remove(found)
     xml.find("name").text = name
-    file = node.folder / "tmp" / f"{name}.xml"
-    file.write_bytes(etree.tostring(xml))
-    node.run("virsh", "-q", "define", f"/tmp/{name}.xml")
+    node.run("virsh", "-q", "define", "/dev/stdin", input=etree.tostring(xml, encoding="unicode"))
     node.run("virsh", "-q", "start", name)
     return name
 
