@@ -241,6 +241,17 @@ def nic_ids(context: Context[Any]) -> list[str]:
     return list(Nic.objects.filter(vm=context.subject_id).values_list("pk", flat=True))
 
 
+def plug(node: str, nic_id: str) -> Call:
+    """The interface's lease and filter on any node."""
+    nic = Nic.objects.select_related("network", "lease").get(pk=nic_id)
+    return Call(node, NicPlug(nic=nic_spec(nic)))
+
+
+def unplug(node: str, nic_id: str) -> Call:
+    nic = Nic.objects.select_related("network").get(pk=nic_id)
+    return Call(node, NicUnplug(id=nic.pk, bridge=nic.network.bridge))
+
+
 def plug_nic(context: Context[Any], nic_id: str) -> Call:
     nic = Nic.objects.select_related("vm", "network", "lease").get(pk=nic_id)
     return Call(nic.vm.node_id, NicPlug(nic=nic_spec(nic)))

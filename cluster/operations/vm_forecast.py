@@ -17,8 +17,7 @@ from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Plan,
 from nodes.contract.messages import DomainDismiss, DomainMeasure, GuestLoad, PathFacts, PathMeasure, PathOpen, PathPort
 
 from .vm_migrate import MigrateParams, VmMigrate
-from .vm_move_plan import MovePlanning
-from .vm_power import vm_of
+from .vm_power import moved_meanwhile, vm_of
 
 WAYS: dict[str, dict[str, bool]] = {
     "live": {},
@@ -111,7 +110,7 @@ class VmForecast(Operation[MigrateParams]):
 
     @classmethod
     def plan(cls, actor: Actor, target: Vm, params: MigrateParams) -> Plan:
-        return MovePlanning(target, params.target, params.pools).plan()
+        return VmMigrate.plan(actor, target, params)
 
     @classmethod
     def locks(cls, context: Context[MigrateParams]) -> Sequence[LockName]:
@@ -121,7 +120,4 @@ class VmForecast(Operation[MigrateParams]):
     @classmethod
     def recheck(cls, context: Context[MigrateParams]) -> list[Refusal]:
         vm = vm_of(context)
-        reasons = cls.obstacles(vm)
-        if vm.node_id != context.data["source"]:
-            reasons.append(Refusal("moved_meanwhile", {"vm": vm.name, "node": vm.node.name}, status=409))
-        return reasons
+        return cls.obstacles(vm) + moved_meanwhile(vm, context.data["source"])

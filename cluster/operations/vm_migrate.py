@@ -15,8 +15,8 @@ from django.utils.translation import gettext_lazy as _
 from pydantic import Field
 
 from cluster import affinity, links, placement, states, whereabouts
-from cluster.domain_specs import disk_spec, domain_spec, elsewhere, nic_spec, volume_of
-from cluster.models import Disk, Lock, Nic, Node, Vm, VmState
+from cluster.domain_specs import disk_spec, domain_spec, elsewhere, volume_of
+from cluster.models import Disk, Lock, Node, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
 from cluster.saga.steps import Call, Context, Id, LockName, NoUndo, Operation, Params, Plan, Settle, Step, Verdict, done
@@ -37,17 +37,15 @@ from nodes.contract.messages import (
     DomainSuspend,
     DomainWhereabouts,
     ExpectedDomain,
-    NicPlug,
-    NicUnplug,
     VolumeFacts,
 )
 from nodes.contract.sizes import MAX_BYTES, MIB
 from nodes.contract.specs import MovedDisk
 
 from . import trash
-from .vm_create import FOREIGN, nic_ids
+from .vm_create import FOREIGN, nic_ids, plug, unplug
 from .vm_move_plan import MovePlanning
-from .vm_power import GUEST_IS_OFF, mark, show, state_obstacles, unmark, unsettled, vm_of
+from .vm_power import GUEST_IS_OFF, mark, moved_meanwhile, show, state_obstacles, unmark, unsettled, vm_of
 from .vm_snapshot import disks_changed
 
 S = VmState
@@ -123,8 +121,7 @@ class VmMigrate(Operation[MigrateParams]):
     def recheck(cls, context: Context[MigrateParams]) -> list[Refusal]:
         vm = vm_of(context)
         reasons = disks_changed(vm, context.data["disks"]) + cls.obstacles(vm)
-        if vm.node_id != context.data["source"]:
-            reasons.append(Refusal("moved_meanwhile", {"vm": vm.name, "node": vm.node.name}, status=409))
+        reasons += moved_meanwhile(vm, context.data["source"])
         target = Node.objects.get(pk=context.data["target"])
         if target.in_maintenance:
             reasons.append(Refusal("maintenance", {"node": target.name}, field="target", status=409))
@@ -205,21 +202,15 @@ def delete_disk(context: Context[MigrateParams], disk_id: str) -> Call:
 
 
 def plug_nic(context: Context[MigrateParams], nic_id: str) -> Call:
-    nic = Nic.objects.select_related("network", "lease").get(pk=nic_id)
-    return Call(context.data["target"], NicPlug(nic=nic_spec(nic)))
+    return plug(context.data["target"], nic_id)
 
 
 def unplug_there(context: Context[MigrateParams], nic_id: str) -> Call:
-    return _unplug(context.data["target"], nic_id)
+    return unplug(context.data["target"], nic_id)
 
 
 def unplug_here(context: Context[MigrateParams], nic_id: str) -> Call:
-    return _unplug(context.data["source"], nic_id)
-
-
-def _unplug(node: str, nic_id: str) -> Call:
-    nic = Nic.objects.select_related("network").get(pk=nic_id)
-    return Call(node, NicUnplug(id=nic.pk, bridge=nic.network.bridge))
+    return unplug(context.data["source"], nic_id)
 
 
 def hold(context: Context[MigrateParams], key: str) -> Call | None:

@@ -33,6 +33,13 @@ GUEST_IS_OFF = ("domain_not_active", "domain_absent")
 """A guest that went off meanwhile has no pause that could be taken back."""
 
 
+def moved_meanwhile(vm: Vm, source: str) -> list[Refusal]:
+    """Asked when a job has got its locks: where it is not on the node of which the plan was made."""
+    if vm.node_id == source:
+        return []
+    return [Refusal("moved_meanwhile", {"vm": vm.name, "node": vm.node.name}, status=409)]
+
+
 class Power(Operation[Any]):
     """What the seven have in common: the VM is marked, one verb runs, the state becomes what the node then shows."""
 

@@ -9,13 +9,13 @@ from typing import Any, Literal
 from django.utils.translation import gettext_lazy as _
 
 from cluster import states
-from cluster.domain_specs import domain_spec, nic_spec
-from cluster.models import Nic, Node, NodeState, PoolOnNode, Vm, VmState
+from cluster.domain_specs import domain_spec
+from cluster.models import Node, NodeState, PoolOnNode, Vm, VmState
 from cluster.refusals import Refusal
 from cluster.saga.steps import Call, Context, LockName, NoParams, NoUndo, Operation, Step
-from nodes.contract.messages import DomainAdopt, DomainLeave, NicPlug, NicUnplug
+from nodes.contract.messages import DomainAdopt, DomainLeave
 
-from .vm_create import nic_ids
+from .vm_create import nic_ids, plug_nic, unplug
 from .vm_power import claimed, define, show, state_obstacles, vm_of
 from .vm_settle import settle_defined
 
@@ -57,11 +57,6 @@ def _could_be_elsewhere(vm: Vm) -> list[Refusal]:
     return [Refusal("could_be_elsewhere", {"vm": vm.name, "node": names}, status=409)] if names else []
 
 
-def plug_nic(context: Context[NoParams], nic_id: str) -> Call:
-    nic = Nic.objects.select_related("network", "lease").get(pk=nic_id)
-    return Call(vm_of(context).node_id, NicPlug(nic=nic_spec(nic)))
-
-
 def write(context: Context[NoParams], key: str) -> Call:
     """One that was moved by hand is also started by the next boot of its new node."""
     vm = vm_of(context)
@@ -83,8 +78,8 @@ def leave(context: Context[NoParams], key: str) -> Call | None:
 
 
 def unplug_nic(context: Context[NoParams], nic_id: str) -> Call | None:
-    nic, old = Nic.objects.select_related("network").get(pk=nic_id), _old_node(context)
-    return Call(old, NicUnplug(id=nic.pk, bridge=nic.network.bridge)) if old else None
+    old = _old_node(context)
+    return unplug(old, nic_id) if old else None
 
 
 def finish(context: Context[NoParams], key: str) -> None:

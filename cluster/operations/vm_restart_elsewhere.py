@@ -12,8 +12,8 @@ from django.db.models import prefetch_related_objects
 from django.utils.translation import gettext_lazy as _
 
 from cluster import affinity, placement, states
-from cluster.domain_specs import domain_spec, nic_spec, volume_of
-from cluster.models import Disk, LeftGuest, Lock, Nic, Node, PoolOnNode, Vm, VmState
+from cluster.domain_specs import domain_spec, volume_of
+from cluster.models import Disk, LeftGuest, Lock, Node, PoolOnNode, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
 from cluster.saga import dispatch
@@ -26,13 +26,11 @@ from nodes.contract.messages import (
     DomainStart,
     DomainUndefine,
     DomainWhereabouts,
-    NicPlug,
-    NicUnplug,
 )
 
-from .vm_create import FOREIGN, nic_ids
+from .vm_create import FOREIGN, nic_ids, plug, unplug
 from .vm_move_plan import nodes_for_moves
-from .vm_power import RUNS, show, vm_of
+from .vm_power import RUNS, moved_meanwhile, show, vm_of
 from .vm_snapshot import disks_changed
 
 
@@ -95,9 +93,7 @@ class VmRestartElsewhere(Operation[RestartParams]):
     def recheck(cls, context: Context[RestartParams]) -> list[Refusal]:
         vm = vm_of(context)
         reasons = disks_changed(vm, context.data["disks"]) + cls.obstacles(vm)
-        if vm.node_id != context.data["source"]:
-            reasons.append(Refusal("moved_meanwhile", {"vm": vm.name, "node": vm.node.name}, status=409))
-        return reasons
+        return reasons + moved_meanwhile(vm, context.data["source"])
 
     # The table of steps stands below the functions that it names.
 
@@ -226,13 +222,11 @@ def fence(context: Context[RestartParams], disk_id: str) -> Call:
 
 
 def plug_nic(context: Context[RestartParams], nic_id: str) -> Call:
-    nic = Nic.objects.select_related("network", "lease").get(pk=nic_id)
-    return Call(context.data["target"], NicPlug(nic=nic_spec(nic)))
+    return plug(context.data["target"], nic_id)
 
 
 def unplug_nic(context: Context[RestartParams], nic_id: str) -> Call:
-    nic = Nic.objects.select_related("network").get(pk=nic_id)
-    return Call(context.data["target"], NicUnplug(id=nic.pk, bridge=nic.network.bridge))
+    return unplug(context.data["target"], nic_id)
 
 
 def define(context: Context[RestartParams], key: str) -> Call:
