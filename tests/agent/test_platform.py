@@ -3,8 +3,6 @@
 CPUs of this kind only are to be had on one machine; others are made of its own by a feature more or less.
 """
 
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,44 +14,19 @@ from nodes import domain_xml
 from nodes.contract.specs import DomainSpec, HostCpu, Platform
 from nodes.hypervisor import Hypervisor
 from tests.agent.conftest import a_folder
+from tests.libvirtd import PATIENCE_S, a_libvirtd
 
 UUID, VM = "11111111-2222-3333-4444-555555555555", "v" * 13
 SPEC = DomainSpec(id=VM, uuid=UUID, name="web", vcpus=1, memory_bytes=64 << 20)
-PATIENCE_S = 30.0
 VIRT_TYPES = ["qemu", "kvm"] if Path("/dev/kvm").exists() else ["qemu"]
 OF_OTHERS = ("svm", "vmx")
 """Of two vendors: no host has both."""
-OWN_PLACES = """\
-for path in etc/libvirt var/lib/libvirt var/cache/libvirt var/log/libvirt run/libvirt; do
-    mkdir -p "/$path" "$0/$path"
-    mount --bind "$0/$path" "/$path"
-done
-exec libvirtd --pid-file "$0/libvirtd.pid"
-"""
-QEMU_CONF = 'user = "root"\ngroup = "root"\nsecurity_driver = "none"\nnamespaces = []\ncgroup_controllers = []\n'
 
 
 @pytest.fixture(scope="module")
 def uri() -> Iterator[str]:
-    """It sees /etc, /var and /run of its own, so that it and one that this machine may have do not meet."""
-    with a_folder() as folder:
-        (folder / "etc/libvirt").mkdir(parents=True)
-        (folder / "etc/libvirt/libvirtd.conf").write_text('auth_unix_rw = "none"\n')
-        (folder / "etc/libvirt/qemu.conf").write_text(QEMU_CONF + 'stdio_handler = "file"\n')
-        socket, log = folder / "run/libvirt/libvirt-sock", folder / "libvirtd.log"
-        argv = ["unshare", "--mount", "--propagation", "private", "bash", "-euc", OWN_PLACES, str(folder)]
-        with log.open("wb") as output:
-            process = subprocess.Popen(argv, stdout=output, stderr=output)
-        try:
-            deadline = time.monotonic() + PATIENCE_S
-            while not socket.exists():
-                assert time.monotonic() < deadline, log.read_text()
-                assert process.poll() is None, log.read_text()
-                time.sleep(0.05)
-            yield f"qemu+unix:///system?socket={socket}"
-        finally:
-            process.terminate()
-            process.wait()
+    with a_folder() as folder, a_libvirtd(folder) as uri:
+        yield uri
 
 
 @pytest.fixture(scope="module")

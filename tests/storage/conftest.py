@@ -1,9 +1,7 @@
 """A pool of every kind, made once; what a test leaves in it is taken away after the test."""
 
 import shutil
-import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,31 +14,13 @@ from nodes.node import Node
 from nodes.probe import VirtType
 from nodes.shell import Shell
 from nodes.verbs import load
+from tests.libvirtd import PATIENCE_S, a_libvirtd
 from tests.storage import places
 from tests.storage.ceph import Ceph
 from tests.storage.places import Place
 
 KINDS = ("directory-qcow2", "directory-raw", "lvm", "lvm-striped", "lvmthin", "rbd")
 NO_DEVICE_MAPPER = "this kernel has no device-mapper: LVM can only write down here what it would do"
-
-
-PATIENCE_S = 30.0
-LIBVIRTD_CONF = 'auth_unix_rw = "none"\n'
-QEMU_CONF = """\
-user = "root"
-group = "root"
-security_driver = "none"
-namespaces = []
-cgroup_controllers = []
-stdio_handler = "file"
-"""
-OWN_PLACES = """\
-for path in etc/libvirt var/lib/libvirt var/cache/libvirt var/log/libvirt run/libvirt; do
-    mkdir -p "/$path" "$0/$path"
-    mount --bind "$0/$path" "/$path"
-done
-exec libvirtd --pid-file "$0/libvirtd.pid"
-"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -127,25 +107,8 @@ def rbd(request: pytest.FixtureRequest, folder: Path, made: dict[str, Place]) ->
 
 @pytest.fixture(scope="session")
 def libvirt_uri(folder: Path) -> Iterator[str]:
-    """It sees /etc, /var and /run of its own, so that it and one that this machine may have do not meet."""
-    root = folder / "node"
-    (root / "etc/libvirt").mkdir(parents=True)
-    (root / "etc/libvirt/libvirtd.conf").write_text(LIBVIRTD_CONF)
-    (root / "etc/libvirt/qemu.conf").write_text(QEMU_CONF)
-    argv = ["unshare", "--mount", "--propagation", "private", "bash", "-euc", OWN_PLACES, str(root)]
-    with (folder / "libvirtd.log").open("wb") as log:
-        process = subprocess.Popen(argv, stdout=log, stderr=log)
-    uri = f"qemu+unix:///system?socket={root}/run/libvirt/libvirt-sock"
-    try:
-        deadline = time.monotonic() + PATIENCE_S
-        while not (root / "run/libvirt/libvirt-sock").exists():
-            assert time.monotonic() < deadline, (folder / "libvirtd.log").read_text()
-            assert process.poll() is None, (folder / "libvirtd.log").read_text()
-            time.sleep(0.05)
+    with a_libvirtd(folder / "node") as uri:
         yield uri
-    finally:
-        process.terminate()
-        process.wait()
 
 
 @pytest.fixture(scope="session")
