@@ -83,7 +83,8 @@ def _job_groups(job: Job) -> list[str]:
     """A tenant's people see its jobs; a self-service user their own, and those about their VMs."""
     scopes = {"all"}
     if job.tenant_id:
-        owner = Vm.objects.filter(pk=job.subject.removeprefix("vm:")).values_list("owner_id", flat=True).first()
+        kind, _colon, pk = job.subject.partition(":")
+        owner = Vm.objects.filter(pk=pk).values_list("owner_id", flat=True).first() if kind == "vm" else None
         scopes |= {f"tenant-{job.tenant_id}"}
         scopes |= {person(user, job.tenant_id) for user in (job.user_id, owner) if user}
     return [group("jobs", scope) for scope in sorted(scopes)]

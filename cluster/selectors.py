@@ -146,10 +146,14 @@ def disks(actor: Actor) -> "QuerySet[Disk]":
     return visible(Disk.objects.filter(device="disk", backup=None), actor)
 
 
+def disks_with_vms(actor: Actor) -> "QuerySet[Disk]":
+    return disks(actor).select_related("vm__node", "pool").defer(*(f"vm__{name}" for name in WITHOUT_REPORTS))
+
+
 def disks_with_places(actor: Actor) -> "QuerySet[Disk]":
-    rows = disks(actor).select_related("vm__node", "pool", "image", "parent__vm").annotate(rested_on=RESTED_ON)
     clones = Prefetch("clones", Disk.objects.select_related("vm"))
-    return rows.prefetch_related("snapshots", clones).defer(*(f"vm__{name}" for name in WITHOUT_REPORTS))
+    rows = disks_with_vms(actor).select_related("image", "parent__vm").annotate(rested_on=RESTED_ON)
+    return rows.prefetch_related("snapshots", clones)
 
 
 def disks_in(actor: Actor, pool: Pool) -> "QuerySet[Disk]":
@@ -197,16 +201,16 @@ def audit_events(actor: Actor) -> "QuerySet[AuditEvent]":
 
 def get(queryset: "QuerySet[M]", pk: str) -> M:
     """The row, or :class:`NotKnown` for one that does not exist or may not be known: the two look alike."""
-    row = queryset.filter(pk=pk).first() if pk else None
-    if row is None:
-        raise NotKnown(f"{queryset.model._meta.model_name} {pk}")
-    return row
+    try:
+        return queryset.get(pk=pk)
+    except queryset.model.DoesNotExist:
+        raise NotKnown(f"{queryset.model._meta.model_name} {pk}") from None
 
 
 TARGETS: dict[str, Rows] = {
     "vms": vms,
     "nodes": nodes,
-    "disks": disks_with_places,
+    "disks": disks_with_vms,
     "snapshots": snapshots_with_places,
     "backups": backups,
     "balances": balances,
@@ -215,7 +219,7 @@ TARGETS: dict[str, Rows] = {
     "isos": isos,
     "networks": networks,
 }
-IN_FULL: dict[str, Rows] = {**TARGETS, "vms": vms_in_full}
+IN_FULL: dict[str, Rows] = {**TARGETS, "vms": vms_in_full, "disks": disks_with_places}
 """The same for a page that shows one of them."""
 
 

@@ -160,9 +160,9 @@ def _first_state(spec: Spec) -> StepState:
 
 def _refuse_unless_possible(operation: type[Operation[Any]], job: Job, target: Any, plan: Plan, wait: bool) -> None:
     """State rules; left until the locks are got while another job holds or awaits one of them."""
-    same = Job.objects.filter(operation=operation.code, subject=job.subject).exclude(state__in=FINAL).first()
-    if same:
-        raise Refused(Refusal("already_running", {"job": same.pk}, status=409), job=same.pk)
+    alike = Job.objects.filter(operation=operation.code, subject=job.subject).exclude(state__in=FINAL)
+    if same := alike.values_list("pk", flat=True).first():
+        raise Refused(Refusal("already_running", {"job": same}, status=409), job=same)
     ahead = locks.in_the_way(job, operation.locks(context_of(job))).first()
     if ahead is not None and not wait:
         raise Refused(Refusal("locked", {"job": ahead.job_id, "lock": ahead.name}, status=409), job=ahead.job_id)

@@ -66,7 +66,7 @@ class DiskAttach(Operation[AttachParams]):
 
 
 def disk_of(context: Context[Any]) -> Disk:
-    return Disk.objects.select_related("vm__node", "pool").get(pk=context.subject_id)
+    return Disk.objects.select_related("pool").get(pk=context.subject_id)
 
 
 def locks_of(context: Context[Any]) -> list[LockName]:

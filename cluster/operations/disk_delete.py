@@ -33,9 +33,11 @@ class DiskDelete(Operation[NoParams]):
     def plan(cls, actor: Actor, target: Disk, params: NoParams) -> Plan:
         if target.pool is None:
             return Plan()
-        nodes = sorted(target.pool.places.values_list("node_id", flat=True))
-        nowhere = [] if nodes else [Refusal("pool_nowhere", {"pool": target.pool.name})]
-        return Plan(refusals=nowhere, data={"nodes": nodes, "node": at_hand(target.pool)})
+        node = at_hand(target.pool)
+        nowhere = [] if node else [Refusal("pool_nowhere", {"pool": target.pool.name})]
+        # The one that deletes asks its own domains as it deletes.
+        others = target.pool.places.exclude(node=node).order_by("node").values_list("node_id", flat=True)
+        return Plan(refusals=nowhere, data={"nodes": list(others), "node": node})
 
     @classmethod
     def locks(cls, context: Context[NoParams]) -> Sequence[LockName]:
@@ -68,7 +70,14 @@ def forget(context: Context[NoParams], key: str) -> None:
 
 DiskDelete.steps = (
     # Law 3: on a shared pool another node may have a domain that was defined behind the panel's back.
-    Step("ask", _("Ask whether anything uses it"), do=ask, undo=NoUndo(_("it only looks")), each=nodes_of),
+    Step(
+        "ask",
+        _("Ask the other nodes whether anything uses it"),
+        do=ask,
+        undo=NoUndo(_("it only looks")),
+        each=nodes_of,
+        beside=True,
+    ),
     Step(
         "delete",
         _("Delete the volume"),

@@ -131,22 +131,36 @@ def test_what_a_guest_cannot_take_now_it_has_from_its_next_start_on(scene: Scene
     assert api("administrator").get(f"disks/{disk}/").json()["pending"] is None
 
 
-def test_before_a_disk_is_deleted_every_node_of_its_pool_is_asked(scene: Scene, ask: Ask) -> None:
-    other = Node.objects.create(name="n2", address="10.99.0.12", state="online", redis_password_sha256="1" * 64)
-    PoolOnNode.objects.create(pool=scene.pool, node=other)
+@pytest.fixture
+def two_more_nodes(scene: Scene) -> None:
+    """The pool of the scene is on three."""
+    for number in (2, 3):
+        node = Node.objects.create(
+            name=f"n{number}", address=f"10.99.0.1{number}", state="online", redis_password_sha256=str(number) * 64
+        )
+        PoolOnNode.objects.create(pool=scene.pool, node=node)
+
+
+@pytest.mark.usefixtures("two_more_nodes")
+def test_before_a_disk_is_deleted_every_other_node_of_its_pool_is_asked(scene: Scene, ask: Ask) -> None:
     disk = loose_disk(scene)
-    assert ask(f"disks/{disk}/delete/").state == "succeeded"
-    verbs = [message.verb for message in scene.world.messages]
-    assert verbs == ["disk.unused", "disk.unused", "disk.delete"]
+    job = ask(f"disks/{disk}/delete/")
+    assert job.state == "succeeded"
+    assert [message.verb for message in scene.world.messages] == ["disk.unused", "disk.unused", "disk.delete"]
+    # The third asks its own domains as it deletes.
+    assert job.steps.exclude(node=None).values("node").distinct().count() == 3
     assert not Disk.objects.filter(pk=disk).exists()
 
 
-def test_one_node_that_knows_a_user_keeps_the_disk(scene: Scene, api: People) -> None:
+@pytest.mark.usefixtures("two_more_nodes")
+@pytest.mark.parametrize("number", range(3))
+def test_one_node_that_knows_a_user_keeps_the_disk(scene: Scene, api: People, number: int) -> None:
     disk = loose_disk(scene)
     answer = api("administrator").post(f"disks/{disk}/delete/", {})
-    refuses = Executor(world=scene.world, fault=lambda n, envelope: "refused" if n == 0 else None)
+    refuses = Executor(world=scene.world, fault=lambda n, envelope: "refused" if n == number else None)
     assert refuses.run(Job.objects.get(pk=answer.json()["job"]["id"])).state == "failed"
-    assert [message.verb for message in scene.world.messages] == ["disk.unused"]
+    deleted = [message for message in scene.world.messages if message.verb == "disk.delete"]
+    assert len(deleted) == (number == 2)  # that one is refused
     assert Disk.objects.filter(pk=disk, state="ready").exists()
 
 

@@ -66,7 +66,7 @@ def test_it_is_deleted_when_its_time_is_over_and_not_before(scene: Scene, left: 
     assert not Disk.objects.filter(pk=left.pk).exists()
     assert (scene.node.pk, "disk:" + left.pk) not in scene.world.objects
     asked = [message.verb for message in scene.world.messages]
-    assert asked == ["disk.unused", "disk.delete"]
+    assert asked == ["disk.delete"]
     line = AuditEvent.objects.get(action="disk.delete", outcome="started")
     assert line.actor == scene.actor.user
 
