@@ -358,6 +358,7 @@ class RbdDriver(Driver):
                 image.metadata_set(MARK, disk.id)
                 if image.size() < wanted_bytes:
                     image.resize(wanted_bytes)
+                size_bytes = int(image.size())
             point("disk.marked", disk.id)
             try:
                 if fill is not None:
@@ -372,7 +373,7 @@ class RbdDriver(Driver):
                 self._remove_part(pool, rbd, disk.id)
                 raise not_ours(f"{self.pool.path}/{disk.id}") from None
             point("disk.linked", disk.id)
-            return VolumeFacts(size_bytes=self._size_of(pool, rbd, disk.id))
+            return VolumeFacts(size_bytes=size_bytes)
 
     def _check_room(self, needed_bytes: int) -> None:
         # Images take room when they are written to: this refuses what never fits.
@@ -384,14 +385,17 @@ class RbdDriver(Driver):
         with self._pool() as (pool, rbd):
             self._settle_rename(pool, rbd, f"{disk_id}.part", disk_id)
             self._remove_part(pool, rbd, disk_id)
-            if not self._exists(pool, rbd, disk_id):
-                return
             name = f"{self.pool.path}/{disk_id}"
-            self._size_of(pool, rbd, disk_id)
-            with rbd.Image(pool, disk_id, read_only=True) as image:
+            try:
+                image = rbd.Image(pool, disk_id, read_only=True)
+            except rbd.ImageNotFound:
+                return
+            with image:
+                if _mark(image) != disk_id:
+                    raise not_ours(name)
                 check_unused(name, self._users(image, disk_id, users))
                 left_over = _all_snapshots(image)
-            parent = self._parent(pool, rbd, disk_id)
+                parent = _parent(image, rbd)
             for snapshot in left_over:  # of linked clones that were never finished
                 with rbd.Image(pool, disk_id) as image:
                     image.remove_snap(snapshot)
@@ -450,7 +454,7 @@ class RbdDriver(Driver):
             unmarked = mark is None or (mark != disk_id and _is_clone(image, rbd))
             if mark != disk_id and not (unmarked and _is_untouched(image)):
                 raise not_ours(f"{self.pool.path}/{part}")
-        parent = self._parent(pool, rbd, part)
+            parent = _parent(image, rbd)
         deadline = time.monotonic() + DEAD_WATCHER_TIMEOUT_S
         while True:
             try:
@@ -682,6 +686,9 @@ class RbdDriver(Driver):
     # --- images -------------------------------------------------------------------------------------------
 
     def _exists(self, pool: Any, rbd: ModuleType, name: str) -> bool:
+        rados, _ = _bindings()
+        if not any(_is_there(pool, rados, thing) for thing in (f"rbd_id.{name}", f"{name}.rbd")):
+            return False  # to open what is not there takes ten times as long
         try:
             rbd.Image(pool, name, read_only=True).close()
         except rbd.ImageNotFound:
@@ -698,13 +705,6 @@ class RbdDriver(Driver):
                 return int(image.size())
         except rbd.ImageNotFound:
             raise absent(name) from None
-
-    def _parent(self, pool: Any, rbd: ModuleType, name: str) -> str | None:
-        with rbd.Image(pool, name, read_only=True) as image:
-            try:
-                return str(image.parent_info()[1])
-            except rbd.ImageNotFound:
-                return None
 
     def _address(self, name: str, snapshot: str | None = None) -> str:
         """For qemu-img: the key stays in its file. Source: qemu-block-drivers(7)."""
@@ -788,12 +788,28 @@ def _snapshots(image: Any) -> list[str]:
     return [name for name in _all_snapshots(image) if not name.startswith(CLONE)]
 
 
-def _is_clone(image: Any, rbd: ModuleType) -> bool:
+def _is_there(pool: Any, rados: ModuleType, thing: str) -> bool:
+    """Of the two objects by which an image is found, ``rbd_id.<name>`` is one, ``<name>.rbd`` that of the first format.
+
+    Source: Ceph, include/rbd_types.h.
+    """
     try:
-        image.parent_info()
-    except rbd.ImageNotFound:
+        pool.stat(thing)
+    except rados.ObjectNotFound:
         return False
     return True
+
+
+def _parent(image: Any, rbd: ModuleType) -> str | None:
+    """The name of the image that a clone rests on."""
+    try:
+        return str(image.parent_info()[1])
+    except rbd.ImageNotFound:
+        return None
+
+
+def _is_clone(image: Any, rbd: ModuleType) -> bool:
+    return _parent(image, rbd) is not None
 
 
 def _is_untouched(image: Any) -> bool:
