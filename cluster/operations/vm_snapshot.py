@@ -265,8 +265,10 @@ def thawed(context: Context[SnapshotParams], key: str, result: FrozenDomain) -> 
 
 def pause(context: Context[SnapshotParams], key: str) -> Call | None:
     vm = vm_of(context)
-    # Its QEMU lets the guest stand still by itself while it keeps the memory.
-    if not context.data.setdefault("pauses", vm.state == VmState.RUNNING and not context.params.memory):
+    # Several disks are kept one after the other; each by itself is kept at one instant, under a guest that runs too.
+    # While it keeps the memory, QEMU lets the guest stand still by itself.
+    several = len(context.data["disks"]) > 1
+    if not context.data.setdefault("pauses", several and vm.state == VmState.RUNNING and not context.params.memory):
         return None
     return Call(vm.node_id, DomainSuspend(vm=vm.pk, uuid=vm.uuid))
 

@@ -7,6 +7,7 @@ Source: lvm(8), lvcreate(8), lvconvert(8), lvmreport(7).
 """
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -234,7 +235,18 @@ class LvmDriver(Driver):
         else:
             self._make(part, disk.id, wanted_bytes)
             self._fill(disk.id, part, fill)
-        return VolumeFacts(size_bytes=self._ours(self._group(), disk.id).size_bytes)
+        return VolumeFacts(size_bytes=self._measured_bytes(disk.id))
+
+    def _measured_bytes(self, disk_id: str) -> int:
+        """As the device says: one more command of LVM would take as long as the making did."""
+        try:
+            device = os.open(f"/dev/{self.group_name}/{disk_id}", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:  # a group whose volumes are not activated
+            return self._ours(self._group(), disk_id).size_bytes
+        try:
+            return os.lseek(device, 0, os.SEEK_END)
+        finally:
+            os.close(device)
 
     def _fill(self, disk_id: str, part: str, fill: Fill) -> None:
         """A copy gets its final name when it is whole."""
