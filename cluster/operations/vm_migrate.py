@@ -365,11 +365,11 @@ VmMigrate.steps = (
         after=disk_created,
         undone_by=FOREIGN,
     ),
+    Step("expect", _("Open the other node"), do=expect, undo=dismiss, after=expected),
     Step(
         "plug_nic", _("Lease and filter on the other node"), do=plug_nic, undo=unplug_there, each=nic_ids, beside=True
     ),
     Step("hold", _("Let the guest stand still"), do=hold, undo=let_go, undone_by=GUEST_IS_OFF),
-    Step("expect", _("Open the other node"), do=expect, undo=dismiss, after=expected),
     Step(
         "move",
         _("Move the guest"),
@@ -381,7 +381,14 @@ VmMigrate.steps = (
     ),
     Step("adopt", _("Take the guest over"), do=adopt, undo=GOES_FORWARD, after=show),
     Step("leave", _("Clear the old node"), do=leave, undo=GOES_FORWARD),
-    Step("unplug_nic", _("Remove lease and filter from the old node"), do=unplug_here, undo=GOES_FORWARD, each=nic_ids),
+    Step(
+        "unplug_nic",
+        _("Remove lease and filter from the old node"),
+        do=unplug_here,
+        undo=GOES_FORWARD,
+        each=nic_ids,
+        beside=True,
+    ),
     Step("throw_away", _("Put the old volume into the trash"), do=throw_away, undo=GOES_FORWARD, each=copied_disks),
     Step("finish", _("Note the new place"), do=finish, undo=NoUndo(_("nothing can fail after it"))),
 )
