@@ -76,8 +76,12 @@ def next_number(node_id: str, name: str) -> int:
 
 def outbox() -> "QuerySet[Step]":
     """Messages that must be sent until they are answered. A stuck job touches nothing."""
+    return _unanswered().filter(dispatch__isnull=False).exclude(job__state=JobState.STUCK)
+
+
+def _unanswered() -> "QuerySet[Step]":
     under_way = Step.objects.filter(state__in=[StepState.RUNNING, StepState.UNDOING], answer__isnull=True)
-    return under_way.filter(dispatch__isnull=False).exclude(phase="settle").exclude(job__state=JobState.STUCK)
+    return under_way.exclude(phase="settle")
 
 
 def envelope(step: Step) -> Envelope:
@@ -131,7 +135,9 @@ def record(node_id: str, reply: Reply) -> str | None:
             return None
         Step.objects.filter(looks=reply.step).update(heard=timezone.now())
         return reply.job
-    current = outbox().filter(
+    if Job.objects.filter(pk=reply.job, state=JobState.STUCK).exists():
+        return None
+    current = _unanswered().filter(
         pk=reply.step, job_id=reply.job, node_id=node_id, object=reply.object, dispatch=reply.dispatch
     )
     if not current.update(answer=answer, heard=timezone.now()):
