@@ -1,7 +1,6 @@
 """Real Ceph and a node with real LVM: the parts that storage is tried on."""
 
 import signal
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,25 +9,9 @@ from deploy.lab import ceph
 from deploy.lab.faults import Faults
 from deploy.lab.processes import wait
 from deploy.lab.state import UML_NODE
-from tests.lab.conftest import FULL, MIB, STATE, Lab, content, goes_back_to_its_snapshot, start_lab
+from tests.lab.conftest import FULL, MIB, Lab, content, goes_back_to_its_snapshot
 
 pytestmark = pytest.mark.skipif(not FULL, reason="Ceph and user-mode Linux take minutes: deploy/test --full")
-
-
-@pytest.fixture
-def storage_lab() -> Iterator[Lab]:
-    """A lab with Ceph and the user-mode Linux node; it ends with an audit, and with nothing left."""
-    demo = start_lab(STATE / "storage")
-    try:
-        demo.start_storage()
-        lab = Lab(demo)
-        yield lab
-        lab.wait_settled()
-        assert lab.audit() == []
-        lab.delete_all()
-        assert lab.audit() == []
-    finally:
-        demo.stop()
 
 
 def test_a_guest_boots_on_the_lvm_node_and_ceph_serves_its_user_on_every_node(storage_lab: Lab):
