@@ -53,6 +53,9 @@ def test_a_vm_moves_from_qcow2_to_lvm_on_another_node_and_back_while_it_runs_and
     disk = api.all(f"disks/?vm={vm['id']}")[0]
     assert (disk["size_bytes"], disk["format"]) == (OFF_GRID, "qcow2")
     assert content(lab, vm) == as_image(lab, tmp_path, 1)
+    assert not may_connect(lab, 16514)
+    forecast = api.job(api.do(f"vms/{vm['id']}/forecast/", {"target": lab.node_id(UML_NODE)}, MOVED_S)["id"])["result"]
+    assert forecast["bandwidth_bytes"] > MIB
     boots = itertools.count(2)
 
     for runs in (True, False):
@@ -78,6 +81,15 @@ def test_a_vm_moves_from_qcow2_to_lvm_on_another_node_and_back_while_it_runs_and
             if not runs:
                 api.do(f"vms/{vm['id']}/stop/")
     assert lab.audit() == []
+    assert not may_connect(lab, 16514)
+
+
+def may_connect(lab: Lab, port: int) -> bool:
+    """False: the LVM node drops what another node sends there."""
+    knock = f"</dev/tcp/{lab.nodes[UML_NODE].address}/{port}"
+    done = lab.nodes["n1"].run("timeout", "5", "bash", "-c", knock, check=False)
+    assert done.returncode in (0, 124), done.stderr
+    return done.returncode == 0
 
 
 @pytest.fixture
