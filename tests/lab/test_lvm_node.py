@@ -11,7 +11,7 @@ import pytest
 from deploy.lab.node import IMAGES
 from deploy.lab.processes import wait
 from deploy.lab.state import UML_NODE
-from tests.lab.conftest import FULL, MIB, Lab, ask_guest, console, content
+from tests.lab.conftest import FULL, MIB, SLOW_SETTLE_S, Lab, ask_guest, console, content
 
 pytestmark = pytest.mark.skipif(not FULL, reason="user-mode Linux takes minutes: deploy/test --full")
 
@@ -80,7 +80,7 @@ def test_a_vm_moves_from_qcow2_to_lvm_on_another_node_and_back_while_it_runs_and
             assert content(lab, vm) == as_image(lab, tmp_path, booted)
             if not runs:
                 api.do(f"vms/{vm['id']}/stop/")
-    assert lab.audit() == []
+    assert lab.audit(SLOW_SETTLE_S) == []
     assert not may_connect(lab, 16514)
 
 
