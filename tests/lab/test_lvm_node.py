@@ -13,7 +13,7 @@ from deploy.lab.processes import wait
 from deploy.lab.state import UML_NODE
 from tests.lab.conftest import FULL, MIB, SLOW_SETTLE_S, Lab, ask_guest, console, content
 
-pytestmark = pytest.mark.skipif(not FULL, reason="user-mode Linux takes minutes: deploy/test --full")
+pytestmark = pytest.mark.skipif(not FULL, reason="Ceph and user-mode Linux take minutes: deploy/test --full")
 
 SUMMED_BYTES, COUNTER_AT = 40 * MIB, 36 * MIB
 """Of a micro guest's disk: what it tells the checksum of, and where it counts its boots (deploy/lab/guest-init)."""
