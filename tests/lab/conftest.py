@@ -180,6 +180,12 @@ def content(lab: Lab, vm: dict[str, Any]) -> str:
     return wait(lambda: ask_guest(lab, vm, 81), 60, "the guest to say what its disk holds").split()[0]
 
 
+def stands(lab: Lab, vm: str, code: str) -> dict[str, Any] | None:
+    """Its row, when it says this of itself: that its storage has stopped it."""
+    row: dict[str, Any] = lab.api.get(f"vms/{vm}/")
+    return row if (row["state_reason"] or {}).get("code") == code else None
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -11,7 +11,7 @@ import pytest
 from deploy.lab.node import IMAGES
 from deploy.lab.processes import wait
 from deploy.lab.state import UML_NODE
-from tests.lab.conftest import FULL, MIB, SLOW_SETTLE_S, Lab, ask_guest, console, content
+from tests.lab.conftest import FULL, MIB, SLOW_SETTLE_S, Lab, ask_guest, console, content, stands
 
 pytestmark = pytest.mark.skipif(not FULL, reason="Ceph and user-mode Linux take minutes: deploy/test --full")
 
@@ -131,9 +131,10 @@ def test_guests_of_a_full_thin_pool_stand_still_name_it_and_the_way_out_and_go_o
     for again in (False, True):  # without room it stands still again
         if again:
             api.do(f"vms/{greedy['id']}/resume/")
-        row = wait(lambda: stands(lab, greedy), 60, "the guest to stand still and to name the pool")
+        what = "the guest to stand still and to name the pool"
+        row = wait(lambda: stands(lab, greedy["id"], "state_thin_pool_full"), 60, what)
         reason = row["state_reason"]
-        assert (row["state"], reason["code"]) == ("paused", "state_thin_pool_full")
+        assert row["state"] == "paused"
         assert "small" in reason["cause"]
         assert "lvextend --size +10g vg0/small" in reason["hint"]
     assert warnings(lab, small_thin) == {"data": "error"}
@@ -153,8 +154,3 @@ def test_guests_of_a_full_thin_pool_stand_still_name_it_and_the_way_out_and_go_o
 def fill(lab: Lab, vm: dict[str, Any], mebibytes: int) -> None:
     assert ask_guest(lab, vm, 83, str(mebibytes)) == f"FILLS {mebibytes}"
     lab.wait_console(vm["id"], f"FILLED {mebibytes}", 120)
-
-
-def stands(lab: Lab, vm: dict[str, Any]) -> dict[str, Any] | None:
-    row = lab.api.get(f"vms/{vm['id']}/")
-    return row if (row["state_reason"] or {}).get("code") == "state_thin_pool_full" else None
