@@ -13,6 +13,7 @@ from nodes.contract.specs import PoolFacts
 from . import events, texts
 from .checks import Line
 from .models import Node, Pool, PoolOnNode
+from .refusals import Refusal
 
 
 def facts_kept(facts: PoolFacts) -> dict[str, Any]:
@@ -54,9 +55,27 @@ def _fill(pool: Pool, code: str, percent: float) -> Fill:
     return Fill(code, percent, "error" if percent >= 100 else "warning" if percent > pool.warning_percent else "ok")
 
 
+def is_full(pool: Pool) -> bool:
+    return any(fill.level == "error" for fill in fills_of(pool))
+
+
+def why_guests_stand(pool: Pool) -> Refusal | None:
+    """What is said of a guest that its QEMU has paused, with a disk in this pool; None: the pool is not full."""
+    full = next((fill.code for fill in fills_of(pool) if fill.level == "error"), None)
+    if full is None:
+        return None
+    facts = {"pool": pool.name, "place": pool.path}
+    if full == "space":
+        return Refusal("state_pool_full", facts)
+    more = "--poolmetadatasize +64m" if full == "metadata" else "--size +10g"
+    return Refusal("state_thin_pool_full", {**facts, "command": f"lvextend {more} {pool.path}"})
+
+
 def warnings_of(pool: Pool) -> list[Line]:
     """What somebody should look at; the worst first."""
     lines = [_full(pool, fill) for fill in fills_of(pool) if fill.level != "ok"]
+    if pool.facts.get("queues_when_full"):
+        lines.append(_queues(pool))
     if problem := pool.facts.get("problem"):
         cause, hint = texts.say(problem, {})
         text = _("%(cause)s; the numbers are those of before") % {"cause": cause or problem}
@@ -76,6 +95,16 @@ def _full(pool: Pool, fill: Fill) -> Line:
     else:
         advice = _("Extend its metadata (lvextend --poolmetadatasize): when it is full, guests stop.")
     return Line(fill.code, fill.level, fill.title, text, advice)
+
+
+def _queues(pool: Pool) -> Line:
+    return Line(
+        "when_full",
+        "warning",
+        _("When it is full"),
+        _("writes wait, and guests hang for a minute before they stand still and say why"),
+        _("Let them stand still at once: lvchange --errorwhenfull y %(path)s") % {"path": pool.path},
+    )
 
 
 def warnings_on(nodes: Sequence[Node]) -> dict[str, list[tuple[Pool, Line]]]:

@@ -26,7 +26,7 @@ from .models import (
     Vm,
     VmState,
 )
-from .states import GONE, IN_WORK, REASONS, SEEN, guests_are_off
+from .states import GONE, IN_WORK, IO_ERROR, REASONS, SEEN, guests_are_off
 
 log = logging.getLogger(__name__)
 
@@ -313,7 +313,11 @@ def _pools(node: Node, seen: Iterable[PoolFacts]) -> None:
             "shared": facts.shared or pool.places.count() > 1,
         }
         if came or any(getattr(pool, name) != value for name, value in numbers.items()):
+            was_full = pools.is_full(pool)
             pools.touch(pool.pk, **numbers)
+            pool.refresh_from_db()
+            if pools.is_full(pool) != was_full:
+                _say_why_guests_stand(pool)
         if node.default_pool_id is None and pool.state == PoolState.ACTIVE:
             node.default_pool = pool
             Node.objects.filter(pk=node.pk).update(default_pool=pool)
@@ -322,6 +326,13 @@ def _pools(node: Node, seen: Iterable[PoolFacts]) -> None:
     for place in gone:
         place.delete()
         pools.touch(place.pool_id)
+
+
+def _say_why_guests_stand(pool: Pool) -> None:
+    """Cards of guests that their QEMUs have paused name the pool that is full."""
+    ids = list(Vm.objects.filter(state_reason=IO_ERROR, disks__pool=pool).distinct().values_list("pk", flat=True))
+    Vm.objects.filter(pk__in=ids).update(version=F("version") + 1)
+    states.tell(ids)
 
 
 def _free_pool_name(node: Node) -> str:

@@ -31,8 +31,10 @@ from .models import (
     Vm,
 )
 from .permissions import Actor, action_of, visible
+from .pools import why_guests_stand
 from .refusals import NotKnown, Refusal
 from .saga.steps import Operation
+from .states import IO_ERROR
 
 M = TypeVar("M", bound=Model)
 Rows = Callable[[Actor], "QuerySet[Any]"]
@@ -73,6 +75,18 @@ def vms_in_full(actor: Actor) -> "QuerySet[Vm]":
         Prefetch("disks", disks.annotate(rested_on=RESTED_ON)),
         Prefetch("nics", Nic.objects.select_related("lease", "network")),
     )
+
+
+def troubles(actor: Actor, vms: Collection[Vm]) -> dict[str, Refusal]:
+    """VM -> why it is in its state, where people must know. What its storage has to do with it, tenants do not see."""
+    found = {vm.pk: Refusal(f"state_{vm.state_reason}") for vm in vms if vm.state_reason}
+    stand = [vm.pk for vm in vms if vm.state_reason == IO_ERROR]
+    if stand and not actor.is_tenant_side:
+        disks = Disk.objects.filter(vm__in=stand, pool__isnull=False).select_related("pool")
+        for disk in disks.order_by("-position", "-pk"):  # the first disk has the last word
+            if disk.pool and disk.vm_id and (why := why_guests_stand(disk.pool)):
+                found[disk.vm_id] = why
+    return found
 
 
 def nodes(actor: Actor) -> "QuerySet[Node]":

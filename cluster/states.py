@@ -7,7 +7,6 @@ from django.db.models import F, QuerySet
 
 from . import events
 from .models import Disk, Pending, Vm, VmState
-from .refusals import Refusal
 
 S = VmState
 
@@ -39,13 +38,11 @@ SEEN: dict[str, VmState] = {
 GONE = "gone"
 """Its node, which had it, has no such domain any more."""
 
-REASONS = frozenset({"io_error"})
+IO_ERROR = "io_error"
+"""Its QEMU has paused it: the storage takes no writes."""
+
+REASONS = frozenset({IO_ERROR})
 """Of a node's reasons those for which there are words (``state_<reason>``)."""
-
-
-def trouble_of(vm: Vm) -> Refusal | None:
-    """Why it is in its state, where people must know."""
-    return Refusal(f"state_{vm.state_reason}") if vm.state_reason else None
 
 
 def move(vm: Vm, to: VmState) -> bool:

@@ -476,6 +476,14 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("paused: its storage has no room, or gives I/O errors"),
         _("make room there (grow the thin pool, delete what nobody needs) or mend the storage, then resume the guest"),
     ),
+    "state_pool_full": (
+        _("paused: pool %(pool)s has no room left"),
+        _("make room in %(place)s (add to the storage, delete or move what nobody needs), then resume the guest"),
+    ),
+    "state_thin_pool_full": (
+        _("paused: thin pool %(pool)s is full"),
+        _("grow it (%(command)s on its node), or delete disks and snapshots in it, then resume the guest"),
+    ),
     "state_gone": (
         _("gone from its node: somebody deleted its domain there, or moved it"),
         _("its disks are untouched: write its definition again, and it can be started"),

@@ -198,7 +198,10 @@ class Reporter:
         try:
             with self._telling:
                 counter = self._ledger.counter
-                self._send_changes(self._hypervisor.facts_of(events), counter)
+                domains = self._hypervisor.facts_of(events)
+                self._send_changes(domains, counter)
+            if any(domain.reason for domain in domains):
+                self.ask_for_inventory()  # which storage is full, people must know now
             notice_shutdowns(self._ledger, self._hypervisor, {event.uuid for event in events})
         except NodeError as error:
             # The inventory after the next connection says it all.

@@ -246,8 +246,12 @@ class MovePlanning:
         return copied, reasons + self._hindered(node, copied)
 
     def _copied(self, disk: Disk, pool: Pool) -> Copied | None:
-        chosen = next((one for one in (disk.format, "qcow2", "raw") if one in pool.granules), None)
-        if chosen is None or disk.pool is None:
+        if disk.pool is None:
+            return None
+        # That of a pool which has no other was nobody's choice: there and back again, qcow2 is qcow2.
+        by_choice = len(disk.pool.granules) > 1 and disk.format in pool.granules
+        chosen = disk.format if by_choice else pool.usual_format
+        if chosen not in pool.granules:
             return None
         size_bytes = round_up(disk.size_bytes, placement.granule_of_both_bytes(disk, pool, chosen))
         return Copied(disk, pool, chosen, size_bytes, pool.granules[chosen])

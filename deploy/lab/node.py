@@ -35,8 +35,6 @@ ISOS = "var/lib/libvirt/boot"
 
 
 class Node:
-    listens = True
-    """Whether other nodes may reach its libvirtd; the agent says which."""
     patience_s = 30.0
     """How long libvirtd may take until it answers."""
 
@@ -139,7 +137,7 @@ class Node:
         """libvirtd listens for other nodes once the node has its certificate, that is after the join."""
         if self.libvirtd.pid() is None:
             self.run("ulei-node", "before-libvirtd")  # as deploy/systemd/libvirtd.service.d has it
-        listen = ["--listen"] if self.listens and self.has_certificate else []
+        listen = ["--listen"] if self.has_certificate else []
         self.libvirtd.start(["libvirtd", *listen], self.environment("libvirtd"), inside=self.pid)
         self.wait_for_libvirtd()
 

@@ -1,8 +1,8 @@
 """A node with a kernel of its own: user-mode Linux, for what this machine's kernel may lack: device-mapper.
 
 It joins, is looked at and loses its power as the other nodes do; what its processes are is told by its own kernel,
-over ``deploy.lab.channel``. One CPU, no KVM, and no nftables but for bridges: its migration ports cannot be closed,
-so its libvirtd does not listen for other nodes.
+over ``deploy.lab.channel``. One CPU, no KVM, no IPv6, and no nftables but for bridges, where its migration ports are
+closed too (``deploy/lab/uml-nft``).
 """
 
 import secrets
@@ -27,7 +27,7 @@ DISKS_BYTES = {
 """Sparse files: the node's own disk, the two of vg0 (so that stripes can be made), and a blank one for tests."""
 LVM_CONFIG = """\
 devices { use_devicesfile = 0 scan = [ "/dev" ] types = [ "ubd", 16 ] }
-activation { udev_sync = 0 udev_rules = 0 monitoring = 0 }
+activation { udev_sync = 0 udev_rules = 0 monitoring = 0 error_when_full = 1 }
 """
 BOOT_S = 60.0
 COMMAND_TIMEOUT_S = 120.0
@@ -68,7 +68,6 @@ class InsideProcess(Process):
 
 
 class UmlNode(Node):
-    listens = False
     patience_s = 120.0
 
     def __init__(self, state: State, name: str) -> None:

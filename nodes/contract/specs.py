@@ -123,6 +123,8 @@ class PoolFacts(Spec):
     data_percent: float | None = None
     metadata_percent: float | None = None
     """Thin pool: at 100 of either, guests stop with an I/O error."""
+    queues_when_full: bool = False
+    """Thin pool: a write that finds it full waits for room, for a minute as a rule, and only then fails."""
     problem: str = ""
     """The code of the error for which it cannot be used now; the numbers are then those of before."""
 

@@ -47,9 +47,12 @@ def listen(paths: Paths) -> int:
 
 
 def _bound() -> socket.socket:
+    both = socket.has_dualstack_ipv6()  # false where the kernel has no IPv6
     for port in PORTS:
         try:
-            return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+            return socket.create_server(
+                ("", port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both
+            )
         except OSError:
             continue
     raise NodeError("path_closed", "none of the ports 49152 to 49215 is free on this node", retryable=True)

@@ -50,7 +50,8 @@ PLAIN = "-oV"
 
 GROUP_FIELDS = "vg_name,vg_uuid,vg_size,vg_free,vg_extent_size,vg_extent_count,vg_free_count,pv_count"
 VOLUME_FIELDS = (
-    "lv_name,lv_uuid,lv_size,lv_tags,lv_attr,lv_path,lv_device_open,origin,pool_lv,data_percent,metadata_percent"
+    "lv_name,lv_uuid,lv_size,lv_tags,lv_attr,lv_path,lv_device_open,origin,pool_lv,data_percent,metadata_percent,"
+    "lv_when_full"
 )
 NO_ROOM = ("insufficient free space", "insufficient suitable", "not enough free", "too large", "not enough pvs")
 
@@ -71,6 +72,7 @@ class Lv:
     data_percent: float | None
     metadata_percent: float | None
     chunk_bytes: int
+    queues_when_full: bool
 
     def tagged(self, prefix: str) -> str | None:
         return next((tag.removeprefix(prefix) for tag in sorted(self.tags) if tag.startswith(prefix)), None)
@@ -140,6 +142,7 @@ def _volume(row: Mapping[str, str], chunk_bytes: int) -> Lv:
         data_percent=float(row["data_percent"]) if row["data_percent"] else None,
         metadata_percent=float(row["metadata_percent"]) if row["metadata_percent"] else None,
         chunk_bytes=chunk_bytes,
+        queues_when_full=row["lv_when_full"] == "queue",
     )
 
 

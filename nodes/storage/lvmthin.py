@@ -51,6 +51,7 @@ class LvmThinDriver(LvmDriver):
             chunk_bytes=pool.chunk_bytes,
             data_percent=pool.data_percent,
             metadata_percent=pool.metadata_percent,
+            queues_when_full=pool.queues_when_full,
         )
 
     def _holds(self, lv: Lv) -> bool:

@@ -25,10 +25,14 @@ from deploy.lab.state import State
 T = TypeVar("T")
 ASK = """
 import socket, sys
-with socket.create_connection((sys.argv[1], 81), timeout=20) as guest:
-    print(guest.makefile().read().split()[0])
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20) as guest:
+    if sys.argv[3]:  # what nobody there reads would cut its answer off
+        guest.sendall(sys.argv[3].encode() + b"\\n")
+    print(guest.makefile().read())
 """
 MIB = 2**20
+SLOW_SETTLE_S = 90.0
+"""A look of the user-mode Linux node at all that it has may take half of it, on a machine with other work."""
 FULL = bool(os.environ.get("ULEI_TEST_FULL"))
 SEED = int(os.environ.get("ULEI_TEST_SEED") or 1)
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
@@ -164,15 +168,22 @@ def console(node: Node, vm: str) -> str:
     return "".join(path.read_text(errors="replace") for path in logs)
 
 
-def content(lab: Lab, vm: dict[str, Any]) -> str:
-    """A checksum of its disk that the guest itself makes."""
+def ask_guest(lab: Lab, vm: dict[str, Any], port: int, words: str = "") -> str:
+    """What a micro guest answers on one of its ports (deploy/lab/guest-init); empty: nothing."""
     space, address = network.namespace(lab.demo.state), vm["addresses"][0]["address"]
+    argv = ["ip", "netns", "exec", space, sys.executable, "-c", ASK, address, str(port), words]
+    return subprocess.run(argv, capture_output=True, text=True).stdout.strip()
 
-    def asked() -> str:
-        argv = ["ip", "netns", "exec", space, sys.executable, "-c", ASK, address]
-        return subprocess.run(argv, capture_output=True, text=True).stdout.strip()
 
-    return wait(asked, 60, "the guest to say what its disk holds")
+def content(lab: Lab, vm: dict[str, Any]) -> str:
+    """MD5 of the first 40 MiB of its disk, by the guest itself."""
+    return wait(lambda: ask_guest(lab, vm, 81), 60, "the guest to say what its disk holds").split()[0]
+
+
+def stands(lab: Lab, vm: str, code: str) -> dict[str, Any] | None:
+    """Its row, when it says this of itself: that its storage has stopped it."""
+    row: dict[str, Any] = lab.api.get(f"vms/{vm}/")
+    return row if (row["state_reason"] or {}).get("code") == code else None
 
 
 def free_port() -> int:
@@ -250,6 +261,22 @@ def own_lab() -> Iterator[Lab]:
     demo = start_lab(STATE / "own")
     yield Lab(demo)
     demo.stop()
+
+
+@pytest.fixture
+def storage_lab() -> Iterator[Lab]:
+    """A lab with Ceph and the user-mode Linux node; it ends with an audit, and with nothing left."""
+    demo = start_lab(STATE / "storage")
+    try:
+        demo.start_storage()
+        lab = Lab(demo)
+        yield lab
+        lab.wait_settled()
+        assert lab.audit(SLOW_SETTLE_S) == []
+        lab.delete_all()
+        assert lab.audit(SLOW_SETTLE_S) == []
+    finally:
+        demo.stop()
 
 
 @pytest.fixture

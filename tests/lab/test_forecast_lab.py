@@ -1,31 +1,16 @@
 """What the panel expects of a move beside what then happens: a guest that is idle, one that is busy, a hopeless one."""
 
-import subprocess
-import sys
 import time
 from typing import Any
 
 import pytest
 
-from deploy.lab import network
 from deploy.lab.faults import Faults
-from tests.lab.conftest import FULL, MIB, Lab
+from tests.lab.conftest import FULL, MIB, Lab, ask_guest
 from tests.lab.test_migration import step_of
 
-BUSY = """
-import socket, sys
-with socket.create_connection((sys.argv[1], 82), timeout=20) as guest:
-    guest.sendall(sys.argv[2].encode() + b"\\n")
-    print(guest.makefile().readline().strip())
-"""
 GUESTS = {"idle": (400, ""), "busy": (160, "4 1"), "hopeless": (40, "40 0")}
 """The link of each in Mbit/s, and what it is told to change of its memory: MiB, and seconds of rest in between."""
-
-
-def keep_busy(lab: Lab, vm: dict[str, Any], work: str) -> None:
-    space, address = network.namespace(lab.demo.state), vm["addresses"][0]["address"]
-    argv = ["ip", "netns", "exec", space, sys.executable, "-c", BUSY, address, work]
-    assert subprocess.run(argv, capture_output=True, text=True).stdout.startswith("DIRTY")
 
 
 def measured(lab: Lab, vm: str, **options: Any) -> dict[str, Any]:
@@ -40,7 +25,7 @@ def test_a_forecast_comes_true(lab: Lab, faults: Faults, kind: str) -> None:
     vm = lab.create(node=lab.node_id("n1"), disks=[{"size_bytes": 64 * MIB}])
     lab.wait_console(vm["id"], f"LEASE {vm['addresses'][0]['address']}", 60)
     if work:
-        keep_busy(lab, vm, work)
+        assert ask_guest(lab, vm, 82, work).startswith("DIRTY")
         time.sleep(3)  # its first rounds only take the memory that it will then change
     faults.slow_link("n1", megabits)
     seen = measured(lab, vm["id"])

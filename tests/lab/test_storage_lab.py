@@ -1,7 +1,6 @@
 """Real Ceph and a node with real LVM: the parts that storage is tried on."""
 
 import signal
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,25 +9,9 @@ from deploy.lab import ceph
 from deploy.lab.faults import Faults
 from deploy.lab.processes import wait
 from deploy.lab.state import UML_NODE
-from tests.lab.conftest import FULL, MIB, STATE, Lab, content, goes_back_to_its_snapshot, start_lab
+from tests.lab.conftest import FULL, MIB, SLOW_SETTLE_S, Lab, content, goes_back_to_its_snapshot
 
 pytestmark = pytest.mark.skipif(not FULL, reason="Ceph and user-mode Linux take minutes: deploy/test --full")
-
-
-@pytest.fixture
-def storage_lab() -> Iterator[Lab]:
-    """A lab with Ceph and the user-mode Linux node; it ends with an audit, and with nothing left."""
-    demo = start_lab(STATE / "storage")
-    try:
-        demo.start_storage()
-        lab = Lab(demo)
-        yield lab
-        lab.wait_settled()
-        assert lab.audit() == []
-        lab.delete_all()
-        assert lab.audit() == []
-    finally:
-        demo.stop()
 
 
 def test_a_guest_boots_on_the_lvm_node_and_ceph_serves_its_user_on_every_node(storage_lab: Lab):
@@ -52,7 +35,10 @@ def test_a_guest_boots_on_the_lvm_node_and_ceph_serves_its_user_on_every_node(st
         assert rbd("ls", ceph.POOL) == ""
 
     Faults(storage_lab.demo).restart(UML_NODE)  # its power goes, and comes back
-    storage_lab.wait_state(vm, "running", 60)
+    # Until the panel has noticed, it shows what was; its guest takes a quarter of a minute to start there.
+    storage_lab.wait_console(vm, "DISK boots=2 ", 120)
+    storage_lab.wait_node(UML_NODE, seconds=120)
+    storage_lab.wait_state(vm, "running", 120)
     assert "thin" in node.run("lvs", "--noheadings", "-o", "lv_name", "vg0").stdout
 
 
@@ -141,7 +127,7 @@ def test_a_disk_moves_under_its_guest_between_unlike_storages(storage_lab: Lab):
             if way == "lvm":
                 refused = api.request("POST", f"disks/{disk['id']}/move/", {"pool": pools["thin"]["id"]})
                 assert (refused.status, refused.body["code"]) == (422, "pools_share_names")
-        assert storage_lab.audit() == []
+        assert storage_lab.audit(SLOW_SETTLE_S) == []
         api.do(f"vms/{vm['id']}/reset/")
         storage_lab.wait_console(vm["id"], f"DISK boots=2 sectors={132 * MIB // 512}", 120)
         for left in api.all("disks/"):

@@ -8,7 +8,7 @@ import pytest
 
 from deploy.lab.node import IMAGES
 from deploy.lab.processes import wait
-from tests.lab.conftest import MIB, Lab
+from tests.lab.conftest import MIB, Lab, stands
 
 SMALL = "/var/lib/libvirt/small"
 FILLER = f"{SMALL}/filler"
@@ -73,9 +73,11 @@ def test_a_guest_whose_storage_is_full_stands_still_says_why_and_goes_on_when_th
 
     for power in ("start", "resume"):  # without room it stands still again
         lab.api.do(f"vms/{vm}/{power}/")
-        wait(lambda: lab.api.get(f"vms/{vm}/")["state_reason"], 60, f"the guest to stand still after its {power}")
-        row = lab.api.get(f"vms/{vm}/")
-        assert (row["state"], row["state_reason"]["code"]) == ("paused", "state_io_error")
+        what = f"the guest to stand still after its {power} and to name the pool"
+        row = wait(lambda: stands(lab, vm, "state_pool_full"), 30, what)
+        assert row["state"] == "paused"
+        assert "small" in row["state_reason"]["cause"]
+        assert SMALL in row["state_reason"]["hint"]
 
     lab.nodes["n1"].run("rm", FILLER)
     lab.api.do(f"vms/{vm}/resume/")

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from cluster import reconcile
-from cluster.models import Disk, Node, Pool, PoolOnNode
+from cluster.models import Disk, Node, Pool, PoolOnNode, Vm
 from nodes.contract.messages import Inventory
 from nodes.contract.sizes import GIB, MIB
 from nodes.contract.specs import NodeFacts, PoolFacts, PoolOffer
@@ -179,6 +179,59 @@ def test_a_report_brings_what_a_node_offers_and_how_full_its_pools_are(browser: 
     assert Pool.objects.get(pk=pool.pk).version == pool.version + 1
     reconcile.inventory(scene.node, report, None)
     assert Pool.objects.get(pk=pool.pk).version == pool.version + 1
+
+
+def test_a_guest_that_stands_still_names_the_pool_that_is_full_until_it_has_room_but_not_to_a_tenant(
+    browser: Browser, scene: Scene, people: dict[str, Person]
+) -> None:
+    full = {"data_percent": 100.0, "metadata_percent": 12.0}
+    pool = add_pool(scene, kind="lvmthin", path="vg0/thin", identity="t-1", facts=GROUP | full)
+    vm = scene.running
+    Disk.objects.filter(vm=vm).update(pool=pool)
+    tenant = people["tenant_administrator"].actor.grant.tenant
+    Vm.objects.filter(pk=vm.pk).update(state="paused", state_reason="io_error", tenant=tenant)
+
+    def reason(name: str) -> dict[str, str]:
+        found: dict[str, str] = Api(people[name].token).get(f"vms/{vm.pk}/").json()["state_reason"]
+        return found
+
+    said = reason("administrator")
+    assert (said["code"], said["cause"]) == ("state_thin_pool_full", "paused: thin pool fast is full")
+    assert "lvextend --size +10g vg0/thin" in said["hint"]
+    card = browser.get(f"/vms/{vm.pk}/").content.decode()
+    assert "Paused: thin pool fast is full" in card
+    assert "The guest stands still and has lost nothing." in card
+    assert reason("tenant_administrator")["code"] == "state_io_error"
+
+    Pool.objects.filter(pk=pool.pk).update(facts=GROUP | {"data_percent": 50.0, "metadata_percent": 100.0})
+    assert "lvextend --poolmetadatasize +64m vg0/thin" in reason("administrator")["hint"]
+    Pool.objects.filter(pk=pool.pk).update(kind="directory", path="/srv/disks", facts={}, free_bytes=0)
+    said = reason("administrator")
+    assert (said["code"], said["cause"]) == ("state_pool_full", "paused: pool fast has no room left")
+    assert "/srv/disks" in said["hint"]
+
+    # Its card is open somewhere: that the pool has room again changes what it says.
+    version = Vm.objects.get(pk=vm.pk).version
+    roomy = PoolFacts(
+        kind="directory",
+        identity="t-1",
+        path="/srv/disks",
+        capacity_bytes=10 * GIB,
+        free_bytes=GIB,
+        granules={"raw": 4 * MIB},
+    )
+    report = {"incarnation": 1, "counter": 1, "checks": (), "domains": (), "images": (), "isos": ()}
+    reconcile.inventory(scene.node, Inventory(facts=NODE_FACTS, pools=(roomy,), **report), None)
+    assert Vm.objects.get(pk=vm.pk).version == version + 1
+    assert reason("administrator")["code"] == "state_io_error"
+
+
+def test_a_thin_pool_that_lets_writes_wait_is_warned_of_with_the_way_out(browser: Browser, scene: Scene) -> None:
+    parts = {"data_percent": 5.0, "metadata_percent": 1.0}
+    pool = add_pool(scene, kind="lvmthin", path="vg0/thin", facts=GROUP | parts | {"queues_when_full": True})
+    assert "lvchange --errorwhenfull y vg0/thin" in text_of(browser.get(f"/pools/{pool.pk}/"))
+    Pool.objects.filter(pk=pool.pk).update(facts=GROUP | parts | {"queues_when_full": False})
+    assert "errorwhenfull" not in text_of(browser.get(f"/pools/{pool.pk}/"))
 
 
 def test_a_report_about_a_pool_that_is_just_being_added_makes_no_second_one(scene: Scene) -> None:

@@ -112,3 +112,18 @@ def test_what_happens_to_a_guest_hides_no_change_of_its_definition() -> None:
         reporter._note(LifecycleEvent(UUID, "theirs", definition))
     reporter._tell_changes()
     assert [event.definition for event in asked] == [True]
+
+
+def test_when_storage_stops_a_guest_all_is_told_at_once_and_when_a_person_does_only_that() -> None:
+    seen = DomainFacts(uuid=UUID, name="theirs", state="paused")
+    hypervisor: Any = SimpleNamespace(facts_of=lambda events: [seen])
+    ledger: Any = SimpleNamespace(counter=1, wanted=list)
+    stream: Any = SimpleNamespace(report=lambda entry: True)
+    reporter = Reporter(hypervisor, ledger, stream, SimpleNamespace(), 1)  # type: ignore[arg-type]
+    inventories: list[str] = []
+    reporter.ask_for_inventory = lambda: inventories.append("asked for")  # type: ignore[method-assign]
+    for reason, wanted in (("", []), ("io_error", ["asked for"])):
+        seen = seen.model_copy(update={"reason": reason})
+        reporter._note(LifecycleEvent(UUID, "theirs"))
+        reporter._tell_changes()
+        assert inventories == wanted

@@ -37,7 +37,7 @@ from cluster.models import (
 from cluster.permissions import Actor
 from cluster.pools import offers_of, strangers_of, warnings_of, warnings_on
 from cluster.refusals import Refusal
-from cluster.states import SEEN, trouble_of
+from cluster.states import SEEN
 
 Row = dict[str, Any]
 BALANCING = ("every_minutes", "threshold_points", "hold_minutes", "cooldown_minutes", "most_moves", "copy_disks")
@@ -48,14 +48,14 @@ def vms(actor: Actor, rows: Sequence[Vm]) -> list[Row]:
     ids = [vm.pk for vm in rows]
     jobs = _open_jobs([f"vm:{pk}" for pk in ids])
     disks, nics, addresses = _vm_disks(actor, ids), *_vm_nics(ids)
-    affinity_groups = _vm_affinity_groups(ids)
+    affinity_groups, troubles = _vm_affinity_groups(ids), selectors.troubles(actor, rows)
     return [
         {
             "id": vm.pk,
             "name": vm.name,
             "title": vm.title,
             "state": vm.state,
-            "state_reason": trouble.said() if (trouble := trouble_of(vm)) else None,
+            "state_reason": trouble.said() if (trouble := troubles.get(vm.pk)) else None,
             "node": _fabric(actor, vm.node_id),
             "home": _fabric(actor, vm.home_id),
             "group": _fabric(actor, vm.node_group_id),

@@ -14,7 +14,7 @@ from cluster import selectors, services
 from cluster.domain_drift import lines_of
 from cluster.models import Nic, Node, Vm, VmState
 from cluster.permissions import Actor
-from cluster.states import SEEN, trouble_of
+from cluster.states import IO_ERROR, SEEN
 
 from .answers import told
 from .http import PageRequest, is_fragment, page, show
@@ -93,7 +93,8 @@ def vm_card(request: PageRequest, pk: str) -> HttpResponse:
         "schedules": list(selectors.schedules(request.actor).filter(vm=pk).order_by("next_run")),
         "jobs": jobs,
         "stop": line.action("stop") if overdue else None,
-        "trouble": trouble.said() if (trouble := trouble_of(vm)) else None,
+        "trouble": trouble.said() if (trouble := selectors.troubles(request.actor, [vm]).get(pk)) else None,
+        "stands_still": vm.state_reason == IO_ERROR,
         "resume": line.action("resume"),
         "affinity_groups": list(vm.affinity_groups.order_by("name")),
         "elsewhere": WITH_THEIR_THINGS,
