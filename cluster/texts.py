@@ -288,6 +288,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("the guest did not move, and goes on where it was"),
         _("look at the domain's log on both nodes"),
     ),
+    "move_no_room": (
+        _("pool %(pool)s on node %(node)s was full before the guest was over there; it goes on where it was"),
+        _("free something there, or choose another pool or another node; then move it again"),
+    ),
     "move_time_limit": (
         _("the guest had not moved within %(limit_s)s s, and goes on where it was"),
         _("allow more time or a longer pause, or choose auto-converge or post-copy"),

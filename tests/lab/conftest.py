@@ -20,12 +20,13 @@ from deploy.lab.demo import Demo
 from deploy.lab.faults import Faults, GuestWatch
 from deploy.lab.node import Node
 from deploy.lab.processes import ROOT, wait
-from deploy.lab.state import State
+from deploy.lab.state import USUAL_NODES, State
+from deploy.lib.postgres import Server
 
 T = TypeVar("T")
 ASK = """
 import socket, sys
-with socket.create_connection((sys.argv[1], 81), timeout=20) as guest:
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20) as guest:
     print(guest.makefile().read().split()[0])
 """
 MIB = 2**20
@@ -166,13 +167,18 @@ def console(node: Node, vm: str) -> str:
 
 def content(lab: Lab, vm: dict[str, Any]) -> str:
     """A checksum of its disk that the guest itself makes."""
+    return told(lab, vm, 81)
+
+
+def told(lab: Lab, vm: dict[str, Any], port: int) -> str:
+    """The first word of what the guest answers there (``deploy/lab/guest-init``)."""
     space, address = network.namespace(lab.demo.state), vm["addresses"][0]["address"]
 
     def asked() -> str:
-        argv = ["ip", "netns", "exec", space, sys.executable, "-c", ASK, address]
+        argv = ["ip", "netns", "exec", space, sys.executable, "-c", ASK, address, str(port)]
         return subprocess.run(argv, capture_output=True, text=True).stdout.strip()
 
-    return wait(asked, 60, "the guest to say what its disk holds")
+    return wait(asked, 60, f"the guest to answer on port {port}")
 
 
 def free_port() -> int:
@@ -191,12 +197,14 @@ def free_ports(count: int) -> int:
             return first
 
 
-def start_lab(folder: Path) -> Demo:
+def start_lab(folder: Path, nodes: int = USUAL_NODES, database: Server | None = None) -> Demo:
     os.environ.setdefault("ULEI_CACHE", str(ROOT / "var/cache"))
     left_over = Demo(State(folder, 0, faults=True), quiet=True)
     left_over.stop()
     left_over.forget()
-    demo = Demo(State(folder, free_port(), faults=True), quiet=True)
+    state = State(folder, free_port(), faults=True, database=database)
+    state.want_nodes(nodes)
+    demo = Demo(state, quiet=True)
     try:
         demo.start(first_vm=False)
         lab = Lab(demo)

@@ -10,7 +10,7 @@ import pytest
 from deploy.lab import network
 from deploy.lab.faults import Faults
 from tests.lab.conftest import FULL, MIB, Lab
-from tests.lab.test_migration import step_of
+from tests.lab.moving import step_of
 
 BUSY = """
 import socket, sys
