@@ -49,11 +49,15 @@ def step_of(job: dict[str, Any], name: str) -> dict[str, Any]:
     return next(step for step in job["steps"] if step["name"] == name)
 
 
-def wait_under_way(lab: Lab, job: str) -> dict[str, Any]:
-    """Until the other node has got some of it."""
+def wait_under_way(lab: Lab, job: str, *, disks: bool = False) -> dict[str, Any]:
+    """Until the other node has got some of its memory, which comes when its disks are there.
+
+    :param disks: until it has got some of them instead.
+    """
 
     def under_way() -> dict[str, Any] | None:
         step = step_of(lab.api.job(job), "move")
-        return step if step["state"] == "running" and step["facts"].get("memory_left_bytes") else None
+        memory, disk = (step["facts"].get(name) for name in ("memory_left_bytes", "disk_left_bytes"))
+        return step if step["state"] == "running" and (disk and not memory if disks else memory) else None
 
-    return wait(under_way, 30, "the move to be under way")
+    return wait(under_way, 60, "the move to be under way")

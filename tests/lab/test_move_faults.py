@@ -107,11 +107,11 @@ def arm(faults: Faults, held: tuple[str, str, str] | None) -> Path | None:
     return faults.arm(process, point, "hold", verb)
 
 
-def wait_for_moment(lab: Lab, faults: Faults, job: str, armed: Path | None) -> None:
+def wait_for_moment(lab: Lab, faults: Faults, job: str, armed: Path | None, *, disks: bool = False) -> None:
     if armed:
         faults.wait_reached(armed, 60)
     else:
-        wait_under_way(lab, job)
+        wait_under_way(lab, job, disks=disks)
 
 
 def strike(lab: Lab, faults: Faults, part: str, armed: Path | None) -> None:
@@ -154,13 +154,13 @@ def settled(lab: Lab, vm: str, job: str, ticks: Ticks) -> None:
 FULL_AT = {
     "before its disks are made": ("n2.agent", "agent.started-written", "disk.create"),
     **MOMENTS,
-    "only what it writes is on its way": None,
+    "its disks are on their way": None,
 }
 STAYS = {
     "before its disks are made": "no_room",
     "before": "move_no_room",
     "on its way": "move_no_room",
-    "only what it writes is on its way": "move_no_room",
+    "its disks are on their way": "move_no_room",
 }
 """At this moment the guest is still where it was, and this is said of the move."""
 
@@ -189,9 +189,7 @@ def test_a_target_that_is_full_at_any_moment_of_a_move_leaves_one_guest_and_says
     armed = arm(faults, FULL_AT[moment])
     with Ticks(lab, vm["id"]) as ticks:
         job = migrate(lab, vm["id"], "n2", pools={disk["id"]: small_pool["id"] for disk in vm["disks"]})
-        wait_for_moment(lab, faults, job, armed)
-        if moment == "only what it writes is on its way":
-            wait(lambda: not wait_under_way(lab, job)["facts"]["disk_left_bytes"], 60, "the disks to be over there")
+        wait_for_moment(lab, faults, job, armed, disks=moment == "its disks are on their way")
         faults.fill_folder("n2", SMALL)
         if armed:
             faults.release(armed)
