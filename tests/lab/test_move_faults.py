@@ -138,6 +138,7 @@ def says_that_its_database_is_away(lab: Lab) -> None:
         asked = lab.api.request("GET", "jobs/")
         assert (asked.status, asked.body["code"]) == (503, "database_unavailable")
         assert lab.api.request("GET", f"{lab.api.url}/vms/").status == 503
+        time.sleep(0.25)
 
 
 def settled(lab: Lab, vm: str, job: str, ticks: Ticks) -> None:
