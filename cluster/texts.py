@@ -275,6 +275,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("%(count)s VMs could not be moved: %(why)s"),
         _("mend that and ask again; what has moved can be put back"),
     ),
+    "came_meanwhile": (
+        _("%(count)s VMs came to node %(node)s while it was being emptied: %(names)s"),
+        _("evacuate it again"),
+    ),
     "nothing_to_put_back": (
         _("no VM was moved away from node %(node)s, and it is not in maintenance"),
         "",

@@ -42,6 +42,8 @@ MEMORY = (
     SIMULATION,
 )
 SHUTDOWN_S = 20.0
+PATIENCE_S = 120.0
+"""What is waited for comes in seconds where nobody else works on the machine."""
 
 
 class Demo:
@@ -106,7 +108,7 @@ class Demo:
             self.panel.check_alive()
             return self.api.ready()
 
-        wait(ready, 40, f"{self.state.url}/readyz", f"logs: {self.state.folder / 'log'}")
+        wait(ready, PATIENCE_S, f"{self.state.url}/readyz", f"logs: {self.state.folder / 'log'}")
 
     def connect(self, node: Node) -> None:
         """Joins the node the first time, by the very command that the panel shows for a remote machine."""
@@ -116,7 +118,7 @@ class Demo:
             node.restart_libvirtd()  # it has its certificate only now
         node.start_agent()
 
-    def wait_for_nodes(self, nodes: list[Node], seconds: float = 40) -> None:
+    def wait_for_nodes(self, nodes: list[Node], seconds: float = PATIENCE_S) -> None:
         names = {node.name for node in nodes}
 
         def online() -> bool:
@@ -141,7 +143,7 @@ class Demo:
         if api.all("vms/") or (self.state.folder / "run/first-vm").exists():
             return
         with self.step("first virtual machine"):
-            image = wait(self.micro_image, 30, "the micro image to be seen by a node's inventory")
+            image = wait(self.micro_image, PATIENCE_S, "the micro image to be seen by a node's inventory")
             body = {
                 "name": "first",
                 "vcpus": 1,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from deploy.lab import broker, network
-from deploy.lab.demo import Demo
+from deploy.lab.demo import PATIENCE_S, Demo
 from deploy.lab.node import Node
 from deploy.lab.processes import ROOT, Failed, Process, wait
 from deploy.lib.postgres import Server
@@ -42,7 +42,7 @@ class Faults:
         new.rename(armed)  # whole from the first moment on
         return armed
 
-    def wait_reached(self, armed: Path, seconds: float = 30) -> None:
+    def wait_reached(self, armed: Path, seconds: float = PATIENCE_S) -> None:
         wait(lambda: reached(armed).exists(), seconds, f"{armed.parent.name} to come by {armed.name}")
 
     def release(self, armed: Path) -> None:
@@ -73,7 +73,7 @@ class Faults:
             raise Failed(f"no process is named {name}")
         return found
 
-    def wait_dead(self, name: str, seconds: float = 30) -> None:
+    def wait_dead(self, name: str, seconds: float = PATIENCE_S) -> None:
         wait(lambda: self.process(name).pid() is None, seconds, f"{name} to die")
 
     def kill(self, name: str) -> None:
@@ -232,7 +232,7 @@ class Faults:
         self.demo.panel.start()
         for node in self.demo.nodes.values():
             node.boot()
-        wait(self.demo.api.ready, 40, "the panel to be ready again", f"logs: {self.demo.state.folder / 'log'}")
+        wait(self.demo.api.ready, PATIENCE_S, "the panel to be ready again", f"logs: {self.demo.state.folder / 'log'}")
 
 
 def reached(armed: Path) -> Path:

@@ -16,7 +16,7 @@ import pytest
 
 from deploy.lab import look, network
 from deploy.lab.client import Api
-from deploy.lab.demo import Demo
+from deploy.lab.demo import PATIENCE_S, Demo
 from deploy.lab.faults import Faults, GuestWatch
 from deploy.lab.node import Node
 from deploy.lab.processes import ROOT, wait
@@ -58,7 +58,7 @@ class Lab:
             "name": name or f"vm{next(self._numbers)}",
             "vcpus": 1,
             "memory_bytes": 128 * MIB,
-            "image": wait(self.demo.micro_image, 30, "the micro image to be seen"),
+            "image": wait(self.demo.micro_image, PATIENCE_S, "the micro image to be seen"),
             "disks": [{"size_bytes": 128 * MIB}],
             "nics": [{"network": self.api.all("networks/")[0]["id"]}],
             "start": True,
@@ -77,20 +77,20 @@ class Lab:
         job = self.api.do("vms/", self.vm_body(name, **changes))
         return self.api.get(f"vms/{job['subject'].partition(':')[2]}/")
 
-    def wait_state(self, vm: str, state: str, seconds: float = 30) -> dict[str, Any]:
+    def wait_state(self, vm: str, state: str, seconds: float = PATIENCE_S) -> dict[str, Any]:
         def there() -> dict[str, Any] | None:
             row = self.api.get(f"vms/{vm}/")
             return row if row["state"] == state else None
 
         return wait(there, seconds, f"vm {vm} to be {state}")
 
-    def wait_node(self, name: str, state: str = "online", seconds: float = 40) -> None:
+    def wait_node(self, name: str, state: str = "online", seconds: float = PATIENCE_S) -> None:
         def there() -> bool:
             return any(row["name"] == name and row["state"] == state for row in self.api.all("nodes/"))
 
         wait(there, seconds, f"node {name} to be {state}")
 
-    def wait_settled(self, seconds: float = 90) -> None:
+    def wait_settled(self, seconds: float = 2 * PATIENCE_S) -> None:
         """No job is open any more."""
 
         def settled() -> bool:
@@ -99,7 +99,7 @@ class Lab:
 
         wait(settled, seconds, "all jobs to settle")
 
-    def wait_console(self, vm: str, words: str, seconds: float = 30) -> None:
+    def wait_console(self, vm: str, words: str, seconds: float = PATIENCE_S) -> None:
         """The guest's serial console has said this."""
         node = self.nodes[self.node_name(vm)]
 
@@ -209,7 +209,7 @@ def start_lab(folder: Path, nodes: int = USUAL_NODES, database: Server | None = 
         demo.start(first_vm=False)
         lab = Lab(demo)
         for name in demo.nodes:
-            wait(lambda node=name: lab.may_create_on(node), 30, f"{name} to show its images")
+            wait(lambda node=name: lab.may_create_on(node), PATIENCE_S, f"{name} to show its images")
     except BaseException:
         demo.stop()
         raise

@@ -5,6 +5,7 @@ import re
 from contextlib import suppress
 from typing import Any
 
+from deploy.lab.demo import PATIENCE_S
 from deploy.lab.faults import Watch
 from deploy.lab.processes import wait
 from tests.lab.conftest import MIB, Lab, console
@@ -33,7 +34,7 @@ class Ticks(Watch):
 
     def wait_for_more(self, name: str) -> None:
         before = self.last(name)
-        wait(lambda: self.last(name) > before, 30, f"the guest to go on on {name}")
+        wait(lambda: self.last(name) > before, PATIENCE_S, f"the guest to go on on {name}")
 
     @property
     def from_two_nodes(self) -> set[int]:
@@ -60,4 +61,4 @@ def wait_under_way(lab: Lab, job: str, *, disks: bool = False) -> dict[str, Any]
         memory, disk = (step["facts"].get(name) for name in ("memory_left_bytes", "disk_left_bytes"))
         return step if step["state"] == "running" and (disk and not memory if disks else memory) else None
 
-    return wait(under_way, 60, "the move to be under way")
+    return wait(under_way, PATIENCE_S, "the move to be under way")
