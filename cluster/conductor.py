@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-from django.db import InterfaceError, OperationalError, close_old_connections, transaction
+from django.db import InterfaceError, OperationalError, close_old_connections, connection, transaction
 from django.utils import timezone
 from pydantic import ValidationError
 
@@ -76,6 +76,10 @@ class Conductor:
             except Unreachable as error:
                 log.warning("Redis does not answer: %s", error)
                 self.run_id = ""
+                stop.wait(RETRY_AFTER_ERROR_S)
+            except (OperationalError, InterfaceError) as error:
+                log.warning("the database does not answer: %s", error)
+                close_old_connections()
                 stop.wait(RETRY_AFTER_ERROR_S)
             except Exception:
                 log.exception("the conductor goes on after an error")
@@ -164,16 +168,18 @@ class Conductor:
                 self.refresh_nodes(self.run_id)
 
     def _store_safely(self, found: dict[str, Entries]) -> None:
-        """Everything in one transaction; where that fails, node by node: one's entries must not stop the others'."""
+        """Everything in one transaction; where that fails, node by node: one's entries must not stop the others'.
+
+        Raises ``OperationalError`` where the database is away: that is no node's fault, and ends the turn.
+        """
         try:
             self.store(found)
             return
         except Exception:
             close_old_connections()
-            if len(found) == 1:
-                log.exception("entries of a node could not be stored; they are read again")
-            else:
-                log.warning("entries of %d nodes could not be stored together: node by node now", len(found))
+            connection.ensure_connection()
+            text = "entries of %d nodes could not be stored together: node by node now"
+            log.warning(text, len(found), exc_info=True)
         for node_id, entries in found.items():
             try:
                 self._store_what_can_be(node_id, entries)

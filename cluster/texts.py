@@ -275,6 +275,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("%(count)s VMs could not be moved: %(why)s"),
         _("mend that and ask again; what has moved can be put back"),
     ),
+    "came_meanwhile": (
+        _("%(count)s VMs came to node %(node)s while it was being emptied: %(names)s"),
+        _("evacuate it again"),
+    ),
     "nothing_to_put_back": (
         _("no VM was moved away from node %(node)s, and it is not in maintenance"),
         "",
@@ -287,6 +291,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "move_failed": (
         _("the guest did not move, and goes on where it was"),
         _("look at the domain's log on both nodes"),
+    ),
+    "move_no_room": (
+        _("pool %(pool)s on node %(node)s was full before the guest was over there; it goes on where it was"),
+        _("free something there, or choose another pool or another node; then move it again"),
     ),
     "move_time_limit": (
         _("the guest had not moved within %(limit_s)s s, and goes on where it was"),

@@ -6,12 +6,13 @@ Where each belongs is kept, so that ``node.put_back`` can return them.
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
 from cluster import states
-from cluster.models import Node, VmState
+from cluster.models import Node, Vm, VmState
 from cluster.permissions import Actor
-from cluster.refusals import Refusal
+from cluster.refusals import Refusal, Refused
 from cluster.saga.steps import Context, LockName, NoUndo, Operation, Plan, Step
 
 from . import node_moves
@@ -50,6 +51,7 @@ class NodeEvacuate(Operation[EvacuateParams]):
             data={
                 "moves": [[row.vm.pk, row.best.node.pk] for row in rows if row.best and row.then == "move"],
                 "stops": [row.vm.pk for row in rows if row.then == "stop"],
+                "planned": [row.vm.pk for row in rows],
                 "was_on": target.in_maintenance,
             },
         )
@@ -93,6 +95,19 @@ def move(context: Context[EvacuateParams], key: str) -> Any:
     return node_moves.begin(context, [(vm, "vm.shutdown") for vm in context.data["stops"]])
 
 
+def check(context: Context[EvacuateParams], key: str) -> None:
+    """Also of those who were on their way to the node when it was closed."""
+    node_moves.check(context, key)
+    node = Q(node=context.subject_id) | Q(moving_to=context.subject_id)
+    late = Vm.objects.filter(node).exclude(pk__in=context.data["planned"])
+    if context.params.stopped == "leave":
+        late = late.exclude(state=VmState.STOPPED)
+    names = list(late.order_by("name").values_list("name", flat=True))
+    if names:
+        facts = {"node": context.job.subject_name, "count": len(names), "names": ", ".join(names)}
+        raise Refused(Refusal("came_meanwhile", facts))
+
+
 NodeEvacuate.steps = (
     Step("close", _("Close the node for new VMs"), do=close, undo=open_again),
     Step(
@@ -102,5 +117,5 @@ NodeEvacuate.steps = (
         undo=NoUndo(_("what has moved stays there until it is put back")),
         tolerant=True,
     ),
-    Step("check", _("See whether all have moved"), do=node_moves.check, undo=NoUndo(_("it only looks"))),
+    Step("check", _("See whether all have moved"), do=check, undo=NoUndo(_("it only looks"))),
 )

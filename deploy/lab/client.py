@@ -22,6 +22,10 @@ class Answer:
     seconds: float
 
 
+class Away(Failed):
+    """503: the panel says that a part of it does not answer for the moment."""
+
+
 class Api:
     """``Api.from_credentials(path)``; every method takes a path below /api/v1/, like ``vms/``."""
 
@@ -61,6 +65,8 @@ class Api:
 
     def get(self, path: str) -> Any:
         answer = self.request("GET", path)
+        if answer.status == 503:
+            raise Away(f"GET {path}: {answer.body}")
         if answer.status != 200:
             raise Failed(f"GET {path}: {answer.status} {answer.body}")
         return answer.body
@@ -89,7 +95,7 @@ class Api:
         def settled() -> dict[str, Any] | None:
             try:
                 job = self.job(job_id)
-            except OSError:  # the web server is being restarted; the job does not need it
+            except (OSError, Away):  # the web server is being restarted, or its database; the job goes on
                 return None
             if seen is not None:
                 seen(job)

@@ -1,4 +1,4 @@
-"""``deploy/demo``: the panel and two nodes on this machine, ready to be clicked at; Ceph and an LVM node follow.
+"""``deploy/demo``: the panel and two or more nodes on this machine, ready to be clicked at; Ceph, an LVM node follow.
 
 Started again, it goes on with the same state; everything that it starts has a pid file in the state folder, and
 ``--stop`` ends exactly that.
@@ -23,7 +23,7 @@ from deploy.lab.client import Api
 from deploy.lab.node import Node
 from deploy.lab.panel import PROCESSES, Panel, port_taken
 from deploy.lab.processes import Failed, Process, wait
-from deploy.lab.state import NODES, SIMULATION, Simulation, State
+from deploy.lab.state import SIMULATION, Simulation, State
 from deploy.lab.storage import Storage
 
 # What --fresh forgets. The rest of the folder (built guests, the virtual environment) is not the demo's memory.
@@ -42,13 +42,15 @@ MEMORY = (
     SIMULATION,
 )
 SHUTDOWN_S = 20.0
+PATIENCE_S = 120.0
+"""What is waited for comes in seconds where nobody else works on the machine."""
 
 
 class Demo:
     def __init__(self, state: State, quiet: bool = False) -> None:
         self.state, self.quiet = state, quiet
         self.panel = Panel(state)
-        self.nodes = {name: Node(state, name) for name in NODES}
+        self.nodes = {name: Node(state, name) for name in state.nodes}
         self.storage = Storage(state)
         if self.storage.known:
             self.nodes[self.storage.node.name] = self.storage.node
@@ -68,7 +70,7 @@ class Demo:
         with self.step("network"):
             network.up(self.state)
         with ThreadPoolExecutor() as pool:
-            own = [self.nodes[name] for name in NODES]
+            own = [self.nodes[name] for name in self.state.nodes]
             booting = [pool.submit(self.boot, node, image, iso) for node in own]
             with self.step("database, certificates, static files"):
                 self.panel.prepare()
@@ -106,7 +108,7 @@ class Demo:
             self.panel.check_alive()
             return self.api.ready()
 
-        wait(ready, 40, f"{self.state.url}/readyz", f"logs: {self.state.folder / 'log'}")
+        wait(ready, PATIENCE_S, f"{self.state.url}/readyz", f"logs: {self.state.folder / 'log'}")
 
     def connect(self, node: Node) -> None:
         """Joins the node the first time, by the very command that the panel shows for a remote machine."""
@@ -116,7 +118,7 @@ class Demo:
             node.restart_libvirtd()  # it has its certificate only now
         node.start_agent()
 
-    def wait_for_nodes(self, nodes: list[Node], seconds: float = 40) -> None:
+    def wait_for_nodes(self, nodes: list[Node], seconds: float = PATIENCE_S) -> None:
         names = {node.name for node in nodes}
 
         def online() -> bool:
@@ -141,7 +143,7 @@ class Demo:
         if api.all("vms/") or (self.state.folder / "run/first-vm").exists():
             return
         with self.step("first virtual machine"):
-            image = wait(self.micro_image, 30, "the micro image to be seen by a node's inventory")
+            image = wait(self.micro_image, PATIENCE_S, "the micro image to be seen by a node's inventory")
             body = {
                 "name": "first",
                 "vcpus": 1,
@@ -207,7 +209,7 @@ class Demo:
 
     def processes(self) -> list[Process]:
         own = [broker.process(self.state), *(self.panel.process(name) for name in PROCESSES)]
-        own += [process for name in NODES if name in self.nodes for process in self.nodes[name].processes()]
+        own += [process for name in self.state.nodes if name in self.nodes for process in self.nodes[name].processes()]
         return own + self.storage.processes() * self.storage.known
 
     def status(self) -> bool:
@@ -262,7 +264,8 @@ def main() -> int:
     choice.add_argument("--stop", action="store_true", help="end what it started: guests by ACPI, then the rest")
     choice.add_argument("--fresh", action="store_true", help="forget everything and begin anew")
     choice.add_argument("--status", action="store_true", help="who runs")
-    parser.add_argument("--without-storage", action="store_true", help="no Ceph, and no LVM node (n3)")
+    parser.add_argument("--nodes", type=int, metavar="NODES", help="between which guests move (default 2)")
+    parser.add_argument("--without-storage", action="store_true", help="no Ceph, and no LVM node (the last one)")
     parser.add_argument("--simulated", nargs="?", type=int, const=10, metavar="NODES", help="many nodes without QEMU")
     parser.add_argument("--vms", type=int, metavar="VMS", help="with --simulated: guests of each node (default 10)")
     parser.add_argument("--changes-per-s", type=float, metavar="RATE", help="guests that go off and come back")
@@ -275,7 +278,7 @@ def main() -> int:
         print("FAILED: deploy/demo makes network namespaces and needs root\n  run it with sudo", file=sys.stderr)
         return 1
     try:
-        return _run(_demo(state, simulation), chosen)
+        return _run(state, simulation, chosen)
     except Failed as failure:
         print(f"FAILED: {failure}", file=sys.stderr)
         print("  what was started still runs: deploy/demo tries again, deploy/demo --stop ends it", file=sys.stderr)
@@ -304,24 +307,28 @@ def _demo(state: State, simulation: Simulation | None) -> Demo:
     return SimulatedDemo(state, simulation)
 
 
-def _run(demo: Demo, chosen: argparse.Namespace) -> int:
+def _run(state: State, simulation: Simulation | None, chosen: argparse.Namespace) -> int:
     if chosen.status:
-        return 0 if demo.status() else 1
+        return 0 if _demo(state, simulation).status() else 1
     began = time.monotonic()
-    with alone(demo.state):
+    with alone(state):
         if chosen.stop or chosen.fresh:
-            _demo(demo.state, demo.state.simulation).stop()
-        if chosen.stop:
-            return 0
-        if chosen.fresh:
-            demo.forget()
+            before = _demo(state, state.simulation)
+            before.stop()
+            if chosen.stop:
+                return 0
+            before.forget()
+        if chosen.nodes:
+            state.want_nodes(chosen.nodes)
+        demo = _demo(state, simulation)
         demo.start()
-    given = json.loads(demo.state.credentials.read_text())
+    given = json.loads(state.credentials.read_text())
     print(f"\nUlei is ready after {time.monotonic() - began:.1f} s: {given['url']}")
-    print(f"  user {given['username']}, password {given['password']}  (also in {demo.state.credentials})")
-    if demo.storage.want(not chosen.without_storage and demo.state.simulation is None):
+    print(f"  user {given['username']}, password {given['password']}  (also in {state.credentials})")
+    if demo.storage.want(not chosen.without_storage and state.simulation is None):
         demo.storage.start_detached()
-        print(f"  Ceph and the LVM node n3 come up by themselves within a minute or so: {demo.storage.starting.log}")
+        which = f"Ceph and the LVM node {demo.storage.node.name}"
+        print(f"  {which} come up by themselves within a minute or so: {demo.storage.starting.log}")
     print("  deploy/demo --status looks, deploy/demo --stop ends it")
     return 0
 

@@ -1,7 +1,8 @@
 """Breaks a running lab on purpose, at a named moment (nodes/contract/faults.py) and never after a guessed delay.
 
-Processes are named as the demo names them: ``redis web enrol conductor n1.agent n1.libvirtd`` and ``n1`` for the
-whole machine. ``Faults.undo`` mends everything that was broken and is still broken.
+Processes are named as the demo names them: ``redis web enrol conductor n1.agent n1.libvirtd``, ``n1`` for the
+whole machine and ``database`` for the lab's own PostgreSQL. ``Faults.undo`` mends everything that was broken and is
+still broken.
 """
 
 import errno
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import Self
 
 from deploy.lab import broker, network
-from deploy.lab.demo import Demo
+from deploy.lab.demo import PATIENCE_S, Demo
 from deploy.lab.node import Node
 from deploy.lab.processes import ROOT, Failed, Process, wait
+from deploy.lib.postgres import Server
 
 BALLAST = "ballast"
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
@@ -40,7 +42,7 @@ class Faults:
         new.rename(armed)  # whole from the first moment on
         return armed
 
-    def wait_reached(self, armed: Path, seconds: float = 30) -> None:
+    def wait_reached(self, armed: Path, seconds: float = PATIENCE_S) -> None:
         wait(lambda: reached(armed).exists(), seconds, f"{armed.parent.name} to come by {armed.name}")
 
     def release(self, armed: Path) -> None:
@@ -71,13 +73,15 @@ class Faults:
             raise Failed(f"no process is named {name}")
         return found
 
-    def wait_dead(self, name: str, seconds: float = 30) -> None:
+    def wait_dead(self, name: str, seconds: float = PATIENCE_S) -> None:
         wait(lambda: self.process(name).pid() is None, seconds, f"{name} to die")
 
     def kill(self, name: str) -> None:
         """kill -9; a node's name is its whole power."""
         if name in self.demo.nodes:
             self.demo.nodes[name].power_off()
+        elif name == "database":
+            self._database.stop()
         else:
             self.process(name).kill()
         self._mend[f"kill {name}"] = lambda: self.start(name)
@@ -88,6 +92,8 @@ class Faults:
         node, _, part = name.partition(".")
         if name == "redis":
             broker.start(self.demo.state)
+        elif name == "database":
+            self._database.start()
         elif name in self.demo.nodes:
             self.demo.nodes[name].boot()
         elif node == "ceph":
@@ -106,6 +112,18 @@ class Faults:
 
     def restart_redis_empty(self) -> None:
         broker.restart_empty(self.demo.state)
+
+    def kill_database_connections(self) -> None:
+        """kill -9 of every process in which PostgreSQL serves the panel; it comes back by itself."""
+        if not self._database.kill_connections():
+            raise Failed("the panel has no connection to its database: there was nothing to strike")
+
+    @property
+    def _database(self) -> Server:
+        database = self.demo.state.database
+        if database is None:
+            raise Failed("this lab's panel is not on a PostgreSQL of its own")
+        return database
 
     def freeze(self, name: str) -> None:
         """SIGSTOP: it hangs, and its sockets stay open."""
@@ -181,6 +199,22 @@ class Faults:
                     if error.errno != errno.ENOSPC:
                         raise
 
+    def fill_folder(self, node: str, folder: str) -> None:
+        """Leaves not a byte in a node's folder; only where that is a file system of its own."""
+        run = self.demo.nodes[node].run
+        if run("mountpoint", "-q", folder, check=False).returncode:
+            raise Failed(f"{folder} is no file system of its own: filling it would fill this machine's disk")
+        self._mend[f"folder {node}"] = lambda: self.empty_folder(node, folder)
+        for size in ("64k", "1"):
+            full = f"exec dd if=/dev/zero bs={size} >>{folder}/{BALLAST}"
+            said = run("sh", "-c", full, check=False).stderr
+            if os.strerror(errno.ENOSPC) not in said:
+                raise Failed(f"{folder} of {node} could not be filled: {said}")
+
+    def empty_folder(self, node: str, folder: str) -> None:
+        self._mend.pop(f"folder {node}", None)
+        self.demo.nodes[node].run("rm", "-f", f"{folder}/{BALLAST}")
+
     def empty_disk(self) -> None:
         self._mend.pop("disk", None)
         (self.demo.state.folder / BALLAST).unlink(missing_ok=True)
@@ -198,7 +232,7 @@ class Faults:
         self.demo.panel.start()
         for node in self.demo.nodes.values():
             node.boot()
-        wait(self.demo.api.ready, 40, "the panel to be ready again", f"logs: {self.demo.state.folder / 'log'}")
+        wait(self.demo.api.ready, PATIENCE_S, "the panel to be ready again", f"logs: {self.demo.state.folder / 'log'}")
 
 
 def reached(armed: Path) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from deploy.lab import channel
 from deploy.lab.processes import run
-from deploy.lab.state import ADDRESSES, ENROL_PORT, LAB_ADDRESS, NODES, PREFIX_LENGTH, REDIS_PORT, State
+from deploy.lab.state import ENROL_PORT, LAB_ADDRESS, PREFIX_LENGTH, REDIS_PORT, State
 
 BRIDGE = "lab0"
 NODE_BRIDGE = "br0"
@@ -36,7 +36,7 @@ def up(state: State) -> None:
         _ip(lab, f"link add {BRIDGE} type bridge")
         _ip(lab, f"addr add {LAB_ADDRESS}/{PREFIX_LENGTH} dev {BRIDGE}")
         _ip(lab, f"link set {BRIDGE} up")
-    for name in NODES:
+    for name in state.nodes:
         _node_up(state, name)
 
 
@@ -51,7 +51,7 @@ def _node_up(state: State, name: str) -> None:
     _ip(node, "link set lo up")
     _ip(node, f"link add {NODE_BRIDGE} type bridge")
     _ip(node, f"link set eth0 master {NODE_BRIDGE} up")
-    _ip(node, f"addr add {NODES[name]}/{PREFIX_LENGTH} dev {NODE_BRIDGE}")
+    _ip(node, f"addr add {state.nodes[name]}/{PREFIX_LENGTH} dev {NODE_BRIDGE}")
     _ip(node, f"link set {NODE_BRIDGE} up")
 
 
@@ -75,13 +75,13 @@ def reset_node(state: State, name: str) -> None:
 
 
 def down(state: State) -> None:
-    for name in [*NODES, "lab"]:
+    for name in [*state.nodes, "lab"]:
         if exists(state, name):
             run("ip", "netns", "del", namespace(state, name))
 
 
 def cable(state: State, name: str, plugged: bool) -> None:
-    if name in NODES:
+    if name in state.nodes:
         _ip(namespace(state), f"link set {name} {'up' if plugged else 'down'}")
     else:  # user-mode Linux would not use its tap again after it was down
         _ip(namespace(state), f"link set {name} {f'master {BRIDGE}' if plugged else 'nomaster'}")
@@ -108,7 +108,7 @@ def refuse_broker(state: State, name: str, verdict: str, *, all_ports: bool = Tr
         table inet fault_{name} {{
             chain input {{
                 type filter hook input priority 0;
-                ip saddr {ADDRESSES[name]} meta l4proto tcp {ports} {action}
+                ip saddr {state.addresses[name]} meta l4proto tcp {ports} {action}
             }}
         }}
     """

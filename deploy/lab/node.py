@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deploy.lab import network
 from deploy.lab.processes import ROOT, Failed, Process, run, wait
-from deploy.lab.state import ADDRESSES, LAB_ADDRESS, State
+from deploy.lab.state import LAB_ADDRESS, State
 
 # The socket is root's alone inside the node, so nobody is asked who he is. TLS is for the other nodes; which of
 # them may come in is the agent's to say, by certificate.
@@ -39,7 +39,7 @@ class Node:
     """How long libvirtd may take until it answers."""
 
     def __init__(self, state: State, name: str) -> None:
-        self.state, self.name, self.address = state, name, ADDRESSES[name]
+        self.state, self.name, self.address = state, name, state.addresses[name]
         self.folder = state.folder / "nodes" / name
         self._holder = state.process(f"{name}.namespaces")
         self._machine = state.process(name)
@@ -103,7 +103,7 @@ class Node:
     def _write_files(self) -> None:
         for path in (IMAGES, ISOS, "etc/libvirt", "etc/pki/qemu", "etc/ulei", "var/log/libvirt/qemu"):
             (self.folder / path).mkdir(parents=True, exist_ok=True)
-        hosts = [f"{address} {name}" for name, address in {"panel": LAB_ADDRESS, **ADDRESSES}.items()]
+        hosts = [f"{address} {name}" for name, address in {"panel": LAB_ADDRESS, **self.state.addresses}.items()]
         (self.folder / "etc/hosts").write_text("\n".join(["127.0.0.1 localhost", *hosts, ""]))
         identity = self.folder / "host_uuid"
         if not identity.exists():

@@ -9,14 +9,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from deploy.lab.processes import ROOT, Failed, Process
+from deploy.lib.postgres import Server
 
 LAB_ADDRESS = "10.99.0.1"
 PREFIX_LENGTH = 24
 ENROL_PORT = 8101
 REDIS_PORT = 6380
-NODES = {"n1": "10.99.0.11", "n2": "10.99.0.12"}
-UML_NODE = "n3"
-ADDRESSES = NODES | {UML_NODE: "10.99.0.13"}
+
+USUAL_NODES = 2
+MOST_NODES = 8
+UML_NODE = f"n{USUAL_NODES + 1}"
+"""The LVM node, behind as many others as there usually are."""
 
 SIMULATION = "simulated.json"
 
@@ -39,6 +42,8 @@ class State:
     port: int
     faults: bool = False
     """Whether the processes look for named points to die at (nodes/contract/faults.py)."""
+    database: Server | None = None
+    """A PostgreSQL that tests may break; None: the one of ``DATABASE_URL``, else SQLite."""
 
     @classmethod
     def from_environment(cls) -> "State":
@@ -53,6 +58,38 @@ class State:
     def tag(self) -> str:
         """Prefix of this demo's namespaces."""
         return "ulei" + hashlib.sha256(str(self.folder).encode()).hexdigest()[:6]
+
+    @property
+    def nodes(self) -> dict[str, str]:
+        """Addresses of the nodes whose guests move between them: namespaces of this machine."""
+        try:
+            count = int(self._node_count.read_text())
+        except FileNotFoundError:
+            count = USUAL_NODES
+        return {f"n{number}": _address(number) for number in range(1, count + 1)}
+
+    def want_nodes(self, count: int) -> None:
+        """How many of them there are; for a state folder that has none yet."""
+        if not USUAL_NODES <= count <= MOST_NODES:
+            raise Failed(f"{count} nodes: {USUAL_NODES} to {MOST_NODES} are possible")
+        if count != len(self.nodes) and self.credentials.exists():
+            raise Failed(f"{self.folder} has {len(self.nodes)} nodes", "choose another ULEI_STATE, or --fresh")
+        self.make_folders()
+        self._node_count.write_text(str(count))
+
+    @property
+    def _node_count(self) -> Path:
+        return self.folder / "run/nodes"
+
+    @property
+    def uml_node(self) -> str:
+        """The LVM node's name: the next one."""
+        return f"n{len(self.nodes) + 1}"
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Of all real nodes, also of one that is not there."""
+        return self.nodes | {self.uml_node: _address(len(self.nodes) + 1)}
 
     @property
     def simulation(self) -> "Simulation | None":
@@ -145,8 +182,9 @@ class State:
             "ULEI_REDIS_SOCKET": str(self.redis_socket),
             "PYTHONPATH": str(ROOT),
         }
-        if os.environ.get("DATABASE_URL"):
-            env["DATABASE_URL"] = os.environ["DATABASE_URL"]
+        database = self.database.url if self.database else os.environ.get("DATABASE_URL")
+        if database:
+            env["DATABASE_URL"] = database
         if self.simulation:
             env["ULEI_SIMULATED"] = "1"
         if self.faults:
@@ -170,6 +208,10 @@ class State:
             write_private(self.env_file, "".join(f"{name}={value}\n" for name, value in made.items()))
         lines = self.env_file.read_text().splitlines()
         return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+
+
+def _address(number: int) -> str:
+    return f"10.99.0.{10 + number}"
 
 
 def write_private(path: Path, text: str) -> None:

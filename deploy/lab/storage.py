@@ -7,7 +7,7 @@ import time
 from deploy.lab.ceph import MONITOR, POOL, USER, Ceph
 from deploy.lab.client import Api
 from deploy.lab.processes import ROOT, Failed, Process, run
-from deploy.lab.state import UML_NODE, State
+from deploy.lab.state import State
 from deploy.lab.uml import UmlNode
 
 
@@ -15,7 +15,7 @@ class Storage:
     def __init__(self, state: State) -> None:
         self.state = state
         self.ceph = Ceph(state)
-        self.node = UmlNode(state, UML_NODE)
+        self.node = UmlNode(state, state.uml_node)
         self.starting = state.process("storage")
         """The process that brings both up; it ends when they are."""
         self._wanted = state.folder / "run/storage.wanted"
@@ -45,7 +45,7 @@ class Storage:
     def offer_pools(self, api: Api) -> None:
         """Pools of all that has come up, by the names ``lvm``, ``thin`` and ``ceph``; those that are there stay."""
         nodes = {row["name"]: row["id"] for row in api.all("nodes/") if row["state"] == "online"}
-        here = [nodes[UML_NODE]]
+        here = [nodes[self.node.name]]
         key = {"monitors": [f"{MONITOR}:6789"], "user": USER, "key": self.ceph.key}
         wanted = {
             "lvm": {"kind": "lvm", "nodes": here, "path": "vg0"},
@@ -62,14 +62,15 @@ def main() -> int:
     from deploy.lab.demo import Demo
 
     began = time.monotonic()
+    demo = Demo(State.from_environment())
     print(f"{time.strftime('%F %T')} storage comes up", flush=True)
     try:
         run(str(ROOT / "deploy/install"), "--storage")
-        Demo(State.from_environment()).start_storage()
+        demo.start_storage()
     except Failed as failure:
         print(f"FAILED: {failure}\n  deploy/demo tries again", flush=True)
         return 1
-    print(f"Ceph and {UML_NODE} serve after {time.monotonic() - began:.1f} s", flush=True)
+    print(f"Ceph and {demo.storage.node.name} serve after {time.monotonic() - began:.1f} s", flush=True)
     return 0
 
 

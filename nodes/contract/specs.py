@@ -1,6 +1,7 @@
 """Values inside messages: what a disk, a NIC, a domain and a pool are to a node."""
 
 import ipaddress
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
@@ -226,6 +227,13 @@ class MovedDisk(Spec):
     """None: what suits the storage over there."""
     copied: bool = False
     """Its content goes along, into the volume that is there already; else both nodes see the same volume."""
+
+    @property
+    def pool(self) -> str:
+        """What the other node calls the pool: a folder, a volume group, Ceph's pool."""
+        if isinstance(self.source, RbdSource):
+            return self.source.name.partition("/")[0]
+        return str(Path(self.source.path).parent) if self.source else ""
 
 
 class BackupDisk(Spec):

@@ -9,6 +9,7 @@ is not used again after a call so long that a keepalive may have woken it.
 """
 
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import libvirt
+import libvirt_qemu
 
 from nodes.hypervisor.errors import node_error, unreachable
 from nodes.log import Log
@@ -46,6 +48,9 @@ class Connections:
         self.on_connect: Callable[[], None] = lambda: None
         self.changed = threading.Condition()
         """Notified at each lifecycle event and each new connection."""
+        self.copy_errors: dict[str, str] = {}
+        """uuid -> QEMU's words about the last copy of a disk that failed: what libvirt says of it in the end may be
+        only what came of that."""
         self.connections = 0
         """How many it has had for events: a libvirtd that was restarted takes a new one."""
         self._events: Any = None
@@ -116,6 +121,9 @@ class Connections:
                 (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, self._device_removed),
             )
         ]
+        if not self.simulated:
+            ended = "BLOCK_JOB_COMPLETED"
+            libvirt_qemu.qemuMonitorEventRegister(events, None, ended, self._copy_ended, None, 0)
         self._events, self._events_worn = events, False
         self.connections += 1
         self._heard()
@@ -136,6 +144,13 @@ class Connections:
     def _device_removed(self, connection: Any, domain: Any, device: str, opaque: Any) -> None:
         with self.changed:
             self.changed.notify_all()
+
+    def _copy_ended(
+        self, connection: Any, domain: Any, event: str, seconds: int, micros: int, details: str, opaque: Any
+    ) -> None:
+        error = json.loads(details or "{}").get("error")
+        if error:
+            self.copy_errors[domain.UUIDString()] = str(error)
 
     def _heard(self) -> None:
         self._answered = time.monotonic()

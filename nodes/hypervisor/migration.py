@@ -64,6 +64,7 @@ class Migrating(Connections):
         :raises NodeError: what libvirt said; where the guest is now is not known by that.
         """
         watch = Watch(asked)
+        self.copy_errors.pop(asked.uuid, None)
         cancellation.wake(self.changed)
         with ThreadPoolExecutor(1, thread_name_prefix=f"move {asked.uuid}") as beside:
             call = beside.submit(self._migrate, asked, disks)
@@ -77,11 +78,20 @@ class Migrating(Connections):
             call.result()
         except CallLost:
             raise
-        except NodeError:
+        except NodeError as error:
             if not watch.aborted:
-                raise
+                raise self._with_copy_error(asked.uuid, error) from None
             return watch.aborted
         return ""
+
+    def _with_copy_error(self, uuid: str, error: NodeError) -> NodeError:
+        """Where the copy of a disk failed first, the other node's QEMU has nothing to say but that its end came."""
+        said = self.copy_errors.pop(uuid, "")
+        if not said or said in error.info.cause:
+            return error
+        known = error.info
+        cause = f"the copy of a disk failed: {said}; {known.cause}"
+        return NodeError(known.code, cause, known.hint, retryable=known.retryable, certain=known.certain)
 
     def _notify(self) -> None:
         with self.changed:

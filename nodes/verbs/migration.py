@@ -22,6 +22,7 @@ from nodes.hypervisor import Domain
 from nodes.ledger import WantedChange
 from nodes.node import Node
 from nodes.shell import Cancelled
+from nodes.storage.directory import says_no_room
 from nodes.verbs import handles
 from nodes.verbs.domains import (
     call_libvirt,
@@ -93,7 +94,7 @@ def move(node: Node, message: DomainMove, run: Run) -> DomainWhereabouts:
         raise
     except NodeError as error:
         _stayed(node, message, error)
-        raise NodeError("move_failed", error.info.cause, "Look at the domain's log on both nodes.") from None
+        raise _failed(message, names, error) from None
     finally:
         point("domain.after-call", message.verb)
     if ended:
@@ -108,6 +109,23 @@ def move(node: Node, message: DomainMove, run: Run) -> DomainWhereabouts:
         )
     run.wanted = WantedChange(message.vm, running=False)
     return node.hypervisor.whereabouts(message.uuid)
+
+
+def _failed(message: DomainMove, names: dict[str, MovedDisk], error: NodeError) -> NodeError:
+    """Why the guest has stayed here."""
+    cause = error.info.cause
+    copied = {name: disk for name, disk in names.items() if disk.copied}
+    if not (copied and says_no_room(error)):
+        return NodeError("move_failed", cause, "Look at the domain's log on both nodes.")
+    named = [disk for name, disk in copied.items() if f"disk {name} " in cause]
+    pools = sorted({disk.pool for disk in named or copied.values()})
+    return NodeError(
+        "move_no_room",
+        f"the pool {', '.join(pools)} of node {message.target} was full before the guest was over there: {cause}",
+        "Free something there, or choose another pool or another node; then move it again.",
+        pool=", ".join(pools),
+        node=message.target,
+    )
 
 
 def _names(node: Node, message: DomainMove) -> dict[str, MovedDisk]:

@@ -16,11 +16,12 @@ import pytest
 
 from deploy.lab import look, network
 from deploy.lab.client import Api
-from deploy.lab.demo import Demo
+from deploy.lab.demo import PATIENCE_S, Demo
 from deploy.lab.faults import Faults, GuestWatch
 from deploy.lab.node import Node
 from deploy.lab.processes import ROOT, wait
-from deploy.lab.state import State
+from deploy.lab.state import USUAL_NODES, State
+from deploy.lib.postgres import Server
 
 T = TypeVar("T")
 ASK = """
@@ -61,7 +62,7 @@ class Lab:
             "name": name or f"vm{next(self._numbers)}",
             "vcpus": 1,
             "memory_bytes": 128 * MIB,
-            "image": wait(self.demo.micro_image, 30, "the micro image to be seen"),
+            "image": wait(self.demo.micro_image, PATIENCE_S, "the micro image to be seen"),
             "disks": [{"size_bytes": 128 * MIB}],
             "nics": [{"network": self.api.all("networks/")[0]["id"]}],
             "start": True,
@@ -80,20 +81,20 @@ class Lab:
         job = self.api.do("vms/", self.vm_body(name, **changes))
         return self.api.get(f"vms/{job['subject'].partition(':')[2]}/")
 
-    def wait_state(self, vm: str, state: str, seconds: float = 30) -> dict[str, Any]:
+    def wait_state(self, vm: str, state: str, seconds: float = PATIENCE_S) -> dict[str, Any]:
         def there() -> dict[str, Any] | None:
             row = self.api.get(f"vms/{vm}/")
             return row if row["state"] == state else None
 
         return wait(there, seconds, f"vm {vm} to be {state}")
 
-    def wait_node(self, name: str, state: str = "online", seconds: float = 40) -> None:
+    def wait_node(self, name: str, state: str = "online", seconds: float = PATIENCE_S) -> None:
         def there() -> bool:
             return any(row["name"] == name and row["state"] == state for row in self.api.all("nodes/"))
 
         wait(there, seconds, f"node {name} to be {state}")
 
-    def wait_settled(self, seconds: float = 90) -> None:
+    def wait_settled(self, seconds: float = 2 * PATIENCE_S) -> None:
         """No job is open any more."""
 
         def settled() -> bool:
@@ -102,7 +103,7 @@ class Lab:
 
         wait(settled, seconds, "all jobs to settle")
 
-    def wait_console(self, vm: str, words: str, seconds: float = 30) -> None:
+    def wait_console(self, vm: str, words: str, seconds: float = PATIENCE_S) -> None:
         """The guest's serial console has said this."""
         node = self.nodes[self.node_name(vm)]
 
@@ -175,9 +176,14 @@ def ask_guest(lab: Lab, vm: dict[str, Any], port: int, words: str = "") -> str:
     return subprocess.run(argv, capture_output=True, text=True).stdout.strip()
 
 
+def told(lab: Lab, vm: dict[str, Any], port: int) -> str:
+    """The first word of what the guest answers there, when it does."""
+    return wait(lambda: ask_guest(lab, vm, port), 60, f"the guest to answer on port {port}").split()[0]
+
+
 def content(lab: Lab, vm: dict[str, Any]) -> str:
     """MD5 of the first 40 MiB of its disk, by the guest itself."""
-    return wait(lambda: ask_guest(lab, vm, 81), 60, "the guest to say what its disk holds").split()[0]
+    return told(lab, vm, 81)
 
 
 def stands(lab: Lab, vm: str, code: str) -> dict[str, Any] | None:
@@ -202,17 +208,19 @@ def free_ports(count: int) -> int:
             return first
 
 
-def start_lab(folder: Path) -> Demo:
+def start_lab(folder: Path, nodes: int = USUAL_NODES, database: Server | None = None) -> Demo:
     os.environ.setdefault("ULEI_CACHE", str(ROOT / "var/cache"))
     left_over = Demo(State(folder, 0, faults=True), quiet=True)
     left_over.stop()
     left_over.forget()
-    demo = Demo(State(folder, free_port(), faults=True), quiet=True)
+    state = State(folder, free_port(), faults=True, database=database)
+    state.want_nodes(nodes)
+    demo = Demo(state, quiet=True)
     try:
         demo.start(first_vm=False)
         lab = Lab(demo)
         for name in demo.nodes:
-            wait(lambda node=name: lab.may_create_on(node), 30, f"{name} to show its images")
+            wait(lambda node=name: lab.may_create_on(node), PATIENCE_S, f"{name} to show its images")
     except BaseException:
         demo.stop()
         raise

@@ -7,7 +7,7 @@ import pytest
 
 from deploy.lab.faults import Faults
 from tests.lab.conftest import FULL, MIB, Lab, ask_guest
-from tests.lab.test_migration import step_of
+from tests.lab.moving import step_of
 
 GUESTS = {"idle": (400, ""), "busy": (160, "4 1"), "hopeless": (40, "40 0")}
 """The link of each in Mbit/s, and what it is told to change of its memory: MiB, and seconds of rest in between."""

@@ -166,6 +166,21 @@ def test_a_database_that_does_not_answer_is_said_so(scene: Scene, api: People, m
     assert response["Retry-After"]
 
 
+def test_a_database_that_is_away_before_any_view_is_asked_is_said_to_machines_and_to_people(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away(*_: Any) -> None:
+        raise OperationalError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr("web.actor.actor_of", away)
+    asking = Client(raise_request_exception=False)
+    assert_problem(asking.get("/api/v1/vms/"), 503, "database_unavailable")
+    page = asking.get("/vms/")
+    assert (page.status_code, page["Retry-After"]) == (503, "5")
+    assert "База данных панели не отвечает" in page.content.decode()
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
 def test_words_follow_the_reader(scene: Scene, api: People) -> None:
     path = f"vms/{scene.running.pk}/start/"
     english = api("owner").post(path).json()["refusals"][0]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import redis
+from django.db import connection
 from django.test import override_settings
 
 from cluster import job_words
@@ -288,6 +289,23 @@ def test_an_entry_that_cannot_be_stored_is_dropped_and_the_others_are_not(
     agent.say(messages.Progress(percent=1, **progress))
     agent.hello(incarnation=1 << 70)
     agent.answer(stop, result={"state": "shutoff", "defined": True})
+    settle(conductor)
+    assert Job.objects.get(pk=job.pk).state == "succeeded"
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="only a server can end a connection")
+def test_what_is_said_while_the_database_has_ended_the_connection_takes_effect_at_once(
+    scene: Scene, conductor: Conductor, agent: FakeAgent
+) -> None:
+    job = scene.start("vm.stop").job
+    conductor.advance(job.pk)
+    [stop] = agent.hear()
+    agent.answer(stop, result={"state": "shutoff", "defined": True})
+    other = connection.copy()
+    with other.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [connection.connection.info.backend_pid])
+    other.close()
+    conductor.turn(block_ms=1)
     settle(conductor)
     assert Job.objects.get(pk=job.pk).state == "succeeded"
 

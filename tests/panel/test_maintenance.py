@@ -87,6 +87,20 @@ def test_one_failure_does_not_stop_the_rest_and_the_node_stays_closed(scene: Sce
     assert places()["vm-running"] == ("n2", "running")
 
 
+def test_one_that_was_on_its_way_to_the_node_when_it_was_closed_is_not_overlooked(scene: Scene, there: Node) -> None:
+    whose = {"tenant": scene.running.tenant, "owner": scene.running.owner}
+    late = Vm.objects.create(name="late", **whose, node=there, state="stopped", vcpus=1, memory_bytes=GIB)
+
+    def arrive(n: int, envelope: Any) -> None:
+        if envelope.verb == "domain.move":
+            Vm.objects.filter(pk=late.pk).update(moving_to=scene.node)
+
+    job = run(scene, "node.evacuate", scene.node.pk, before_answer=arrive)
+    assert (job.state, job.error["code"]) == ("failed", "came_meanwhile")
+    assert job.error["facts"] == {"node": "n1", "count": 1, "names": "late"}
+    assert Node.objects.get(pk=scene.node.pk).in_maintenance
+
+
 def test_a_cancel_opens_the_node_again_and_what_has_moved_can_be_put_back(scene: Scene, there: Node) -> None:
     def cancel(n: int, envelope: Any) -> None:
         parent = Job.objects.get(operation="node.evacuate")

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.exceptions import PermissionDenied as DjangoPermissionDenied
 from django.core.exceptions import SuspiciousOperation
-from django.db import OperationalError
+from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.utils.translation import gettext as _
 from rest_framework import exceptions as drf
@@ -19,6 +19,8 @@ from cluster.refusals import BadShape, Forbidden, NotKnown, Refusal, Refused
 log = logging.getLogger(__name__)
 
 PROBLEM = "application/problem+json"
+DATABASE_AWAY = (OperationalError, InterfaceError)
+"""What the database's driver raises when it cannot be reached, or has gone in the middle."""
 Body = dict[str, Any]
 Answer = tuple[int, Body, dict[str, str]]
 
@@ -70,9 +72,10 @@ def answer_to(exc: Exception) -> Answer:
             return _say(status, "bad_request", _("The request is malformed."), "")
         case SuspiciousOperation():
             return _say(400, "bad_request", _("The request is malformed."), "")
-        case OperationalError():
+        case OperationalError() | InterfaceError():
             log.warning("the database does not answer: %s", exc)
-            hint = _("Nothing was changed. Try again in a moment.")
+            # It may have gone between a commit and its answer.
+            hint = _("Try again in a moment; look first whether what you asked for was done.")
             return _say(503, "database_unavailable", _("The database does not answer."), hint, **{"Retry-After": "5"})
         case _:
             return _say(500, "internal", _("An error inside the panel."), _("Its cause is in the panel's log."))
