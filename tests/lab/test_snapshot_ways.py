@@ -18,6 +18,12 @@ def vm(lab: Lab) -> dict[str, Any]:
     """A guest in which an agent answers."""
     vm = lab.create(node=lab.node_id("n1"))
     lab.wait_console(vm["id"], f"LEASE {vm['addresses'][0]['address']}", 60)
+    name = f"{vm['name']}.{vm['id']}"
+
+    def listens() -> bool:
+        return "state='connected'" in lab.nodes["n1"].run("virsh", "-q", "dumpxml", name).stdout
+
+    wait(listens, 60, "the agent inside to open its channel")
     return vm
 
 
