@@ -85,6 +85,11 @@ def test_a_folder_becomes_a_pool_whose_card_tells_of_it_and_changes_it(
     expect(card).to_contain_text("77 %")
     page.get_by_role("button", name="Вывести").click()
     expect(card).to_contain_text("выведено из работы")
+    # It has the focus still, and means the opposite now.
+    page.get_by_role("button", name="Вернуть").click()
+    expect(page.get_by_role("button", name="Вывести")).to_be_focused()
+    page.get_by_role("button", name="Вывести").click()
+    expect(card).to_contain_text("выведено из работы")
     page.goto(site.url + "/pools/")
     expect(page.locator("tr", has_text="browser-second")).to_contain_text("выведено из работы")
 
