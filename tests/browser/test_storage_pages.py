@@ -154,7 +154,7 @@ def test_a_disk_is_added_grows_and_goes_and_snapshots_make_a_tree(visit: Open, v
     title = last.locator(".mono").inner_text()
     answer(page, f"Отключить: {NAME}/2", "Отключить")
     page = one.go("/disks/")
-    answer(page, f"Удалить диск: {title}", "Удалить диск", danger=True)
+    answer(page, f"Удалить диск: {NAME}/2", "Удалить диск", danger=True)
     expect(one.go("/disks/").locator("#disk-list")).not_to_contain_text(title)
 
 
