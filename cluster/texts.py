@@ -678,6 +678,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("disk %(disk)s is part of its VM's snapshots"),
         _("delete the snapshots first"),
     ),
+    "move_leaves_snapshots": (
+        _("snapshots of disk %(disk)s lie with its volume and would not come along: %(count)s"),
+        _("delete them first; a backup or a clone of the VM keeps what the disk has now"),
+    ),
     "disk_has_clones": (
         _("linked clones rest on disk %(disk)s: %(clones)s"),
         _("delete them first, or make them independent"),
