@@ -390,6 +390,33 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("the server does not give the file as it is: %(why)s"),
         _("look at the address; another server may have the file, too"),
     ),
+    "certificate_expired": (
+        _("the certificate of %(host)s has expired, so nobody knows whether it is that server"),
+        _("let its owner renew it, look at the node's clock, or take the file from another server"),
+    ),
+    "certificate_early": (
+        _("the certificate of %(host)s is not valid yet, so nobody knows whether it is that server"),
+        _("look at the node's clock; if it is right, take the file from another server"),
+    ),
+    "certificate_other_host": (
+        _("what answers at %(host)s shows a certificate for another name"),
+        _("look at the address: the name in it must be one of those in the certificate"),
+    ),
+    "certificate_unknown": (
+        _("the certificate of %(host)s is from nobody whom the node trusts"),
+        _(
+            "if it is a server of yours, put its CA's certificate into /usr/local/share/ca-certificates on every node"
+            " and run update-ca-certificates there"
+        ),
+    ),
+    "certificate_unfit": (
+        _("the certificate of %(host)s is not good enough: %(why)s"),
+        _("let its owner replace it, or take the file from another server"),
+    ),
+    "no_tls": (
+        _("%(host)s does not speak TLS as it should: %(why)s"),
+        _("look at the address: is it https:// there, and is the port right?"),
+    ),
     "download_broken": (
         _("the connection to the server broke, and for a minute nothing came"),
         _("start it again later, or from another server"),
@@ -667,6 +694,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("disk %(disk)s is part of its VM's snapshots"),
         _("delete the snapshots first"),
     ),
+    "move_leaves_snapshots": (
+        _("snapshots of disk %(disk)s lie with its volume and would not come along: %(count)s"),
+        _("delete them first; a backup or a clone of the VM keeps what the disk has now"),
+    ),
     "disk_has_clones": (
         _("linked clones rest on disk %(disk)s: %(clones)s"),
         _("delete them first, or make them independent"),
@@ -810,8 +841,8 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("go back to the disks alone, without the memory"),
     ),
     "memory_not_loaded": (
-        _("the guest could not go on from the memory that was kept; it is off, its disks are as they were then"),
-        _("let an administrator resolve the job as done, then start the VM"),
+        _("the guest could not go on from the memory that was kept: it began anew from its disks of then"),
+        _("delete the snapshot if it is of no use without the memory; the VM's log on the node says why"),
     ),
     "has_snapshots": (
         _("%(vm)s has snapshots, which would be left over in its disks"),

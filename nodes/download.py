@@ -39,6 +39,18 @@ SAME = "user.ulei.same"
 """On a part: by what the server would know that the rest belongs to it."""
 CLOCK_RESOLUTION_S = 60
 """A date is a strong validator only if the file was not changed twice within it."""
+CERTIFICATE = {
+    7: "certificate_unknown",
+    9: "certificate_early",
+    10: "certificate_expired",
+    18: "certificate_unknown",
+    19: "certificate_unknown",
+    20: "certificate_unknown",
+    21: "certificate_unknown",
+    62: "certificate_other_host",
+    64: "certificate_other_host",
+}
+"""What OpenSSL found wrong, by its number; all else is ``certificate_unfit``. Source: x509_vfy.h."""
 _URL_SAFE = "!#$%&'()*+,-./:;=?@[]_~"
 
 
@@ -49,8 +61,8 @@ class Same:
 
 
 def get(part: Path, message: FileDownload, run: Run) -> None:
-    """Until the part is whole. Raises a certain ``url_unfit``, ``address_refused``, ``download_refused``,
-    ``download_too_large``, ``no_room``; ``download_broken`` when nothing came for a minute."""
+    """Until the part is whole. Raises a certain ``url_unfit``, ``address_refused``, ``download_refused``, ``no_tls``,
+    one of ``CERTIFICATE``, ``download_too_large``, ``no_room``; ``download_broken`` when nothing came for a minute."""
     with part.open("r+b") as file:
         patience = Patience(run)
         while True:
@@ -61,8 +73,6 @@ def get(part: Path, message: FileDownload, run: Run) -> None:
             except (OSError, http.client.HTTPException) as error:
                 if is_full(error):
                     raise no_room_in(part.parent, PIECE_BYTES) from None
-                if isinstance(error, ssl.SSLCertVerificationError):
-                    raise _refused(f"its certificate: {error.verify_message}") from None
                 log.warning("the server broke off", file=message.name, cause=error)
                 if file.seek(0, os.SEEK_END) > before:
                     patience.renew()
@@ -209,14 +219,32 @@ def _connection(url: str, networks: tuple[str, ...], run: Run) -> Iterator[tuple
     connection = _connected(host, port, networks)
     try:
         if secure:
-            connection = ssl.create_default_context().wrap_socket(connection, server_hostname=host)
+            connection = ssl.create_default_context().wrap_socket(
+                connection, server_hostname=host, do_handshake_on_connect=False
+            )
         kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
         client = kind(host, port)
         client.sock = connection
         with run.cancellation.cuts(connection):
+            if isinstance(connection, ssl.SSLSocket):
+                _trust(connection, host)
             yield client, (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     finally:
         connection.close()
+
+
+def _trust(connection: ssl.SSLSocket, host: str) -> None:
+    """Shake hands. Raises OSError; a certain one of ``CERTIFICATE``, ``no_tls``: it would be so again."""
+    try:
+        connection.do_handshake()
+    except ssl.SSLCertVerificationError as error:
+        code, why = CERTIFICATE.get(error.verify_code, "certificate_unfit"), error.verify_message
+        raise NodeError(code, f"the certificate of {host}: {why}", host=host, why=why) from None
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError):
+        raise
+    except ssl.SSLError as error:
+        why = error.reason or str(error)
+        raise NodeError("no_tls", f"{host} does not shake hands by TLS: {why}", host=host, why=why) from None
 
 
 def _connected(host: str, port: int, networks: tuple[str, ...]) -> socket.socket:

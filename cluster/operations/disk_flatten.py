@@ -1,4 +1,7 @@
-"""Let a linked clone rest on nothing: it gets all that it shares with its source, also while its guest runs."""
+"""Let a linked clone rest on nothing: it gets all that it shares with its source, also while its guest runs.
+
+Copying is the point of no return: a cancel stops it where the storage can, and comes too late where it cannot.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +14,7 @@ from cluster.domain_specs import volume_of
 from cluster.models import Disk, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
-from cluster.saga.steps import Call, Context, LockName, NoParams, NoUndo, Operation, Plan, Step, done
+from cluster.saga.steps import Call, Context, LockName, NoParams, NoUndo, Operation, Plan, Settle, Step, Verdict, done
 from nodes.contract import messages
 
 from .disk_attach import disk_of, is_ready, locks_of
@@ -69,6 +72,17 @@ def flatten(context: Context[Any], key: str) -> Call:
     return Call(context.data["node"], messages.DiskFlatten(**volume_of(disk_of(context))))
 
 
+def look(context: Context[Any], key: str) -> Sequence[Call]:
+    return [Call(context.data["node"], messages.DiskLook(**volume_of(disk_of(context))))]
+
+
+def is_flat(context: Context[Any], results: Sequence[messages.DiskState | None]) -> Verdict:
+    seen = results[0]
+    if seen is None or seen.independent is None:
+        return "unclear"
+    return "done" if seen.independent else "not_done"
+
+
 def finish(context: Context[Any], key: str) -> None:
     Disk.objects.filter(pk=context.subject_id).update(parent=None, version=F("version") + 1)
     release(context, key)
@@ -78,6 +92,13 @@ def finish(context: Context[Any], key: str) -> None:
 
 DiskFlatten.steps = (
     Step("reserve", _("Reserve room"), do=done, undo=release),
-    Step("flatten", _("Copy what it shares"), do=flatten, undo=NoUndo(_("its content is the same"))),
+    Step(
+        "flatten",
+        _("Copy what it shares"),
+        do=flatten,
+        undo=NoUndo(_("its content is the same")),
+        pivot=True,
+        settle=Settle(look, is_flat),
+    ),
     Step("finish", _("Note that it rests on nothing"), do=finish, undo=NoUndo(_("nothing can fail after it"))),
 )

@@ -61,8 +61,8 @@ class DiskMove(Operation[MoveParams]):
             reasons += state_obstacles(target.vm, NEEDS)
             if target.pending:
                 reasons.append(Refusal("disks_pending", {"vm": target.vm.name}, status=409))
-        if target.snapshots.all():
-            reasons.append(Refusal("disk_has_snapshots", {"disk": target.name}))
+        if snapshots := len(target.snapshots.all()):
+            reasons.append(Refusal("move_leaves_snapshots", {"disk": target.name, "count": snapshots}))
         return reasons
 
     @classmethod

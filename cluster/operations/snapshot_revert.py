@@ -10,7 +10,7 @@ from cluster.models import Disk, Snapshot, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
 from cluster.saga.steps import Call, Context, LockName, NoUndo, Operation, Plan, Settle, Step
-from nodes.contract.messages import DiskRevert, DomainLoad, DomainStop, DomainWhereabouts, VolumeFacts
+from nodes.contract.messages import DiskRevert, DomainLoad, DomainStart, DomainStop, DomainWhereabouts, VolumeFacts
 
 from . import snapshot_first
 from .snapshot_delete import keys, not_ready, snapshot_of
@@ -93,6 +93,19 @@ def load(context: Context[RevertParams], key: str) -> Call | None:
     return Call(vm.node_id, DomainLoad(vm=vm.pk, uuid=vm.uuid, snapshot=context.subject_id, disks=disks))
 
 
+def without_memory(context: Context[RevertParams], key: str, why: Refusal) -> bool:
+    """The disks are as they were then, and what was before is gone: it is better to begin from them than to stand."""
+    context.data["memory_lost"] = why.code == "memory_not_loaded"
+    return bool(context.data["memory_lost"])
+
+
+def start(context: Context[RevertParams], key: str) -> Call | None:
+    if not context.data.get("memory_lost"):
+        return None
+    vm = vm_of(context)
+    return Call(vm.node_id, DomainStart(vm=vm.pk, uuid=vm.uuid))
+
+
 def finish(context: Context[RevertParams], key: str) -> None:
     states.touch(context.data["vm"], snapshot=context.subject_id)
 
@@ -124,6 +137,14 @@ SnapshotRevert.steps = (
         "load",
         _("Let the guest go on from its memory of then"),
         do=load,
+        undo=NoUndo(_("its content of before is gone")),
+        after=show,
+        without=without_memory,
+    ),
+    Step(
+        "start",
+        _("Start the guest from its disks, if its memory was not to be had"),
+        do=start,
         undo=NoUndo(_("its content of before is gone")),
         after=show,
     ),

@@ -294,12 +294,23 @@ class Run:
     def _failed(self, step: Step, why: Refusal | None, *, retryable: bool) -> bool:
         """A certain failure (None: the node cancelled it)."""
         step.error = why.kept() if why else None
+        if self.job.past_pivot and why and not retryable and self._goes_on_without(step, why):
+            return True
         if self.job.past_pivot:
             return self._try_again(step, StepState.PENDING, why, counts=not retryable)
         step.state = StepState.FAILED
         step.finished = timezone.now()
         step.save()
         self._unwind(why)
+        return True
+
+    def _goes_on_without(self, step: Step, why: Refusal) -> bool:
+        without = self.spec(step).without
+        if without is None or not without(self.context, step.key, why):
+            return False
+        self._done(step)
+        step.error = why.kept()
+        step.save()
         return True
 
     def _doubt(self, step: Step, reply: Reply) -> bool:

@@ -113,6 +113,9 @@ class Step:
     """May be under way together with the step before it, of whose outcome it needs nothing."""
     tolerant: bool = False
     """Of a step with children: it is done when they have ended, however they did."""
+    without: "Callable[[Context[Any], str, Refusal], bool] | None" = None
+    """Past the pivot: whether the job goes on without what a node certainly refused. The step is done then, and keeps
+    the words of the refusal."""
     undone_by: tuple[str, ...] = ()
     """Codes of a node's refusals of the undo that say: what stands there is not ours, so nothing is to be undone."""
 

@@ -1,11 +1,12 @@
 """The micro guest as a bootable disk image and a bootable ISO, made from this machine's own packages.
 
 The image is a FAT file system without a partition table ("superfloppy") that SYSLINUX boots, so neither a loop
-device nor a mount is needed. Its FAT ends at 32 MiB of 40: behind it the guest counts its boots.
+device nor a mount is needed. Its FAT ends at 32 MiB: behind it the guest counts its boots, and from 40 MiB on lies an
+ext4 with qemu-guest-agent and the libraries that it needs. That file system is what a freeze lets stand still.
 
-The kernel is Debian's for clouds: this machine's own, or the one that deploy/install unpacked.
+The kernel is Debian's for clouds: this machine's own, or the one that deploy/install unpacked, as it did the agent.
 
-Packages: busybox-static cpio isolinux syslinux mtools dosfstools xorriso qemu-utils
+Packages: busybox-static cpio isolinux syslinux mtools dosfstools e2fsprogs xorriso qemu-utils
 """
 
 import gzip
@@ -20,13 +21,15 @@ from deploy.lab.processes import Failed
 
 HERE = Path(__file__).parent
 UNPACKED = HERE.parents[1] / "var/build/kernel"
+AGENT = HERE.parents[1] / "var/build/guest-agent/usr/sbin/qemu-ga"
 SYSLINUX = Path("/usr/lib/syslinux/modules/bios")
 ISOLINUX = Path("/usr/lib/ISOLINUX/isolinux.bin")
 
-MODULES = ["virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "button", "evdev"]
+MODULES = ["virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "button", "evdev", "loop"]
 COMMAND_LINE = "console=ttyS0 quiet loglevel=3 mitigations=off no_timer_check panic=-1"
 FAT_BYTES = 32 * 2**20
-DISK_BYTES = 40 * 2**20
+EXT4_AT_BYTES = 40 * 2**20
+EXT4_BYTES = 12 * 2**20
 
 
 def build(cache: Path) -> tuple[Path, Path]:
@@ -54,10 +57,17 @@ def newest_kernel() -> tuple[Path, str]:
     raise Failed(f"no kernel for the guests in {UNPACKED}", "run deploy/install")
 
 
+def _agent() -> Path:
+    if not AGENT.exists():
+        raise Failed(f"no agent for the guests at {AGENT}", "run deploy/install")
+    return AGENT
+
+
 def recipe_hash(kernel: str) -> str:
     digest = hashlib.sha256(kernel.encode())
     for part in (Path(__file__), HERE / "guest-init", HERE / "guest-lease"):
         digest.update(part.read_bytes())
+    digest.update(_agent().read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -110,8 +120,21 @@ def _disk_image(target: Path, work: Path, vmlinuz: Path, initrd: Path) -> None:
     for source, name in ((vmlinuz, "vmlinuz"), (initrd, "initrd.gz"), (config, "syslinux.cfg")):
         _run("mcopy", "-i", str(raw), str(source), f"::{name}", env=env)
     _run("syslinux", "--install", str(raw))
-    os.truncate(raw, DISK_BYTES)
+    os.truncate(raw, EXT4_AT_BYTES + EXT4_BYTES)
+    _ext4(raw, work / "ext4")
     _run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(target))
+
+
+def _ext4(raw: Path, tree: Path) -> None:
+    """The agent, with the loader and the libraries of this machine."""
+    tree.mkdir()
+    agent = _agent()
+    shutil.copy(agent, tree)
+    for word in _run("ldd", str(agent)).decode().split():
+        if word.startswith("/"):
+            shutil.copy(word, tree)
+    place = ("-E", f"offset={EXT4_AT_BYTES},root_owner=0:0", "-d", str(tree), str(raw), f"{EXT4_BYTES // 1024}")
+    _run("mke2fs", "-q", "-t", "ext4", "-b", "1024", "-m", "0", "-O", "^resize_inode", *place)
 
 
 def _iso(target: Path, tree: Path, vmlinuz: Path, initrd: Path) -> None:

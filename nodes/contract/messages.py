@@ -122,6 +122,8 @@ class DiskState(Result):
     used_by: tuple[str, ...] = ()
     """Domains of this node, and what in the pool rests on the volume: overlays, clones, snapshots, other clients."""
     snapshots: tuple[str, ...] = ()
+    independent: bool | None = None
+    """It rests on no other volume; None: the node does not say."""
 
 
 class DiskLook(_Volume):
@@ -186,7 +188,10 @@ class DiskClone(Message):
 
 
 class DiskFlatten(_Volume):
-    """Give a linked clone all that it has from its source, also while a guest runs on it: it rests on nothing then."""
+    """Give a linked clone all that it has from its source, also while a guest runs on it: it rests on nothing then.
+
+    A cancel stops it where no guest runs on it; else the guest's QEMU does it, and lets nobody stop it.
+    """
 
     verb = "disk.flatten"
     long = True

@@ -234,8 +234,13 @@ class Driver(ABC):
         """
         raise NodeError("unsupported", f"a {self.KIND} pool has no linked clones", "Ask for a full copy.")
 
-    def flatten(self, disk_id: str, disk_format: DiskFormat) -> None:
-        """Let a linked clone rest on nothing any more. One that stands by itself is done."""
+    def flatten(
+        self, disk_id: str, disk_format: DiskFormat, progress: Callable[[int], None], cancellation: Cancellation
+    ) -> None:
+        """Let a linked clone rest on nothing any more. One that stands by itself is done.
+
+        :param progress: hears percentages.
+        """
         raise NodeError("unsupported", f"a {self.KIND} pool has no volumes that rest on others")
 
     @abstractmethod

@@ -328,13 +328,23 @@ class RbdDriver(Driver):
             self._drop_clone_snapshot(pool, rbd, volume.id, disk.id)
         return facts
 
-    def flatten(self, disk_id: str, disk_format: DiskFormat) -> None:
+    def flatten(
+        self, disk_id: str, disk_format: DiskFormat, progress: Callable[[int], None], cancellation: Cancellation
+    ) -> None:
+        def so_far(done: int, whole: int) -> int:
+            progress(min(99, done * 100 // max(1, whole)))
+            return -errno.ECANCELED if cancellation.asked else 0
+
         with self._pool() as (pool, rbd):
             self._size_of(pool, rbd, disk_id)
             with rbd.Image(pool, disk_id) as image:
                 if _is_clone(image, rbd):
-                    # Where a guest has it open, its client is asked to do it.
-                    image.flatten()
+                    try:
+                        # Where a guest has it open, its client is asked to do it, and goes on whatever we say.
+                        image.flatten(on_progress=so_far)
+                    except rbd.OperationCanceled:
+                        cancellation.check()
+                        raise
         point("disk.flattened", disk_id)
 
     def _made(self, disk: DiskSpec, make: Any, fill: Fill | None) -> VolumeFacts:
@@ -574,6 +584,7 @@ class RbdDriver(Driver):
                     size_bytes=image.size(),
                     used_by=tuple(self._users(image, disk_id, users)),
                     snapshots=tuple(_snapshots(image)),
+                    independent=not _is_clone(image, rbd),
                 )
 
     def source(self, disk_id: str, disk_format: DiskFormat) -> RbdSource:

@@ -119,7 +119,7 @@ def clone(node: Node, message: DiskClone, run: Run) -> VolumeFacts:
 
 @handles(DiskFlatten)
 def flatten(node: Node, message: DiskFlatten, run: Run) -> Nothing:
-    node.driver(message.pool).flatten(message.id, message.format)
+    node.driver(message.pool).flatten(message.id, message.format, run.progress, run.cancellation)
     return Nothing()
 
 

@@ -1,6 +1,7 @@
 """A cluster's certificate authority as small as a test needs it."""
 
 import datetime
+import ssl
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -13,20 +14,33 @@ PEM = serialization.Encoding.PEM
 class Authority:
     """A CA whose own certificate is also the server's."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, name="ca"):
         self.key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ca")])
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self.certificate = self.build(name, self.key.public_key(), ca=True)
         self.file = folder / "ca-and-key.pem"
         private = self.key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         self.file.write_bytes(self.certificate.public_bytes(PEM) + private)
 
-    def build(self, name, public_key, ca=False):
-        now = datetime.datetime.now(datetime.UTC)
+    def serves(self, host, **dates):
+        """TLS of a server by that name."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "web")])
+        private = key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        file = self.file.with_name("web.pem")
+        file.write_bytes(self.build(name, key.public_key(), host=host, **dates).public_bytes(PEM) + private)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(file)
+        return context
+
+    def build(self, name, public_key, ca=False, host=None, from_days=-1, until_days=9):
+        now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(1)
         issuer = name if ca else self.certificate.subject
         builder = x509.CertificateBuilder().subject_name(name).issuer_name(issuer).public_key(public_key)
-        builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(1))
-        builder = builder.not_valid_after(now + datetime.timedelta(9))
+        builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now + from_days * day)
+        builder = builder.not_valid_after(now + until_days * day)
+        if host:
+            builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
         return builder.add_extension(x509.BasicConstraints(ca, None), critical=True).sign(self.key, hashes.SHA256())
 
     @property

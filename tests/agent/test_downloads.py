@@ -5,14 +5,19 @@ The web here is a small HTTP server on this machine's loopback, which no node ta
 
 import hashlib
 import os
+import socket
+import ssl
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from nodes.contract import messages as m
-from tests.agent.conftest import a_node
+from nodes.download import TIMEOUT_S
+from tests.agent.authority import Authority
+from tests.agent.conftest import a_folder, a_node, a_redis
 from tests.agent.folders import image_over_shadow, left
 from tests.agent.panel import Panel, code
 
@@ -26,7 +31,7 @@ LONG_AGO = {"Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
 class Web:
     """Gives one content at every path but ``/to/<URL>``, which leads there."""
 
-    def __init__(self):
+    def __init__(self, tls=None):
         self.content = ISO
         self.validator = {"ETag": '"one"'}
         self.breaks_after = []
@@ -72,15 +77,25 @@ class Web:
                 self.wfile.write(web.content[middle:until])
                 return None
 
+            def setup(self):
+                super().setup()
+                if tls:
+                    self.connection.do_handshake()
+
             def log_message(self, *arguments):
                 pass
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, request, client_address):
+                pass  # a client that did not like the certificate
 
-    @property
-    def base(self):
-        return f"http://127.0.0.1:{self.http.server_port}"
+        self.http = Server(("127.0.0.1", 0), Handler)
+        self.base = f"http://127.0.0.1:{self.http.server_port}"
+        if tls:
+            # Of each connection in its own thread, so that one client's handshake holds up nobody.
+            self.http.socket = tls.wrap_socket(self.http.socket, server_side=True, do_handshake_on_connect=False)
+            self.base = f"https://localhost:{self.http.server_port}"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
 
     def stop(self):
         self.holds.set()
@@ -275,3 +290,105 @@ def test_a_cancel_in_the_middle_leaves_nothing_behind_its_undo(agent, panel, web
         assert panel.reply(message, number).outcome == "cancelled"
     panel.done(m.FileDelete(**named()))
     assert left(agent.isos) == []
+
+
+# --- over TLS -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trusted():
+    """The CA that the node of the next fixture trusts, as if its system did."""
+    with a_folder() as folder:
+        yield Authority(folder)
+
+
+@pytest.fixture(scope="module")
+def trusting(trusted):
+    with a_folder() as folder, a_redis(folder) as server, a_node(folder, server, Panel(server.port)) as node:
+        node.environment["SSL_CERT_FILE"] = str(trusted.file)
+        node.up()
+        yield node
+
+
+@pytest.fixture
+def secure(trusting):
+    """Makes servers with TLS."""
+    with ExitStack() as running:
+
+        def serve(tls):
+            web = Web(tls)
+            running.callback(web.stop)
+            return web
+
+        yield serve
+        trusting.empty()
+
+
+def test_a_file_comes_over_tls_from_whom_the_node_trusts_and_after_a_cut_too(trusting, trusted, secure):
+    web = secure(trusted.serves("localhost"))
+    web.breaks_after = [1 << 20]
+    assert trusting.panel.done(download(web))["checksum"] == CHECKSUM
+    assert (trusting.isos / "install.iso").read_bytes() == ISO
+    assert [asked[1] for asked in web.asked] == [None, f"bytes={1 << 20}-"]
+
+
+def test_a_certificate_that_does_not_hold_is_refused_at_once_in_words(trusting, trusted, secure, tmp_path):
+    cases = [
+        ("certificate_expired", trusted.serves("localhost", from_days=-9, until_days=-1)),
+        ("certificate_early", trusted.serves("localhost", from_days=1)),
+        ("certificate_other_host", trusted.serves("elsewhere.test")),
+        ("certificate_unknown", Authority(tmp_path, "stranger").serves("localhost")),
+        ("certificate_unknown", Authority(tmp_path, "ca").serves("localhost")),  # it only calls itself as the other one
+    ]
+    for expected, tls in cases:
+        web = secure(tls)
+        reply = trusting.panel.call(download(web))
+        assert (code(reply), reply.error.facts["host"]) == (expected, "localhost")
+        assert (reply.error.certain, reply.error.retryable, web.asked) == (True, False, [])
+    # By its number a host has no name that the certificate could hold.
+    web = secure(trusted.serves("localhost"))
+    by_number = download(web, url=web.base.replace("localhost", "127.0.0.1") + "/install.iso")
+    assert code(trusting.panel.call(by_number)) == "certificate_other_host"
+    trusting.panel.done(m.FileDelete(**named()))
+    assert left(trusting.isos) == []
+
+
+def test_a_server_that_does_not_speak_tls_is_refused_at_once(trusting, secure, web):
+    assert code(trusting.panel.call(download(web, url=web.base.replace("http:", "https:") + "/a.iso"))) == "no_tls"
+    without_certificate = secure(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+    assert code(trusting.panel.call(download(without_certificate))) == "no_tls"
+    trusting.panel.done(m.FileDelete(**named()))
+
+
+def test_a_redirect_may_go_to_https_and_back_to_http_only_with_a_checksum(trusting, trusted, secure, web, tmp_path):
+    tls = secure(trusted.serves("localhost"))
+    there = download(web, url=f"{web.base}/to/{tls.base}/install.iso")
+    assert trusting.panel.done(there)["checksum"] == CHECKSUM
+    trusting.panel.done(m.FileDelete(**named()))
+    back = f"{tls.base}/to/{web.base}/install.iso"
+    web.asked.clear()
+    reply = trusting.panel.call(download(tls, url=back))
+    assert (code(reply), web.asked) == ("download_refused", [])
+    assert trusting.panel.done(download(tls, url=back, checksum=CHECKSUM))["checksum"] == CHECKSUM
+    trusting.panel.done(m.FileDelete(**named()))
+    to_a_stranger = secure(Authority(tmp_path).serves("localhost"))
+    reply = trusting.panel.call(download(web, url=f"{web.base}/to/{to_a_stranger.base}/install.iso"))
+    assert code(reply) == "certificate_unknown"
+    trusting.panel.done(m.FileDelete(**named()))
+
+
+def test_a_cancel_ends_a_handshake_that_nobody_answers(trusting):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(20)
+        message = m.FileDownload(
+            **named(), url=f"https://localhost:{silent.getsockname()[1]}/a.iso", most_bytes=1 << 30, networks=LOOPBACK
+        )
+        number = trusting.panel.number(message)
+        trusting.panel.send(message, number)
+        with silent.accept()[0] as client:
+            assert client.recv(1) == b"\x16"  # TLS: the client's hello
+            began = time.monotonic()
+            trusting.panel.cancel(message, number)
+            assert trusting.panel.reply(message, number).outcome == "cancelled"
+            assert time.monotonic() - began < TIMEOUT_S / 2
+    trusting.panel.done(m.FileDelete(**named()))

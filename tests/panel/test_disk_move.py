@@ -181,7 +181,7 @@ def test_snapshots_and_what_the_guest_has_not_yet_taken_hinder_it(scene: Scene, 
     snapshot = Snapshot.objects.create(vm=scene.running, name="before", state="ready")
     SnapshotDisk.objects.create(snapshot=snapshot, disk=first, size_bytes=GIB)
     Disk.objects.filter(pk=second.pk).update(pending="attach")
-    assert refused(api, first.pk, pool=pool.pk) == ["disk_has_snapshots"]
+    assert refused(api, first.pk, pool=pool.pk) == ["move_leaves_snapshots"]
     assert refused(api, second.pk, pool=pool.pk) == ["disks_pending"]
 
 

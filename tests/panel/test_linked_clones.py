@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from cluster import operations
-from cluster.models import Disk, Pool, Vm
+from cluster import job_words, operations
+from cluster.models import Disk, Job, Pool, Vm
 from cluster.operations import trash
 from cluster.refusals import Refused
 from cluster.saga.context import context_of
@@ -73,6 +73,17 @@ def test_a_source_stays_as_long_as_clones_rest_on_it_and_says_which(ceph: Scene)
         assert run(ceph, "disk.flatten", disk.pk).state == "succeeded"
     assert codes(ceph, "disk.delete", source.pk) == []
     assert run(ceph, "vm.delete", ceph.stopped.pk, disks=True).state == "succeeded"
+
+
+def test_a_cancel_that_comes_too_late_to_stop_it_leaves_a_clone_that_is_known_to_be_independent(ceph: Scene) -> None:
+    pk = linked_clone(ceph)
+    job = operations.start(ceph.actor, "disk.flatten", {}, pk).job
+
+    def cancel(n: int, envelope: Any) -> None:
+        job_words.cancel(ceph.actor, Job.objects.get(pk=job.pk))
+
+    assert Executor(world=ceph.world, before_answer=cancel).run(job).state == "succeeded"
+    assert Disk.objects.get(pk=pk).parent is None
 
 
 def test_a_vm_that_has_a_disk_and_its_clone_goes_with_both_the_clone_first(ceph: Scene) -> None:

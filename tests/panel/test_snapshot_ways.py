@@ -7,8 +7,10 @@ import pytest
 from cluster import operations
 from cluster.models import Backup, Disk, Node, Pool, Snapshot, Vm
 from cluster.refusals import Refused
+from tests.panel.browser import Browser, text_of
 from tests.panel.engine.scenarios import Scene
 from tests.panel.engine.world import Executor
+from tests.people import Person
 
 pytestmark = pytest.mark.django_db
 
@@ -98,6 +100,32 @@ def test_with_the_memory_the_qemu_keeps_all_at_once_and_the_guest_goes_on_from_t
     assert job.state == "succeeded"
     assert verbs(able)[1:] == ["domain.stop", "disk.revert", "disk.revert", "domain.load"]
     assert Vm.objects.get(pk=vm.pk).state == "running"
+
+
+def test_a_guest_whose_memory_is_not_to_be_had_begins_anew_from_its_disks_and_the_job_says_so(
+    able: Scene, people: dict[str, Person]
+) -> None:
+    vm = able.running
+    run(able, "vm.snapshot", vm.pk, memory=True)
+    snapshot = Snapshot.objects.get()
+    able.world.objects.pop((able.node.pk, f"memory:{snapshot.pk}"))
+    job = run(able, "snapshot.revert", snapshot.pk, stop=True)
+    assert (job.state, job.error) == ("succeeded", None)
+    assert verbs(able)[-2:] == ["domain.load", "domain.start"]
+    assert Vm.objects.get(pk=vm.pk).state == "running"
+    page = text_of(Browser(people["administrator"]).get(f"/jobs/{job.pk}/"))
+    assert "it began anew from its disks" in page
+
+
+def test_memory_that_cannot_be_loaded_for_another_reason_is_tried_again(
+    able: Scene,
+) -> None:
+    run(able, "vm.snapshot", able.running.pk, memory=True)
+    executor = Executor(fault=lambda n, envelope: "refused" if envelope.verb == "domain.load" else None)
+    job = run(able, "snapshot.revert", Snapshot.objects.get().pk, executor, stop=True)
+    assert "domain.start" not in verbs(able)
+    assert job.past_pivot
+    assert job.state != "failed"
 
 
 def test_the_disks_alone_can_go_back_and_the_vm_is_off_then(able: Scene) -> None:

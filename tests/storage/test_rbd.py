@@ -10,9 +10,10 @@ import pytest
 
 from nodes.contract.errors import NodeError
 from nodes.contract.specs import PoolPlace, RbdSource
-from nodes.shell import Cancellation, Shell
+from nodes.shell import Cancellation, Cancelled, Shell
 from nodes.storage import driver_at
 from nodes.storage import rbd as module
+from nodes.storage.rbd import OBJECT_BYTES
 from tests.storage import places
 from tests.storage.places import DISK, MIB, OTHER, SNAPSHOT, RbdPlace, nobody
 
@@ -192,6 +193,37 @@ def test_while_the_osds_are_away_a_call_says_so_in_time(rbd: RbdPlace, monkeypat
     assert rbd.driver().sizes() == {DISK: 8 * MIB}
 
 
+def flatten(rbd: RbdPlace, cancellation: Cancellation | None = None, stop_at: int = 100) -> list[int]:
+    """Returns the percentages that were said; cancelled at one of them."""
+    said: list[int] = []
+    cancellation = cancellation or Cancellation()
+
+    def hear(percent: int) -> None:
+        said.append(percent)
+        if percent >= stop_at:
+            cancellation.cancel()
+
+    rbd.driver().flatten(OTHER, "raw", hear, cancellation)
+    return said
+
+
+def test_flattening_says_how_far_it_is_stops_when_asked_and_can_be_gone_on_with(rbd: RbdPlace) -> None:
+    size_bytes = 32 * OBJECT_BYTES
+    rbd.create(size_bytes=size_bytes)
+    for place in range(0, size_bytes, OBJECT_BYTES):
+        rbd.write(7, offset=place)
+    rbd.driver().link(rbd.disk(OTHER, size_bytes), rbd.volume(), None)
+    with pytest.raises(Cancelled):
+        flatten(rbd, stop_at=20)
+    look = rbd.driver().look(OTHER, "raw", nobody)
+    assert (look.independent, rbd.holds(7, OTHER)) == (False, True)
+    said = flatten(rbd)
+    assert said == sorted(said)
+    assert said[-1] > 90
+    assert rbd.driver().look(OTHER, "raw", nobody).independent
+    assert all(rbd.holds(7, OTHER, offset=place) for place in (0, size_bytes - OBJECT_BYTES))
+
+
 def test_a_linked_clone_under_an_open_client_is_flattened_and_its_source_can_go(rbd: RbdPlace) -> None:
     rbd.create()
     rbd.write(7)
@@ -206,10 +238,10 @@ def test_a_linked_clone_under_an_open_client_is_flattened_and_its_source_can_go(
         guest.stdin.flush()
         while "wrote" not in guest.stdout.readline():
             pass
-        rbd.driver().flatten(OTHER, "raw")
+        flatten(rbd)
         guest.stdin.write("quit\n")
         guest.stdin.flush()
-    rbd.driver().flatten(OTHER, "raw")
+    flatten(rbd)
     rbd.driver().delete(DISK, "raw", nobody)
     assert rbd.names() == [OTHER]
     assert rbd.holds(7, OTHER)

@@ -10,6 +10,7 @@ from django.utils import translation
 from cluster import checks
 from cluster.refusals import Refusal
 from cluster.texts import TEXTS
+from nodes.download import CERTIFICATE
 
 ROOT = Path(__file__).parents[2]
 ONLY_ON_THE_NODE = {
@@ -31,6 +32,7 @@ def test_every_refusal_of_the_panel_has_a_text() -> None:
 
 
 def test_every_error_of_a_node_has_a_text() -> None:
+    assert set(CERTIFICATE.values()) <= set(TEXTS)
     assert codes("nodes", r'(?:NodeError|CallLost|ErrorInfo)\(\s*(?:code=)?"([a-z_]+)"') - ONLY_ON_THE_NODE <= set(
         TEXTS
     )

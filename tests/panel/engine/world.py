@@ -53,8 +53,12 @@ class World:
             case "domain.save":
                 for disk in message.disks:  # type: ignore[attr-defined]
                     self.objects[node, f"disk:{disk}/{message.snapshot}"] = "kept"  # type: ignore[attr-defined]
+                self.objects[node, f"memory:{message.snapshot}"] = "kept"  # type: ignore[attr-defined]
             case "domain.load":
-                self.objects[name] = "running"
+                kept = (node, f"memory:{message.snapshot}") in self.objects  # type: ignore[attr-defined]
+                self.objects[name] = "running" if kept else "shutoff"
+                if not kept:
+                    raise Refusal("memory_not_loaded")
             case "disk.create" | "disk.clone":
                 self.objects[name] = "disk"
                 return {"size_bytes": message.disk.size_bytes}  # type: ignore[attr-defined]
@@ -96,8 +100,10 @@ class World:
                     words = self.objects[defined].split()
                     old, new = message.disk, message.disk + other_pool(message)  # type: ignore[attr-defined]
                     self.objects[defined] = " ".join(new if word == old else word for word in words)
-            case "disk.unused" | "disk.flatten" | "disk.fence" | "pool.unfence":
+            case "disk.unused" | "disk.fence" | "pool.unfence":
                 pass
+            case "disk.flatten":
+                self.objects[node, "independent:" + message.id] = "yes"  # type: ignore[attr-defined]
             case "node.self_fencing":
                 self.objects[name] = f"after {message.after_s}"  # type: ignore[attr-defined]
                 if message.after_s is None:  # type: ignore[attr-defined]
@@ -137,6 +143,7 @@ class World:
                     key.partition("/")[2] for at, key in self.objects if at == node and key.startswith(name[1] + "/")
                 ]
                 seen = {"exists": state is not None, "ours": state is not None, "size_bytes": size, "snapshots": kept}
+                seen["independent"] = (node, "independent:" + message.id) in self.objects  # type: ignore[attr-defined]
                 return {**seen, "used_by": self.users(node, message.id, other_pool(message))}  # type: ignore[attr-defined]
             case "disk.snapshot":
                 self.objects[node, f"{message.object}/{message.snapshot}"] = "kept"  # type: ignore[attr-defined]

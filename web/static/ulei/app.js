@@ -251,5 +251,12 @@ function settle() {
 }
 
 document.addEventListener("htmx:afterSettle", settle);
+
+// A form that got other fields is checked anew. What the check itself has put there is no reason to: it would go on
+// for ever.
+document.addEventListener("htmx:afterSettle", ({ target, detail }) => {
+  if (detail.requestConfig?.elt.id === "check") return;
+  target.closest?.("form")?.dispatchEvent(new CustomEvent("ulei:refilled"));
+});
 document.addEventListener("ulei:morphed", settle);
 settle();

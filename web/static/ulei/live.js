@@ -159,7 +159,12 @@ async function fetchPart(part, state) {
   }
   state.tries = 0;
   versionsIn(fresh).forEach(([thing, version]) => remember(thing, version));
-  window.Idiomorph.morph(part, fresh, { morphStyle: "outerHTML", callbacks: { beforeNodeMorphed: isUntouched } });
+  window.Idiomorph.morph(part, fresh, {
+    morphStyle: "outerHTML",
+    // A field that has the focus keeps what is in it; a button that was just pressed may mean something else now.
+    ignoreActiveValue: !document.activeElement?.matches("button"),
+    callbacks: { beforeNodeMorphed: isUntouched },
+  });
   const swapped = document.getElementById(fresh.id) || part;
   window.htmx.process(swapped);
   document.dispatchEvent(new CustomEvent("ulei:morphed"));
