@@ -514,8 +514,28 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("let the node be inspected, and choose one from the list"),
     ),
     "stranger_foreign": (
-        _("the domain %(domain)s on node %(node)s was not made by a panel, or its id is taken"),
-        _("make a VM in the panel and bring the content of its disks there"),
+        _("the id in the name of the domain %(domain)s on node %(node)s belongs to another VM"),
+        _("rename the domain on the node (virsh domrename), and let the node be inspected"),
+    ),
+    "stranger_needs_name": (
+        _("the name of the domain %(domain)s on node %(node)s cannot be the name of a VM"),
+        _("name the VM: 1 to 63 of a-z, 0-9 and -"),
+    ),
+    "stranger_runs": (
+        _("the domain %(domain)s runs, and it or its volumes would get other names, which a guest that runs cannot"),
+        _("shut the guest down first, then take it over and start it in the panel"),
+    ),
+    "stranger_beyond": (
+        _("the domain %(domain)s has what a VM of the panel cannot have: %(what)s"),
+        _("take that out of its definition on the node (virsh edit), if the guest can do without it"),
+    ),
+    "stranger_device": (
+        _("%(place)s of the domain %(domain)s is on %(bus)s, which a VM of the panel cannot have"),
+        _("change the bus on the node (virsh edit) to virtio, scsi, sata or ide, or take the disk out"),
+    ),
+    "stranger_format": (
+        _("the domain %(domain)s reads the volume %(name)s as %(format)s, and its content is of another format"),
+        _("correct the format in its definition on the node (virsh edit), if the guest starts with it"),
     ),
     "stranger_keeps_name": (
         _("the domain %(domain)s on node %(node)s keeps its name when it is taken over"),
@@ -523,7 +543,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "stranger_disk": (
         _("%(place)s of the domain %(domain)s is no volume of a pool that the panel has on this node"),
-        _("add that storage to the panel first, or bring the content into a disk of it"),
+        _("add that storage to the panel as a pool first, let the node be inspected, and try again"),
     ),
     "disk_taken": (
         _("disk %(disk)s belongs to another VM or to a backup, or lies in the trash"),
@@ -824,6 +844,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "bridge_absent": (_("the node does not have the bridge"), _("make it there, or choose another network")),
     "domain_active": (_("the domain runs"), _("stop it first")),
     "domain_not_active": (_("the domain does not run"), _("start it first")),
+    "domain_keeps_state": (
+        _("libvirt keeps snapshots or a saved memory of the domain"),
+        _("delete its snapshots on the node (virsh snapshot-delete), and let it start and shut down once"),
+    ),
     "domain_absent": (_("the node does not know the domain"), _("look at the history of the VM")),
     "domain_migrating": (_("the domain is being moved"), _("wait until the move has ended")),
     "domain_busy": (

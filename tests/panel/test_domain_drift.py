@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from cluster import domain_drift, reconcile
-from cluster.models import AuditEvent, Disk, Job, Lock, Nic, Node, PoolOnNode, Vm
+from cluster.models import AuditEvent, Disk, Job, Lock, Nic, Node, Pool, PoolOnNode, Vm
 from cluster.operations import start
 from nodes.contract.specs import DomainFacts, Outline
 from tests.panel.browser import Browser, text_of
 from tests.panel.client import Api
-from tests.panel.engine.scenarios import Scene, changed_by_hand, stranger
+from tests.panel.engine.scenarios import Scene, changed_by_hand, made_by_hand, stranger
 from tests.panel.engine.world import Executor
 from tests.people import Person
 
@@ -424,10 +424,148 @@ def test_a_domain_of_ours_without_rows_becomes_the_vm_that_it_was(scene: Scene) 
     assert verbs == ["disk.look", "disk.look", "domain.read", "nic.plug", "domain.adopt"]
 
 
+def test_a_domain_made_by_hand_becomes_a_vm_with_its_volume_and_its_interface(scene: Scene) -> None:
+    node, params = made_by_hand(scene)
+    shown = Node.objects.get(pk=node).strangers[params["uuid"]]["outline"]
+    job = Executor(world=scene.world).run(start(scene.actor, "node.adopt_domain", params, node).job)
+    assert job.state == "succeeded", job.error
+    vm = Vm.objects.get(uuid=params["uuid"])
+    assert (vm.name, vm.state, vm.vcpus, vm.memory_bytes) == ("new", "stopped", 1, 128 * MIB)
+    [disk], nic = vm.disks.all(), vm.nics.get()
+    assert (disk.pool, disk.size_bytes, disk.state, disk.bus) == (scene.pool, 1 << 30, "ready", "virtio")
+    assert (nic.mac, nic.model, nic.lease.address) == ("52:54:00:77:00:01", "e1000", "10.99.0.100")
+    verbs = [message.verb for message in scene.world.messages]
+    assert verbs == ["pool.find", "domain.read", "disk.take", "nic.plug", "domain.take"]
+    # The domain itself is no user of its volume, and is named so that it is left out.
+    assert {message.body["user"] for message in scene.world.messages if "user" in message.body} == {vm.uuid}
+    assert scene.world.objects[node, "domain:" + vm.pk] == "shutoff"
+    assert not [name for _node, name in scene.world.objects if name.startswith(("volume:", "foreign:"))]
+    assert Node.objects.get(pk=node).strangers == {}
+    assert scene.pool.places.get(node=node).strangers == []
+    assert domain_drift.expected([vm.pk])[vm.pk].disks[0].place != shown["disks"][0]["place"]
+
+
+@pytest.mark.parametrize("step", ["disk.take", "domain.take"])
+def test_what_is_not_taken_over_wholly_is_given_back_under_its_old_names(scene: Scene, step: str) -> None:
+    node, params = made_by_hand(scene)
+    before = scene.fingerprint()
+    executor = Executor(
+        world=scene.world, fault=lambda n, envelope: "uncertain_for_long" if envelope.verb == step else None
+    )
+    job = executor.run(start(scene.actor, "node.adopt_domain", params, node).job)
+    assert job.state == "failed"
+    assert scene.fingerprint() == before
+    assert params["uuid"] in Node.objects.get(pk=node).strangers
+
+
+def test_every_node_of_the_pool_is_asked_whether_somebody_there_has_the_volume(scene: Scene, other: Node) -> None:
+    node, params = made_by_hand(scene)
+    job = Executor(world=scene.world).run(start(scene.actor, "node.adopt_domain", params, node).job)
+    # There is no such volume on the other one: then it is no volume of a shared pool.
+    assert (job.state, (job.error or {})["code"]) == ("failed", "volume_absent")
+    scene.world.objects[other.pk, "volume:theirs.qcow2"] = "disk"
+    job = Executor(world=scene.world).run(start(scene.actor, "node.adopt_domain", params, node).job)
+    assert job.state == "succeeded", job.error
+    asked = [message for message in scene.world.messages if message.verb == "pool.find"][-2:]
+    assert sorted("user" in message.body for message in asked) == [False, True]
+
+
+def test_a_volume_that_is_read_as_another_format_than_it_has_is_left_alone(scene: Scene) -> None:
+    node, params = made_by_hand(scene)
+    row = Node.objects.get(pk=node)
+    row.strangers[params["uuid"]]["outline"]["disks"][0]["format"] = "raw"
+    row.save()
+    scene.world.outlines[node, "foreign:Their web"]["disks"][0]["format"] = "raw"
+    before = scene.fingerprint()
+    job = Executor(world=scene.world).run(start(scene.actor, "node.adopt_domain", params, node).job)
+    assert (job.state, (job.error or {})["code"]) == ("failed", "stranger_format")
+    assert scene.fingerprint() == before
+
+
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        (lambda s: s.update(vm=None, name="theirs"), "stranger_foreign"),
+        (lambda s: s.update(state="running"), "stranger_runs"),
+        (lambda s: s["outline"]["disks"][0].update(place="/srv/theirs.img"), "stranger_disk"),
+        (lambda s: s["outline"]["disks"][0].update(bus="usb"), "stranger_device"),
+        (lambda s: s["outline"]["disks"][0].update(device="lun"), "stranger_device"),
+        (lambda s: s["outline"].update(beyond=["firmware", "tpm"]), "stranger_beyond"),
+    ],
+)
+def test_what_somebody_made_by_hand_and_no_vm_can_be_is_refused_with_the_reason_and_the_way(
+    scene: Scene, api: People, change: Callable[[dict[str, Any]], None], code: str
+) -> None:
+    pk, params = made_by_hand(scene)
+    node = Node.objects.get(pk=pk)
+    change(node.strangers[params["uuid"]])
+    node.save()
+    answer = api("administrator").post(f"nodes/{pk}/adopt_domain/", params)
+    assert answer.status_code in (409, 422)
+    [reason] = answer.json()["refusals"]
+    assert (reason["code"], bool(reason["hint"])) == (code, True)
+
+
+def test_a_name_that_no_vm_can_have_must_be_given_another_one(scene: Scene, api: People) -> None:
+    pk, params = made_by_hand(scene)
+    answer = api("administrator").post(f"nodes/{pk}/adopt_domain/?dry_run=true", {"uuid": params["uuid"]})
+    assert [(one["code"], one["field"]) for one in answer.json()["refusals"]] == [("stranger_needs_name", "name")]
+    answer = api("administrator").post(f"nodes/{pk}/adopt_domain/?dry_run=true", params).json()
+    assert answer["refusals"] == []
+    assert [(row["pool"], row["size_bytes"]) for row in answer["quote"]["disks"]] == [(scene.pool.pk, 1 << 30)]
+
+
+def test_a_guest_that_is_off_can_come_to_another_network_than_its_bridge_says(scene: Scene, api: People) -> None:
+    pk, params = made_by_hand(scene)
+    node = Node.objects.get(pk=pk)
+    node.strangers[params["uuid"]]["outline"]["nics"][0]["bridge"] = "virbr0"
+    node.save()
+    ask = f"nodes/{pk}/adopt_domain/?dry_run=true"
+    [reason] = api("administrator").post(ask, {**params, "networks": {}}).json()["refusals"]
+    assert reason["code"] == "stranger_network"
+    assert api("administrator").post(ask, params).json()["refusals"] == []
+
+
+def test_an_image_of_another_ceph_cluster_with_a_pool_of_that_name_is_not_taken(scene: Scene, api: People) -> None:
+    pk, params = made_by_hand(scene)
+    ceph = Pool.objects.create(
+        name="ceph", kind="rbd", identity="c/1", path="rbd", monitors=["10.0.0.1:6789"], granules={"raw": 4 << 20}
+    )
+    PoolOnNode.objects.create(pool=ceph, node_id=pk)
+    node = Node.objects.get(pk=pk)
+
+    def codes(hosts: list[str]) -> list[str]:
+        disk = {"place": "rbd/theirs", "format": "raw", "hosts": hosts}
+        node.strangers[params["uuid"]]["outline"]["disks"][0] |= disk
+        node.save()
+        answer = api("administrator").post(f"nodes/{pk}/adopt_domain/?dry_run=true", params)
+        return [one["code"] for one in answer.json()["refusals"]]
+
+    assert codes(["10.0.0.1"]) == []
+    assert codes(["10.0.0.7"]) == codes([]) == ["stranger_disk"]
+
+
+def test_of_two_pools_of_one_volume_group_the_one_that_shows_the_volume_is_meant(scene: Scene, api: People) -> None:
+    pk, params = made_by_hand(scene)
+    thick, thin = (
+        Pool.objects.create(name=name, kind=kind, identity=name, path=path, granules={"raw": 4 << 20})
+        for name, kind, path in (("thick", "lvm", "vg0"), ("thin", "lvmthin", "vg0/tp"))
+    )
+    PoolOnNode.objects.create(pool=thick, node_id=pk)
+    its = PoolOnNode.objects.create(pool=thin, node_id=pk)
+    node = Node.objects.get(pk=pk)
+    node.strangers[params["uuid"]]["outline"]["disks"][0] |= {"place": "/dev/vg0/theirs", "format": "raw"}
+    node.save()
+    ask = f"nodes/{pk}/adopt_domain/?dry_run=true"
+    assert [one["code"] for one in api("administrator").post(ask, params).json()["refusals"]] == ["stranger_disk"]
+    its.strangers = [{"name": "theirs", "format": "raw", "size_bytes": 1 << 30}]
+    its.save()
+    answer = api("administrator").post(ask, params).json()
+    assert (answer["refusals"], answer["quote"]["disks"][0]["pool"]) == ([], thin.pk)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
         (lambda s: s["outline"]["disks"][0].update(id="", place="/srv/theirs.img"), "stranger_disk"),
         (lambda s: s["outline"]["disks"][0].update(place="/srv/" + s["outline"]["disks"][0]["id"]), "stranger_disk"),
         (lambda s: s["outline"]["nics"][0].update(bridge="br7"), "stranger_network"),

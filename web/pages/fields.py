@@ -15,6 +15,7 @@ from cluster.models import Backup, Disk, IsoCopy, Node, NodeState, Pool, PoolOnN
 from cluster.operations.disk_image import can_generalise, node_of
 from cluster.operations.image_distribute import nodes_without
 from cluster.operations.vm_snapshot import VmSnapshot, disks_of, hardware_of
+from cluster.operations.vm_stranger_plan import OFF
 from cluster.permissions import Actor
 from cluster.pools import strangers_of
 from cluster.refusals import Refusal, Refused
@@ -393,14 +394,17 @@ def _adopt(actor: Actor, vm: Vm) -> list[Field]:
 def _adopt_domain(actor: Actor, node: Node) -> list[Field]:
     found = sorted(node.strangers.items(), key=lambda item: str(item[1]["name"]))
     choices = [(uuid, stranger["name"]) for uuid, stranger in found]
+    name = Field("name", _("Name of the VM"), placeholder=_("as the domain is called"), longest=63)
     domain = Field("uuid", _("Domain"), "select", presumed=choices[0][0] if choices else None, choices=choices)
     tenants = [(tenant.pk, tenant.title or tenant.name) for tenant in selectors.tenants(actor).order_by("name")]
     tenant = Field("tenant", _("Tenant"), "select", choices=[("", _("the built-in one")), *tenants[:MOST_CHOICES]])
     networks = list(selectors.networks(actor).order_by("name"))
     nics = [nic for _uuid, stranger in found for nic in (stranger["outline"] or {}).get("nics", ())]
     own = ("", _("the one on its bridge"))
+    off = {nic["mac"] for _uuid, one in found if one["state"] in OFF for nic in (one["outline"] or {}).get("nics", ())}
     return [
         replace(domain, required=True),
+        name,
         tenant,
         *(
             Field(
@@ -409,7 +413,10 @@ def _adopt_domain(actor: Actor, node: Node) -> list[Field]:
                 "select",
                 key=nic["mac"],
                 more=True,
-                choices=[own, *((net.pk, net.name) for net in networks if net.bridge == nic["bridge"])],
+                choices=[
+                    own,
+                    *((net.pk, net.name) for net in networks if net.bridge == nic["bridge"] or nic["mac"] in off),
+                ],
             )
             for nic in nics
         ),

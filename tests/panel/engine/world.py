@@ -202,7 +202,18 @@ class World:
             case "domain.measure_path":
                 return {"bandwidth_bytes": 100 << 20, "round_trip_us": 200}
             case "domain.read":
+                theirs = (node, f"foreign:{message.name}")  # type: ignore[attr-defined]
+                name = theirs if theirs in self.objects else name
                 return {**self.whereabouts(name), "outline": self.outlines.get(name)}
+            case "domain.take":
+                theirs = (node, f"foreign:{message.name}")  # type: ignore[attr-defined]
+                if self.objects.pop(theirs, state) != "shutoff":
+                    raise Refusal("domain_active")
+                self.objects[name] = "shutoff"
+                self.objects[node, "definition:" + message.domain.id] = definition(message.domain)  # type: ignore[attr-defined]
+            case "domain.give_back":
+                if self.objects.pop((node, "definition:" + message.vm), None):  # type: ignore[attr-defined]
+                    self.objects[node, f"foreign:{message.name}"] = self.objects.pop(name)  # type: ignore[attr-defined]
             case "node.inspect" | "domain.look":
                 pass
             case other:
