@@ -9,7 +9,7 @@ from typing import Any, Literal
 from django.utils.translation import gettext_lazy as _
 
 from cluster import states
-from cluster.models import Node, VmState
+from cluster.models import Node, Vm, VmState
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
 from cluster.saga.steps import Context, LockName, NoUndo, Operation, Plan, Step
@@ -47,6 +47,7 @@ class NodeEvacuate(Operation[EvacuateParams]):
         return Plan(
             refusals=refusals,
             moves=[row.said() for row in rows],
+            stays=node_moves.stays(rows),
             data={
                 "moves": [[row.vm.pk, row.best.node.pk] for row in rows if row.best and row.then == "move"],
                 "stops": [row.vm.pk for row in rows if row.then == "stop"],
@@ -65,9 +66,9 @@ class NodeEvacuate(Operation[EvacuateParams]):
     # The table of steps stands below the functions that it names.
 
 
-def _asked(node: Node, params: EvacuateParams) -> Any:
-    vms = node_moves.all_vms().filter(node=node)
-    return vms if params.stopped == "move" else vms.exclude(state=VmState.STOPPED)
+def _asked(node: Node, params: EvacuateParams) -> list[Vm]:
+    vms = node.vms.all()
+    return node_moves.vms_for_moves(vms if params.stopped == "move" else vms.exclude(state=VmState.STOPPED))
 
 
 def _decided(row: Intended, params: EvacuateParams) -> Intended:

@@ -147,6 +147,8 @@ class Plan:
     """Of an operation on many VMs: what would be done with each."""
     targets: list[dict[str, Any]] | None = None
     """Of a move: every node, and what is against it."""
+    stays: list[dict[str, Any]] | None = None
+    """Of what copies disks: the room that their old volumes keep for a while (``cluster.operations.trash.stays``)."""
     data: dict[str, Any] = field(default_factory=dict)
     """Becomes the job's data."""
 
