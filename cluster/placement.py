@@ -3,8 +3,12 @@
 Whatever speaks against a node is a reason, and all of them are told. Of the nodes that are left the one with the most
 points is taken, of equals the first by name; a move takes the one with the least to copy before that. Points, out of
 1000: two parts the share of the node's memory for VMs that would stay free, one part the same of its vCPUs; then
-:data:`AFFINITY_POINTS` less for each VM that a soft affinity group would rather have elsewhere, or it elsewhere. How
-busy a node is does not count: the panel is not told.
+:data:`AFFINITY_POINTS` less for each VM that a soft affinity group would rather have elsewhere, or it elsewhere; and up
+to :data:`BUSY_POINTS` less by how busy the node was in the last minutes, in tenths: what is promised says more than
+what is just used.
+
+Many creates at once come out as one after the other would: what was planned is asked again in the transaction that
+reserves (:func:`check_still_best`), and a node that is not the best any more is not taken.
 """
 
 import ipaddress
@@ -23,6 +27,10 @@ from .refusals import Refusal
 from .saga.steps import Lost
 
 AFFINITY_POINTS = 250
+BUSY_POINTS = 100
+
+
+_ROOM = ("memory_limit_bytes", "memory_allocated_bytes", "cpus_limit", "cpus_allocated")
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ def candidates(need: Need, nodes: Sequence[Node]) -> list[Candidate]:
 
 def _candidate(need: Need, node: Node) -> Candidate:
     reasons, wishes = list(_against(need, node)), list[Refusal]()
-    points = _points(need, node)
+    points = _points(need, node) - busy_points(node)
     for rule in need.rules:
         if reason := rule.reason(node.pk, node.name, need.vm):
             (reasons if rule.hard else wishes).append(reason)
@@ -81,6 +89,32 @@ def _points(need: Need, node: Node) -> int:
     memory = _share(free_memory_bytes(node) - need.memory_bytes, node.memory_limit_bytes)
     cpus = _share(free_cpus(node) - need.vcpus, node.cpus_limit)
     return (2 * memory + cpus) // 3
+
+
+def busy_points(node: Node) -> int:
+    """What it loses; of a node that does not say how busy it is, nothing."""
+    return (node.busy_percent or 0) // 10 * 10 * BUSY_POINTS // 100
+
+
+def points_to_stay_best(need: Need, rows: Sequence[Candidate]) -> int | None:
+    """How few points by room the first one may have and would still be taken; None: there is no other.
+
+    :param rows: of which the first can take the VM, as :func:`candidates` has them.
+    """
+    best, second = rows[0], next((row for row in rows[1:2] if not row.reasons), None)
+    if second is None:
+        return None
+    others = best.score - _points(need, best.node)
+    return second.score - others + (second.node.name < best.node.name)
+
+
+def check_still_best(node_id: str, least: int | None) -> None:
+    """Asked when the VM's room is reserved already. Raises :class:`Lost` where others have made the node too full.
+
+    :param least: of :func:`points_to_stay_best`; what the other nodes were promised meanwhile only makes it better.
+    """
+    if least is not None and _points(Need(0, 0, ()), Node.objects.only(*_ROOM).get(pk=node_id)) < least:
+        raise Lost(node_id)
 
 
 def points_in_use(node: Node, memory_bytes: int = 0, vcpus: int = 0) -> int:
@@ -214,7 +248,7 @@ def explain(rows: Sequence[Candidate]) -> dict[str, Any] | None:
         "node": best.node.pk,
         "name": best.node.name,
         "score": best.score,
-        "reasons": [reason.said() for reason in (chosen, *best.wishes)],
+        "reasons": [reason.said() for reason in (chosen, *_busy(best), *best.wishes)],
         "others": [
             {
                 "node": c.node.pk,
@@ -227,10 +261,20 @@ def explain(rows: Sequence[Candidate]) -> dict[str, Any] | None:
     }
 
 
+def _busy(best: Candidate) -> list[Refusal]:
+    """What the chosen one has lost by that."""
+    lost = {"node": best.node.name, "percent": best.node.busy_percent, "lost": busy_points(best.node)}
+    return [Refusal("node_busy_lately", lost)] if lost["lost"] else []
+
+
 def _less(candidate: Candidate, best: Candidate) -> Refusal:
     """Why one that could take it was not taken."""
     both = {"node": candidate.node.name, "points": candidate.score, "best": best.node.name, "most": best.score}
-    return Refusal("fewer_points" if candidate.score < best.score else "as_good", both)
+    if candidate.score == best.score:
+        return Refusal("as_good", both)
+    if lost := busy_points(candidate.node):
+        return Refusal("fewer_points_busy", {**both, "percent": candidate.node.busy_percent, "lost": lost})
+    return Refusal("fewer_points", both)
 
 
 def next_free_address(network: Network, taken: set[str]) -> str | None:

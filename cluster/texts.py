@@ -187,6 +187,17 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("node %(node)s could take it too, and has %(points)s points by what would stay free; %(best)s has %(most)s"),
         "",
     ),
+    "fewer_points_busy": (
+        _(
+            "node %(node)s could take it too, and has %(points)s points, after it lost %(lost)s for having been"
+            " %(percent)s %% busy in the last minutes; %(best)s has %(most)s"
+        ),
+        "",
+    ),
+    "node_busy_lately": (
+        _("%(node)s was %(percent)s %% busy in the last minutes, for which it has lost %(lost)s points"),
+        "",
+    ),
     "as_good": (_("node %(node)s could take it too (%(points)s points); %(best)s comes before it"), ""),
     "only_node": (_("%(node)s is the only node that can take it"), ""),
     "most_points": (
@@ -482,7 +493,36 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "vm_claimed": (
         _("%(node)s shows the guest of VM %(vm)s too, although it does not belong there"),
-        _("look at both nodes: end and undefine the guest where it should not be (virsh), then try again"),
+        _("say on the VM's card that it is right there, or end and undefine it there (virsh), then try again"),
+    ),
+    "vm_no_claim": (_("no other node shows the guest of VM %(vm)s"), _("there is nothing to decide")),
+    "vm_in_work": (_("a job has left VM %(vm)s in the state “%(state)s”"), _("look at its last job first")),
+    "vm_claimed_often": (
+        _("more than one other node shows the guest of VM %(vm)s: %(node)s"),
+        _("end and undefine it (virsh) on all of them but one"),
+    ),
+    "claim_elsewhere": (
+        _("that node does not show the guest of VM %(vm)s; these do: %(node)s"),
+        _("choose one of them"),
+    ),
+    "claim_other_storage": (
+        _("node %(node)s does not have every pool in which VM %(vm)s has disks: what it shows has other ones"),
+        _("end and undefine it there (virsh), or add the pools to that node"),
+    ),
+    "claim_both_run": (
+        _("the guest of VM %(vm)s runs on %(node)s and on %(other)s: nothing was touched"),
+        _("end it at once where it should not run (virsh destroy on that node), then ask again; look at its disks"),
+    ),
+    "claim_unclear": (
+        _(
+            "what both nodes show leaves open where the guest of VM %(vm)s is: %(node)s says “%(here)s”, %(other)s"
+            " says “%(there)s”; nothing was touched"
+        ),
+        _("end it on the node where it should not be (virsh destroy), or undefine it there, then ask again"),
+    ),
+    "claim_other_disks": (
+        _("the domain on %(other)s does not have the disks of VM %(vm)s: it is another guest of that name"),
+        _("end and undefine it on %(other)s (virsh)"),
     ),
     "vm_moved_by_hand": (
         _("VM %(vm)s was moved by hand, and %(node)s still holds its lease and filter"),

@@ -73,6 +73,7 @@ class Planning:
             data={
                 "tenant": tenant.pk if tenant else None,
                 "node": node.pk if node else None,
+                "least_points": placement.points_to_stay_best(need, rows) if node else None,
                 "group": group.pk if group else None,
                 "affinity_groups": [one.pk for one in together],
                 "iso": iso.pk if iso else None,

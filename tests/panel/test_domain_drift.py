@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from cluster import domain_drift, reconcile
-from cluster.models import AuditEvent, Disk, Job, Lock, Nic, Node, Pool, PoolOnNode, Vm
+from cluster.models import AuditEvent, Disk, Job, Lock, Nic, Node, Pool, PoolOnNode, Step, Vm
 from cluster.operations import start
 from nodes.contract.specs import DomainFacts, Outline
 from tests.panel.browser import Browser, text_of
 from tests.panel.client import Api
-from tests.panel.engine.scenarios import Scene, changed_by_hand, made_by_hand, stranger
+from tests.panel.engine.scenarios import Scene, changed_by_hand, claimed, made_by_hand, stranger
 from tests.panel.engine.world import Executor
 from tests.people import Person
 
@@ -49,6 +49,12 @@ def fresh(vm: Vm) -> Vm:
 def lock(vm: Vm, *, held: bool) -> Lock:
     job = Job.objects.create(operation="vm.start", subject=f"vm:{vm.pk}", state="running" if held else "waiting")
     return Lock.objects.create(name=f"vm:{vm.pk}", job=job, held=held, exclusive=True)
+
+
+def sent_to(scene: Scene) -> list[tuple[Any, str]]:
+    """Messages with the node of each."""
+    nodes = dict(Step.objects.values_list("pk", "node"))
+    return [(message, nodes[message.step]) for message in scene.world.messages]
 
 
 @pytest.fixture
@@ -267,6 +273,80 @@ def test_the_claim_of_a_node_that_was_removed_hinders_nothing(scene: Scene, othe
     tell(other, shown(scene.stopped))
     Node.objects.filter(pk=other.pk).update(redis_password_sha256="")
     assert run(scene, "vm.start", fresh(scene.stopped)).state == "succeeded"
+
+
+@pytest.mark.parametrize(("here", "there"), [("shutoff", "running"), ("shutoff", "shutoff"), (None, "running")])
+def test_an_administrator_says_that_a_claim_is_right_and_the_vm_belongs_there(
+    scene: Scene, here: str | None, there: str
+) -> None:
+    pk, params = claimed(scene, there=there)
+    vm, old, new = scene.stopped, scene.node, Node.objects.get(name="n2")
+    if here is None:
+        del scene.world.objects[old.pk, "domain:" + pk]
+    job = Executor(world=scene.world).run(start(scene.actor, "vm.adopt_claim", params, pk).job)
+    assert job.state == "succeeded", job.error
+    after = fresh(vm)
+    state = {"running": "running", "shutoff": "stopped"}[there]
+    assert (after.node_id, after.state, after.claims, after.moved_from, after.drift) == (new.pk, state, None, None, {})
+    # Its own node is asked first, and only then the other one; and nothing of it is left where it was.
+    asked = [(message.verb, node) for message, node in sent_to(scene)]
+    assert asked[:2] == [("domain.look", old.pk), ("domain.read", new.pk)]
+    assert (old.pk, "domain:" + pk) not in scene.world.objects
+    assert scene.world.objects[new.pk, "domain:" + pk] == there
+    rooms = dict(Node.objects.values_list("name", "memory_allocated_bytes"))
+    assert rooms == {"n1": scene.running.memory_bytes, "n2": vm.memory_bytes}
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "code"),
+    [
+        ("running", "running", "claim_both_run"),
+        ("paused", "running", "claim_both_run"),
+        ("running", "shutoff", "claim_unclear"),
+    ],
+)
+def test_a_guest_that_its_own_node_runs_is_never_given_to_another_one(
+    scene: Scene, here: str, there: str, code: str
+) -> None:
+    pk, params = claimed(scene, here, there)
+    before = scene.fingerprint()
+    job = Executor(world=scene.world).run(start(scene.actor, "vm.adopt_claim", params, pk).job)
+    assert (job.state, (job.error or {})["code"]) == ("failed", code)
+    assert scene.fingerprint() == before
+    assert fresh(scene.stopped).claims == {params["node"]: there}
+
+
+def test_a_domain_of_that_name_with_other_disks_is_another_guest(scene: Scene) -> None:
+    pk, params = claimed(scene)
+    outline = scene.world.outlines[params["node"], "domain:" + pk]
+    outline["disks"][0]["place"] = "/srv/copies/" + outline["disks"][0]["id"] + ".qcow2"
+    before = scene.fingerprint()
+    job = Executor(world=scene.world).run(start(scene.actor, "vm.adopt_claim", params, pk).job)
+    assert (job.state, (job.error or {})["code"]) == ("failed", "claim_other_disks")
+    assert scene.fingerprint() == before
+
+
+def test_silence_other_storage_or_several_claims_are_refused_before_anybody_is_asked(scene: Scene, api: People) -> None:
+    pk, params = claimed(scene)
+    there = Node.objects.get(name="n2")
+
+    def codes(name: str = "administrator") -> list[str]:
+        answer = api(name).post(f"vms/{pk}/adopt_claim/?dry_run=true", params)
+        return [one["code"] for one in answer.json()["refusals"]]
+
+    assert codes() == []
+    for node in (scene.node, there):
+        Node.objects.filter(pk=node.pk).update(state="offline")
+        assert codes() == ["node_offline"]
+        Node.objects.filter(pk=node.pk).update(state="online")
+    PoolOnNode.objects.filter(pool__name="both", node=there).delete()
+    assert codes() == ["claim_other_storage"]
+    third = Node.objects.create(name="n3", address="10.99.0.13", state="online", redis_password_sha256="3" * 64)
+    Vm.objects.filter(pk=pk).update(claims={there.pk: "running", third.pk: "shutoff"})
+    assert codes() == ["vm_claimed_often"]
+    Vm.objects.filter(pk=pk).update(claims=None)
+    assert codes() == ["vm_no_claim"]
+    assert scene.world.messages == []
 
 
 @pytest.mark.parametrize("complete", [True, False])
@@ -622,6 +702,8 @@ def test_pages_say_what_was_changed_and_what_can_be_done(scene: Scene, other: No
     words = text_of(card)
     assert "Changed behind the panel's back" in words
     assert "n2 shows this guest too: running" in words, words[words.index("Changed behind") :][:300]
+    assert f"/vms/{vm.pk}/do/adopt_claim/" in card.content.decode()
+    assert "It is right there" in text_of(browser.get(f"/vms/{vm.pk}/do/adopt_claim/"))
     assert card.content.decode().count('name="field"') == 1  # vCPU; libvirt's autostart is never ours
     assert "Changed behind" not in text_of(Browser(people["owner"]).get(f"/vms/{vm.pk}/"))
     assert "n2 shows a guest that belongs to n1" in text_of(browser.get(f"/nodes/{other.pk}/"))

@@ -112,6 +112,21 @@ def test_fifty_creates_at_once_fill_all_nodes_to_their_limits_and_are_refused_on
         assert node.cpus_allocated == sum(node.vms.values_list("vcpus", flat=True)), node.name
 
 
+def test_twenty_creates_at_once_are_spread_as_if_they_came_one_after_the_other(scene: Scene) -> None:
+    Node.objects.update(memory_allocated_bytes=0, cpus_allocated=0)
+    _more_nodes(scene, 4)
+    assert at_once(20, lambda n: _create(scene, n, memory_bytes=64 * MIB)) == {"started": 20}
+    new = Vm.objects.exclude(pk__in=(scene.running.pk, scene.stopped.pk))
+    assert sorted(Counter(new.values_list("node", flat=True)).values()) == [5, 5, 5, 5]
+
+
+def test_creates_at_once_leave_a_node_alone_that_was_busy(scene: Scene) -> None:
+    names = _more_nodes(scene, 4)
+    Node.objects.filter(pk=names[-1]).update(busy_percent=95)
+    assert at_once(6, lambda n: _create(scene, n, memory_bytes=64 * MIB)) == {"started": 6}
+    assert not Vm.objects.filter(node=names[-1]).exists()
+
+
 def test_vcpus_asked_by_many_at_once_never_overshoot_a_node(scene: Scene) -> None:
     _more_nodes(scene, 2, cpu_overcommit_percent=100)
     outcomes = at_once(20, lambda n: _create(scene, n, memory_bytes=16 * MIB))

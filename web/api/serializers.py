@@ -161,6 +161,10 @@ class NodeSerializer(s.Serializer[Any]):
     cpu_overcommit = s.FloatField()
     memory_bytes = _bytes()
     memory_allocated_bytes = _bytes()
+    busy_percent = s.IntegerField(
+        allow_null=True,
+        help_text="Over the last minutes, the greater of what its processors and its memory were used; null: unknown.",
+    )
     memory_limit_bytes = _bytes(
         help_text="How much that may be: memory_bytes without memory_reserve_bytes, times memory_overcommit."
     )

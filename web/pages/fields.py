@@ -391,6 +391,12 @@ def _adopt(actor: Actor, vm: Vm) -> list[Field]:
     return [Field("field", _("What"), "select", presumed=choices[0][0] or None if choices else None, choices=choices)]
 
 
+def _adopt_claim(actor: Actor, vm: Vm) -> list[Field]:
+    nodes = Node.objects.only("name").filter(pk__in=vm.claims or {}).order_by("name")
+    choices = [(node.pk, node.name) for node in nodes]
+    return [Field("node", _("Node"), "select", presumed=choices[0][0] if choices else None, choices=choices)]
+
+
 def _adopt_domain(actor: Actor, node: Node) -> list[Field]:
     found = sorted(node.strangers.items(), key=lambda item: str(item[1]["name"]))
     choices = [(uuid, stranger["name"]) for uuid, stranger in found]
@@ -444,6 +450,7 @@ FIELDS: dict[str, Callable[[Actor, Any], list[Field]]] = {
     "disk.move": _move,
     "disk.attach": _attach,
     "vm.adopt": _adopt,
+    "vm.adopt_claim": _adopt_claim,
     "node.adopt_domain": _adopt_domain,
     "vm.iso": _iso,
     "vm.clone": _clone,

@@ -403,6 +403,19 @@ def changed_by_hand(scene: Scene, vm: Vm, **changes: Any) -> str:
     return vm.pk
 
 
+def claimed(scene: Scene, here: str = "shutoff", there: str = "running") -> tuple[str, dict[str, Any]]:
+    """The VM that is off here is shown by a second node, too, with its disks, which both see."""
+    node, pools = second_node(scene)
+    vm, world = scene.stopped, scene.world
+    vm.disks.filter(device="disk").update(pool=pools[1])
+    Vm.objects.filter(pk=vm.pk).update(claims={node.pk: there})
+    world.objects[scene.node.pk, "domain:" + vm.pk] = here
+    world.objects[node.pk, "domain:" + vm.pk] = there
+    outline = domain_drift.expected([vm.pk])[vm.pk]
+    world.outlines[node.pk, "domain:" + vm.pk] = outline.model_dump(mode="json")
+    return vm.pk, {"node": node.pk}
+
+
 def stranger(scene: Scene) -> tuple[str, dict[str, Any]]:
     """The VM that runs has no row any more: the panel was put back from a backup that is older than it."""
     vm = scene.running
@@ -455,6 +468,7 @@ SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "balance.apply": uneven,
     "balance.undo": lambda s: (balanced(s).pk, {}),
     "vm.reapply": lambda s: (changed_by_hand(s, s.running, vcpus=2), {}),
+    "vm.adopt_claim": claimed,
     "vm.adopt": lambda s: (changed_by_hand(s, s.running, vcpus=2, vcpus_current=2), {}),
     "vm.delete": _deleted_with_snapshot,
     "vm.snapshot": lambda s: (s.running.pk, {"name": "before"}),
