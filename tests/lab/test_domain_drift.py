@@ -157,6 +157,31 @@ def test_a_guest_that_was_moved_by_hand_is_followed_and_one_that_two_nodes_show_
     lab.api.do(f"vms/{pk}/delete/", {"disks": True})
 
 
+def test_an_administrator_gives_a_vm_to_the_node_that_shows_it_only_when_its_own_does_not_run_it(
+    lab: Lab, shared_pool: dict[str, Any]
+) -> None:
+    disks = [{"pool": shared_pool["id"], "size_bytes": 128 * MIB}]
+    iso = wait(lambda: next(iter(lab.api.all("isos/")), None), 30, "the ISO to be seen")
+    vm = lab.create(iso=iso["id"], image=None, disks=disks, node=lab.node_id("n1"))
+    pk, domain, n1, n2 = vm["id"], domain_of(vm), lab.nodes["n1"], lab.nodes["n2"]
+    [guest] = n1.guests()
+    virsh(n2, "define", "/dev/stdin", input=virsh(n1, "dumpxml", "--inactive", domain))
+    seen(lab, pk, lambda row: row["claims"], "a second definition by hand")
+    job = lab.api.follow(lab.api.post(f"vms/{pk}/adopt_claim/", {})["job"]["id"], 60)
+    assert (job["state"], job["error"]["code"]) == ("failed", "claim_unclear")
+    assert (n1.guests(), lab.api.get(f"vms/{pk}/")["node"]) == ([guest], lab.node_id("n1"))
+
+    lab.api.do(f"vms/{pk}/stop/")
+    virsh(n2, "start", domain)
+    seen(lab, pk, lambda row: row["claims"] and row["claims"][0]["state"] == "running", "a start on the other node")
+    lab.api.do(f"vms/{pk}/adopt_claim/", {"node": lab.node_id("n2")})
+    row = lab.api.get(f"vms/{pk}/")
+    assert (row["node"], row["state"], row["claims"], row["moved_from"]) == (lab.node_id("n2"), "running", [], None)
+    assert (n1.guests(), len(n2.guests()), domain in virsh(n1, "list", "--all", "--name")) == ([], 1, False)
+    assert [line for line in lab.audit() if row["disks"][0]["id"] not in line] == []
+    lab.api.do(f"vms/{pk}/delete/", {"disks": True})
+
+
 def test_domains_that_the_panel_does_not_know_are_listed_with_what_they_have(lab: Lab) -> None:
     node, pk = lab.nodes["n1"], lab.node_id("n1")
     theirs = "<domain type='qemu'><name>theirs</name><memory unit='MiB'>64</memory><vcpu>2</vcpu>"
