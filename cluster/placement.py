@@ -7,13 +7,14 @@ points is taken, of equals the first by name; a move takes the one with the leas
 to :data:`BUSY_POINTS` less by how busy the node was in the last minutes, in tenths: what is promised says more than
 what is just used.
 
-Many creates at once come out as one after the other would: what was planned is asked again in the transaction that
-reserves (:func:`check_still_best`), and a node that is not the best any more is not taken.
+Many creates at once come out as one after the other would: the transaction that reserves chooses again among what was
+planned (:func:`best_now`).
 """
 
+import heapq
 import ipaddress
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,8 @@ AFFINITY_POINTS = 250
 BUSY_POINTS = 100
 
 
+AT_ONCE = 16
+"""Nodes that are read together where it is chosen again."""
 _ROOM = ("memory_limit_bytes", "memory_allocated_bytes", "cpus_limit", "cpus_allocated")
 
 
@@ -96,25 +99,30 @@ def busy_points(node: Node) -> int:
     return (node.busy_percent or 0) // 10 * 10 * BUSY_POINTS // 100
 
 
-def points_to_stay_best(need: Need, rows: Sequence[Candidate]) -> int | None:
-    """How few points by room the first one may have and would still be taken; None: there is no other.
+def best_now(need: Need, rows: Sequence[Candidate]) -> Iterator[Candidate]:
+    """Those that can take the VM, the best first, by what each has been promised by now.
 
-    :param rows: of which the first can take the VM, as :func:`candidates` has them.
+    Read from the rows in the order in which they were planned, and only as many as can still be the best: what others
+    were promised meanwhile makes a node worse, and none better.
+
+    :param rows: as :func:`candidates` has them, however long ago.
     """
-    best, second = rows[0], next((row for row in rows[1:2] if not row.reasons), None)
-    if second is None:
-        return None
-    others = best.score - _points(need, best.node)
-    return second.score - others + (second.node.name < best.node.name)
+    waiting = [row for row in rows if not row.reasons]
+    known: list[tuple[int, str, Candidate]] = []
+    while waiting or known:
+        while waiting and not (known and known[0][:2] < (-waiting[0].score, waiting[0].node.name)):
+            some, waiting = waiting[:AT_ONCE], waiting[AT_ONCE:]
+            by_now = Node.objects.only(*_ROOM).in_bulk([row.node.pk for row in some])
+            for row in some:
+                if (node := by_now.get(row.node.pk)) and _has_room(need, node):
+                    points = row.score - _points(need, row.node) + _points(need, node)
+                    heapq.heappush(known, (-points, row.node.name, row))
+        if known:
+            yield heapq.heappop(known)[2]
 
 
-def check_still_best(node_id: str, least: int | None) -> None:
-    """Asked when the VM's room is reserved already. Raises :class:`Lost` where others have made the node too full.
-
-    :param least: of :func:`points_to_stay_best`; what the other nodes were promised meanwhile only makes it better.
-    """
-    if least is not None and _points(Need(0, 0, ()), Node.objects.only(*_ROOM).get(pk=node_id)) < least:
-        raise Lost(node_id)
+def _has_room(need: Need, node: Node) -> bool:
+    return need.memory_bytes <= free_memory_bytes(node) and need.vcpus <= free_cpus(node)
 
 
 def points_in_use(node: Node, memory_bytes: int = 0, vcpus: int = 0) -> int:

@@ -100,9 +100,7 @@ def _start(
                 locks.serialise()
                 # The last plan is made while nobody else can begin anything: whoever lost twice to quicker ones gets
                 # the room that is left.
-                if plan is None:
-                    plan = operation.plan(actor, target, parsed)
-                    plan.final = True
+                plan = plan or operation.plan(actor, target, parsed)
                 started = _begin(actor, operation, target, parsed, plan, wait, parent)
                 point("start.before-commit", operation.code)
             point("start.after-commit", operation.code)

@@ -88,6 +88,8 @@ class VmCreate(Operation["VmCreate.Params"]):
     @classmethod
     def begin(cls, actor: Actor, target: None, params: "VmCreate.Params", plan: Plan) -> Vm:
         data = plan.data
+        if plan.choose is not None:
+            data |= plan.choose()
         vm = Vm(
             name=params.name,
             title=params.title,
@@ -105,8 +107,6 @@ class VmCreate(Operation["VmCreate.Params"]):
         check_stays(Iso, params.iso)
         affinity.hold(data["affinity_groups"], vm.node_id)
         placement.reserve(vm.node_id, vm)
-        if not plan.final:
-            placement.check_still_best(vm.node_id, data["least_points"])
         vm.save(force_insert=True)
         if data["affinity_groups"]:
             vm.affinity_groups.set(data["affinity_groups"])

@@ -151,8 +151,8 @@ class Plan:
     """Of what copies disks: the room that their old volumes keep for a while (``cluster.operations.trash.stays``)."""
     data: dict[str, Any] = field(default_factory=dict)
     """Becomes the job's data."""
-    final: bool = False
-    """Made while nobody else could begin anything: there will be no other one."""
+    choose: Callable[[], dict[str, Any]] | None = None
+    """Asked in the transaction that reserves: what of the data is otherwise by now. Raises :class:`Lost`."""
 
 
 class Lost(Exception):

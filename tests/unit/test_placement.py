@@ -6,7 +6,7 @@ from typing import Any
 from django.utils import translation
 
 from cluster.affinity import Member, Rule
-from cluster.placement import Need, candidates, explain, next_free_address, points_in_use, points_to_stay_best
+from cluster.placement import Need, candidates, explain, next_free_address, points_in_use
 from nodes.contract.sizes import GIB
 
 
@@ -59,22 +59,6 @@ def test_being_busy_weighs_less_than_what_is_promised_and_does_not_count_as_that
     full, busy = node("full", memory_allocated_bytes=6 * GIB), node("busy", busy_percent=100)
     assert candidates(Need(1, GIB, []), [full, busy])[0].node is busy
     assert points_in_use(busy) == points_in_use(node("idle")) == 0
-
-
-def test_a_node_stays_the_best_until_it_has_fewer_points_than_the_next() -> None:
-    need = Need(1, GIB, [])
-    empty, half = node("a"), node("b", memory_allocated_bytes=8 * GIB)
-    rows = candidates(need, [empty, half])
-    least = points_to_stay_best(need, rows)
-    assert least == rows[1].score
-    # Of equals the first by name is taken: the other one must have more.
-    rows = candidates(need, [node("a", memory_allocated_bytes=GIB), node("b")])
-    assert (rows[0].node.name, points_to_stay_best(need, rows)) == ("b", rows[1].score + 1)
-    # What it lost for other reasons than room is not asked again.
-    rows = candidates(need, [node("a", busy_percent=50), node("b", memory_allocated_bytes=8 * GIB)])
-    assert points_to_stay_best(need, rows) == rows[1].score + 50
-    assert points_to_stay_best(need, candidates(need, [empty])) is None
-    assert points_to_stay_best(need, candidates(need, [empty, node("b", state="offline")])) is None
 
 
 def test_every_reason_of_a_node_is_said_not_only_the_first() -> None:
