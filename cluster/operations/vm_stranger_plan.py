@@ -13,7 +13,9 @@ from django.db.models import Q
 from cluster.domain_drift import place_of
 from cluster.models import POOL_AT_REST, Disk, Iso, Network, Nic, Node, Pool, PoolOnNode, Tenant, Vm, new_id
 from cluster.refusals import Refusal
+from cluster.saga.dispatch import too_old
 from cluster.saga.steps import Plan
+from nodes.contract.messages import DomainTake
 from nodes.contract.specs import DiskBus, DiskFormat, NicModel, Outline, SeenDisk, SeenNic
 
 from .disk_import import image_named
@@ -48,6 +50,9 @@ class StrangerPlanning:
         if (taken or not ours) and not off:
             # A volume and a domain get other names, and a guest that runs would go on with the old ones.
             self.refusals.append(Refusal("stranger_runs", {"domain": stranger["name"]}, field="uuid", status=409))
+        if (taken or not ours) and too_old(self.node, DomainTake):
+            facts = {"node": self.node.name, "verb": DomainTake.verb, "version": self.node.agent_version}
+            self.refusals.append(Refusal("node_too_old", facts, field="uuid"))
         if outline.beyond:
             facts = {"domain": stranger["name"], "what": list(outline.beyond)}
             self.refusals.append(Refusal("stranger_beyond", facts, field="uuid"))

@@ -585,6 +585,47 @@ def test_what_somebody_made_by_hand_and_no_vm_can_be_is_refused_with_the_reason_
     assert (reason["code"], bool(reason["hint"])) == (code, True)
 
 
+def test_an_agent_that_cannot_take_a_domain_over_is_told_before_anything_begins(scene: Scene, api: People) -> None:
+    pk, params = made_by_hand(scene)
+    ask = f"nodes/{pk}/adopt_domain/?dry_run=true"
+    assert api("administrator").post(ask, params).json()["refusals"] == []
+    verbs = {verb: fields for verb, fields in scene.node.verbs.items() if verb != "domain.take"}
+    Node.objects.filter(pk=pk).update(verbs=verbs)
+    [reason] = api("administrator").post(ask, params).json()["refusals"]
+    assert reason["code"] == "node_too_old"
+
+
+@pytest.mark.parametrize("goes_well", [True, False])
+def test_a_domain_of_ours_to_which_somebody_gave_a_volume_takes_it_along_or_keeps_what_it_had(
+    scene: Scene, goes_well: bool
+) -> None:
+    node, params = stranger(scene)
+    made_by_hand(scene)  # for its volume
+    row, world = Node.objects.get(pk=node), scene.world
+    [name] = [name for at, name in world.outlines if name.startswith("domain:")]
+    volume = {"id": "", "place": f"{scene.pool.path}/theirs.qcow2", "size_bytes": 1 << 30}
+    world.outlines[node, name]["disks"][1] |= volume
+    vm = name.removeprefix("domain:")
+    shown = {"name": f"vm-running.{vm}", "state": "shutoff", "vm": vm, "outline": world.outlines[node, name]}
+    row.strangers = {params["uuid"]: shown}
+    row.save()
+    world.objects[node, name] = "shutoff"
+    before = scene.fingerprint()
+    executor = Executor(
+        world=world,
+        fault=lambda n, envelope: None if goes_well or envelope.verb != "domain.take" else "refused",
+    )
+    job = executor.run(start(scene.actor, "node.adopt_domain", params, node).job)
+    if not goes_well:
+        assert job.state == "failed"
+        assert scene.fingerprint() == before
+        return
+    assert job.state == "succeeded", job.error
+    assert (Vm.objects.get(pk=vm).name, Vm.objects.get(pk=vm).disks.count()) == ("vm-running", 2)
+    verbs = [message.verb for message in world.messages]
+    assert verbs == ["disk.look", "pool.find", "domain.read", "disk.take", "nic.plug", "domain.take"]
+
+
 def test_a_name_that_no_vm_can_have_must_be_given_another_one(scene: Scene, api: People) -> None:
     pk, params = made_by_hand(scene)
     answer = api("administrator").post(f"nodes/{pk}/adopt_domain/?dry_run=true", {"uuid": params["uuid"]})
