@@ -16,7 +16,7 @@ import ipaddress
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db.models import F
 
@@ -33,7 +33,15 @@ BUSY_POINTS = 100
 
 AT_ONCE = 16
 """Nodes that are read together where it is chosen again."""
-_ROOM = ("memory_limit_bytes", "memory_allocated_bytes", "cpus_limit", "cpus_allocated")
+
+
+class Room(NamedTuple):
+    """Of a node that which others may have been promised since it was read."""
+
+    memory_limit_bytes: int
+    memory_allocated_bytes: int
+    cpus_limit: int
+    cpus_allocated: int
 
 
 @dataclass(frozen=True)
@@ -62,12 +70,12 @@ class Candidate:
     """What soft affinity groups have against it."""
 
 
-def free_memory_bytes(node: Node) -> int:
+def free_memory_bytes(node: Node | Room) -> int:
     """Of what its VMs may have; below zero where the limit was lowered."""
     return node.memory_limit_bytes - node.memory_allocated_bytes
 
 
-def free_cpus(node: Node) -> int:
+def free_cpus(node: Node | Room) -> int:
     return node.cpus_limit - node.cpus_allocated
 
 
@@ -88,7 +96,7 @@ def _candidate(need: Need, node: Node) -> Candidate:
     return Candidate(node, points, reasons, wishes)
 
 
-def _points(need: Need, node: Node) -> int:
+def _points(need: Need, node: Node | Room) -> int:
     memory = _share(free_memory_bytes(node) - need.memory_bytes, node.memory_limit_bytes)
     cpus = _share(free_cpus(node) - need.vcpus, node.cpus_limit)
     return (2 * memory + cpus) // 3
@@ -112,16 +120,17 @@ def best_now(need: Need, rows: Sequence[Candidate]) -> Iterator[Candidate]:
     while waiting or known:
         while waiting and not (known and known[0][:2] < (-waiting[0].score, waiting[0].node.name)):
             some, waiting = waiting[:AT_ONCE], waiting[AT_ONCE:]
-            by_now = Node.objects.only(*_ROOM).in_bulk([row.node.pk for row in some])
+            read = Node.objects.filter(pk__in=[row.node.pk for row in some]).values_list("pk", *Room._fields)
+            by_now = {pk: Room(*numbers) for pk, *numbers in read}
             for row in some:
-                if (node := by_now.get(row.node.pk)) and _has_room(need, node):
-                    points = row.score - _points(need, row.node) + _points(need, node)
+                if (room := by_now.get(row.node.pk)) and _has_room(need, room):
+                    points = row.score - _points(need, row.node) + _points(need, room)
                     heapq.heappush(known, (-points, row.node.name, row))
         if known:
             yield heapq.heappop(known)[2]
 
 
-def _has_room(need: Need, node: Node) -> bool:
+def _has_room(need: Need, node: Room) -> bool:
     return need.memory_bytes <= free_memory_bytes(node) and need.vcpus <= free_cpus(node)
 
 

@@ -56,7 +56,7 @@ class NodeAdoptDomain(Operation[AdoptDomainParams]):
     noun = "nodes"
     makes = "vms"
     label = _("Take a domain over")
-    hint = _("a domain that the panel does not know becomes a VM; a guest that runs goes on")
+    hint = _("a domain that the panel does not know becomes a VM; one that was made by hand must be off")
     icon = "plus"
     Params = AdoptDomainParams
 

@@ -51,11 +51,11 @@ class StrangerPlanning:
             # A volume and a domain get other names, and a guest that runs would go on with the old ones.
             self.refusals.append(Refusal("stranger_runs", {"domain": stranger["name"]}, field="uuid", status=409))
         if (taken or not ours) and too_old(self.node, DomainTake):
-            facts = {"node": self.node.name, "verb": DomainTake.verb, "version": self.node.agent_version}
-            self.refusals.append(Refusal("node_too_old", facts, field="uuid"))
+            old = {"node": self.node.name, "verb": DomainTake.verb, "version": self.node.agent_version}
+            self.refusals.append(Refusal("node_too_old", old, field="uuid"))
         if outline.beyond:
-            facts = {"domain": stranger["name"], "what": list(outline.beyond)}
-            self.refusals.append(Refusal("stranger_beyond", facts, field="uuid"))
+            more = {"domain": stranger["name"], "what": list(outline.beyond)}
+            self.refusals.append(Refusal("stranger_beyond", more, field="uuid"))
         data = {
             "node": self.node.pk,
             "vm": stranger["vm"] or new_id(),

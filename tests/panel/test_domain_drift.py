@@ -635,6 +635,22 @@ def test_a_name_that_no_vm_can_have_must_be_given_another_one(scene: Scene, api:
     assert [(row["pool"], row["size_bytes"]) for row in answer["quote"]["disks"]] == [(scene.pool.pk, 1 << 30)]
 
 
+def test_its_page_leads_to_a_dialog_with_a_name_that_it_could_have(scene: Scene, people: dict[str, Person]) -> None:
+    pk, params = made_by_hand(scene)
+    browser = Browser(people["administrator"])
+    page = browser.get(f"/nodes/{pk}/").content.decode()
+    link = f"/nodes/{pk}/do/adopt_domain/?uuid={params['uuid']}"
+    assert f'href="{link}&amp;name=their-web"' in page
+    assert "adopt_domain" not in Browser(people["read_only"]).get(f"/nodes/{pk}/").content.decode()
+    dialog = browser.get(f"{link}&name=their-web").content.decode()
+    assert 'value="their-web"' in dialog
+    assert "cannot be the name of a VM" not in dialog
+    # What no name can be is not put there, and hurts nobody.
+    assert 'name="name"' in browser.get(f"{link}&name=%22%3E!").content.decode()
+    typed = {"uuid": params["uuid"], "name": "", "tenant": ""}
+    assert "cannot be the name of a VM" in str(browser.press(link, typed).headers)
+
+
 def test_a_guest_that_is_off_can_come_to_another_network_than_its_bridge_says(scene: Scene, api: People) -> None:
     pk, params = made_by_hand(scene)
     node = Node.objects.get(pk=pk)

@@ -1,5 +1,6 @@
 """What a dialog asks for before its operation begins: one table, read by the page that shows it and by its answer."""
 
+import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,9 @@ from .vm_form import catalogue
 
 MOST_CHOICES = 500
 LONGEST = 100
+
+
+NAME = re.compile(r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$")
 
 
 @dataclass(frozen=True)
@@ -400,7 +404,7 @@ def _adopt_claim(actor: Actor, vm: Vm) -> list[Field]:
 def _adopt_domain(actor: Actor, node: Node) -> list[Field]:
     found = sorted(node.strangers.items(), key=lambda item: str(item[1]["name"]))
     choices = [(uuid, stranger["name"]) for uuid, stranger in found]
-    name = Field("name", _("Name of the VM"), placeholder=_("as the domain is called"), longest=63)
+    name = Field("name", _("Name of the VM"), placeholder=_("as the domain is called"), nothing=True, longest=63)
     domain = Field("uuid", _("Domain"), "select", presumed=choices[0][0] if choices else None, choices=choices)
     tenants = [(tenant.pk, tenant.title or tenant.name) for tenant in selectors.tenants(actor).order_by("name")]
     tenant = Field("tenant", _("Tenant"), "select", choices=[("", _("the built-in one")), *tenants[:MOST_CHOICES]])
@@ -480,9 +484,10 @@ def fields_of(code: str, actor: Actor, target: Any) -> list[Field]:
 
 
 def said_before(field: Field, asked: Mapping[str, str]) -> Field:
-    """A link to the dialog may choose in it what its page is about."""
+    """A link to the dialog may choose in it what its page is about, and name what it makes."""
     chosen = asked.get(field.name, "")
-    if not chosen or chosen not in [value for value, _word in field.choices]:
+    known = [value for value, _word in field.choices] if field.choices else NAME.findall(chosen)
+    if not chosen or chosen not in known:
         return field
     return replace(field, value=chosen, presumed=chosen)
 
