@@ -84,7 +84,7 @@ class NodeAdoptDomain(Operation[AdoptDomainParams]):
             vcpus=data["vcpus"],
             memory_bytes=data["memory_bytes"],
         )
-        placement.take(target.pk, vm)
+        (placement.take if data["ours"] else placement.reserve)(target.pk, vm)
         for disk in data["disks"]:
             close_image(disk["taken"]["image"] if disk["taken"] else None)
             _take_disk(vm, disk)

@@ -5,11 +5,12 @@ Not an operation: the planning half of :mod:`cluster.operations.node_adopt_domai
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 from django.db.models import Q
 
+from cluster import placement
 from cluster.domain_drift import place_of
 from cluster.models import POOL_AT_REST, Disk, Iso, Network, Nic, Node, Pool, PoolOnNode, Tenant, Vm, new_id
 from cluster.refusals import Refusal
@@ -53,6 +54,10 @@ class StrangerPlanning:
         if (taken or not ours) and too_old(self.node, DomainTake):
             old = {"node": self.node.name, "verb": DomainTake.verb, "version": self.node.agent_version}
             self.refusals.append(Refusal("node_too_old", old, field="uuid"))
+        if not ours:
+            # What a panel has made was given its room; a guest that was made by hand could starve its host.
+            [room] = placement.candidates(placement.Need(outline.vcpus, outline.memory_bytes, ()), [self.node])
+            self.refusals += [replace(why, field="uuid") for why in room.reasons if why.status == 507]
         if outline.beyond:
             more = {"domain": stranger["name"], "what": list(outline.beyond)}
             self.refusals.append(Refusal("stranger_beyond", more, field="uuid"))
@@ -60,6 +65,7 @@ class StrangerPlanning:
             "node": self.node.pk,
             "vm": stranger["vm"] or new_id(),
             "name": name,
+            "ours": ours,
             "called": stranger["name"] if taken or not ours else None,
             "title": outline.title,
             "tenant": tenant.pk if tenant else None,

@@ -570,6 +570,8 @@ def test_a_volume_that_is_read_as_another_format_than_it_has_is_left_alone(scene
         (lambda s: s["outline"]["disks"][0].update(bus="usb"), "stranger_device"),
         (lambda s: s["outline"]["disks"][0].update(device="lun"), "stranger_device"),
         (lambda s: s["outline"].update(beyond=["firmware", "tpm"]), "stranger_beyond"),
+        (lambda s: s["outline"].update(memory_bytes=1 << 40), "no_memory"),
+        (lambda s: s["outline"].update(vcpus=9), "no_cpus"),
     ],
 )
 def test_what_somebody_made_by_hand_and_no_vm_can_be_is_refused_with_the_reason_and_the_way(
@@ -580,7 +582,7 @@ def test_what_somebody_made_by_hand_and_no_vm_can_be_is_refused_with_the_reason_
     change(node.strangers[params["uuid"]])
     node.save()
     answer = api("administrator").post(f"nodes/{pk}/adopt_domain/", params)
-    assert answer.status_code in (409, 422)
+    assert answer.status_code in (409, 422, 507)
     [reason] = answer.json()["refusals"]
     assert (reason["code"], bool(reason["hint"])) == (code, True)
 
