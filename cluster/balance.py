@@ -68,7 +68,7 @@ def spread(points: Iterable[int]) -> int:
 
 
 def plan(options: Options) -> Prospect:
-    vms = list(node_moves.all_vms().filter(state__in=[VmState.RUNNING, VmState.PAUSED]))
+    vms = node_moves.vms_for_moves(Vm.objects.filter(state__in=[VmState.RUNNING, VmState.PAUSED]))
     outlook = Outlook(vms)
     nodes = [node for node in outlook.nodes if node.state != NodeState.OFFLINE and not node.in_maintenance]
     on: dict[str, list[Vm]] = defaultdict(list)

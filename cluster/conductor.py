@@ -22,6 +22,7 @@ from nodes.contract.wire import OFFLINE_AFTER_S, PANEL_WAKE, events_stream, node
 
 from . import balancing, events, hearing, reconcile, returning, schedules, services, trash, uploads
 from .broker import Broker, Entries, Unreachable
+from .busy import Busy
 from .domain_specs import inspection, pool_spec
 from .hearing import Said
 from .models import Job, JobState, Look, Node, NodeState, Step, StreamCursor, Vm
@@ -52,6 +53,7 @@ class Conductor:
         self.nodes: dict[str, Node] = {}
         self.positions: dict[str, str] = {}
         """Where the next XREAD of a stream begins. The cursor in its row may be behind: heartbeats do not move it."""
+        self.busy = Busy()
         self.heard: dict[str, float] = {}
         """Monotonic time of the last word of a node. At the start: now."""
         self.skew_s: dict[str, float] = {}
@@ -218,6 +220,7 @@ class Conductor:
             for _position, entry in parsed:
                 if isinstance(entry, Heartbeat):
                     self.skew_s[node_id] = entry.wall_clock - time.time()
+                    self.busy.hear(node, entry, self.heard[node_id])
             matters = [(p, e) for p, e in parsed if e is not None and not isinstance(e, Heartbeat)]
             if matters or node.state == NodeState.OFFLINE:
                 said.append(Said(node, matters, entries[-1][0]))
@@ -401,6 +404,7 @@ class Conductor:
             raise Unreachable("it was restarted")
         self.refresh_nodes(self.run_id)
         self.broker.alive(self.epoch)
+        self.busy.store()
         if time.monotonic() < self._announce_until:
             events.new_epoch(self.epoch)
         if time.monotonic() >= self._forget_at:

@@ -32,30 +32,34 @@ def follow(vm_id: str, source_id: str, claims: Mapping[str, str]) -> bool:
     if source is None or len(nodes) != 1:
         return False
     [target] = nodes.values()
-    if NodeState.OFFLINE in (source.state, target.state) or not _sees_all_disks(vm_id, target.pk):
+    if NodeState.OFFLINE in (source.state, target.state) or not sees_all_disks(vm_id, target.pk):
         return False
     locks.serialise()
     if Lock.objects.filter(name="vm:" + vm_id).exists():
         return False
     vm = Vm.objects.get(pk=vm_id)
-    # The counter is the old node's: what the new one has seen is compared with its own.
-    place = {"node": target, "observed_counter": 0, "home": None, "starts_at_home": False, "claims": None}
-    came_from = None if vm.moved_from_id == target.pk else vm.moved_from_id or source.pk
-    state = SEEN[claims[target.pk]]
-    place["started_on"] = None if state == VmState.STOPPED else vm.started_on or source
-    Vm.objects.filter(pk=vm_id).update(
-        **place, moved_from=came_from, state=state, state_reason="", drift={}, version=F("version") + 1
-    )
-    placement.release(source.pk, vm)
-    placement.take(target.pk, vm)
+    place(vm, source, target, SEEN[claims[target.pk]])
     audit.write(
         None, ACTION, "done", subject="vm:" + vm_id, subject_name=vm.name, source=source.name, target=target.name
     )
-    log.warning("VM %s was moved by hand from node %s to node %s", vm_id, source.name, target.name)
-    states.tell([vm_id])
     return True
 
 
-def _sees_all_disks(vm_id: str, node_id: str) -> bool:
+def place(vm: Vm, source: Node, target: Node, state: VmState) -> None:
+    """It belongs to the target from now on; the caller holds the VM, or knows that nobody does."""
+    # The counter is the old node's: what the new one has seen is compared with its own.
+    there = {"node": target, "observed_counter": 0, "home": None, "starts_at_home": False, "claims": None}
+    came_from = None if vm.moved_from_id == target.pk else vm.moved_from_id or source.pk
+    there["started_on"] = None if state == VmState.STOPPED else vm.started_on or source
+    Vm.objects.filter(pk=vm.pk).update(
+        **there, moved_from=came_from, state=state, state_reason="", drift={}, version=F("version") + 1
+    )
+    placement.release(source.pk, vm)
+    placement.take(target.pk, vm)
+    log.warning("VM %s was moved by hand from node %s to node %s", vm.pk, source.name, target.name)
+    states.tell([vm.pk])
+
+
+def sees_all_disks(vm_id: str, node_id: str) -> bool:
     its = set(Disk.objects.filter(vm=vm_id, device="disk").values_list("pool", flat=True))
     return its <= set(PoolOnNode.objects.filter(node=node_id, pool__in=its).values_list("pool", flat=True))

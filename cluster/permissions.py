@@ -68,6 +68,7 @@ TABLE: dict[str, frozenset[Role]] = {
     "balance.undo": frozenset({A, F}),
     "vm.reapply": frozenset({A, F, V}),
     "vm.adopt": frozenset({A, F, V}),
+    "vm.adopt_claim": frozenset({A, F}),
     "vm.delete": frozenset({A, F, V, T, S}),
     "vm.edit": frozenset({A, F, V, T, S}),
     "affinity_group.edit": frozenset({A, F, V, T}),

@@ -3,15 +3,20 @@
 Whatever speaks against a node is a reason, and all of them are told. Of the nodes that are left the one with the most
 points is taken, of equals the first by name; a move takes the one with the least to copy before that. Points, out of
 1000: two parts the share of the node's memory for VMs that would stay free, one part the same of its vCPUs; then
-:data:`AFFINITY_POINTS` less for each VM that a soft affinity group would rather have elsewhere, or it elsewhere. How
-busy a node is does not count: the panel is not told.
+:data:`AFFINITY_POINTS` less for each VM that a soft affinity group would rather have elsewhere, or it elsewhere; and up
+to :data:`BUSY_POINTS` less by how busy the node was in the last minutes, in tenths: what is promised says more than
+what is just used.
+
+Many creates at once come out as one after the other would: the transaction that reserves chooses again among what was
+planned (:func:`best_now`).
 """
 
+import heapq
 import ipaddress
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db.models import F
 
@@ -23,6 +28,20 @@ from .refusals import Refusal
 from .saga.steps import Lost
 
 AFFINITY_POINTS = 250
+BUSY_POINTS = 100
+
+
+AT_ONCE = 16
+"""Nodes that are read together where it is chosen again."""
+
+
+class Room(NamedTuple):
+    """Of a node that which others may have been promised since it was read."""
+
+    memory_limit_bytes: int
+    memory_allocated_bytes: int
+    cpus_limit: int
+    cpus_allocated: int
 
 
 @dataclass(frozen=True)
@@ -51,12 +70,12 @@ class Candidate:
     """What soft affinity groups have against it."""
 
 
-def free_memory_bytes(node: Node) -> int:
+def free_memory_bytes(node: Node | Room) -> int:
     """Of what its VMs may have; below zero where the limit was lowered."""
     return node.memory_limit_bytes - node.memory_allocated_bytes
 
 
-def free_cpus(node: Node) -> int:
+def free_cpus(node: Node | Room) -> int:
     return node.cpus_limit - node.cpus_allocated
 
 
@@ -69,7 +88,7 @@ def candidates(need: Need, nodes: Sequence[Node]) -> list[Candidate]:
 
 def _candidate(need: Need, node: Node) -> Candidate:
     reasons, wishes = list(_against(need, node)), list[Refusal]()
-    points = _points(need, node)
+    points = _points(need, node) - busy_points(node)
     for rule in need.rules:
         if reason := rule.reason(node.pk, node.name, need.vm):
             (reasons if rule.hard else wishes).append(reason)
@@ -77,10 +96,42 @@ def _candidate(need: Need, node: Node) -> Candidate:
     return Candidate(node, points, reasons, wishes)
 
 
-def _points(need: Need, node: Node) -> int:
+def _points(need: Need, node: Node | Room) -> int:
     memory = _share(free_memory_bytes(node) - need.memory_bytes, node.memory_limit_bytes)
     cpus = _share(free_cpus(node) - need.vcpus, node.cpus_limit)
     return (2 * memory + cpus) // 3
+
+
+def busy_points(node: Node) -> int:
+    """What it loses; of a node that does not say how busy it is, nothing."""
+    return (node.busy_percent or 0) // 10 * 10 * BUSY_POINTS // 100
+
+
+def best_now(need: Need, rows: Sequence[Candidate]) -> Iterator[Candidate]:
+    """Those that can take the VM, the best first, by what each has been promised by now.
+
+    Read from the rows in the order in which they were planned, and only as many as can still be the best: what others
+    were promised meanwhile makes a node worse, and none better.
+
+    :param rows: as :func:`candidates` has them, however long ago.
+    """
+    waiting = [row for row in rows if not row.reasons]
+    known: list[tuple[int, str, Candidate]] = []
+    while waiting or known:
+        while waiting and not (known and known[0][:2] < (-waiting[0].score, waiting[0].node.name)):
+            some, waiting = waiting[:AT_ONCE], waiting[AT_ONCE:]
+            read = Node.objects.filter(pk__in=[row.node.pk for row in some]).values_list("pk", *Room._fields)
+            by_now = {pk: Room(*numbers) for pk, *numbers in read}
+            for row in some:
+                if (room := by_now.get(row.node.pk)) and _has_room(need, room):
+                    points = row.score - _points(need, row.node) + _points(need, room)
+                    heapq.heappush(known, (-points, row.node.name, row))
+        if known:
+            yield heapq.heappop(known)[2]
+
+
+def _has_room(need: Need, node: Room) -> bool:
+    return need.memory_bytes <= free_memory_bytes(node) and need.vcpus <= free_cpus(node)
 
 
 def points_in_use(node: Node, memory_bytes: int = 0, vcpus: int = 0) -> int:
@@ -214,7 +265,7 @@ def explain(rows: Sequence[Candidate]) -> dict[str, Any] | None:
         "node": best.node.pk,
         "name": best.node.name,
         "score": best.score,
-        "reasons": [reason.said() for reason in (chosen, *best.wishes)],
+        "reasons": [reason.said() for reason in (chosen, *_busy(best), *best.wishes)],
         "others": [
             {
                 "node": c.node.pk,
@@ -227,10 +278,20 @@ def explain(rows: Sequence[Candidate]) -> dict[str, Any] | None:
     }
 
 
+def _busy(best: Candidate) -> list[Refusal]:
+    """What the chosen one has lost by that."""
+    lost = {"node": best.node.name, "percent": best.node.busy_percent, "lost": busy_points(best.node)}
+    return [Refusal("node_busy_lately", lost)] if lost["lost"] else []
+
+
 def _less(candidate: Candidate, best: Candidate) -> Refusal:
     """Why one that could take it was not taken."""
     both = {"node": candidate.node.name, "points": candidate.score, "best": best.node.name, "most": best.score}
-    return Refusal("fewer_points" if candidate.score < best.score else "as_good", both)
+    if candidate.score == best.score:
+        return Refusal("as_good", both)
+    if lost := busy_points(candidate.node):
+        return Refusal("fewer_points_busy", {**both, "percent": candidate.node.busy_percent, "lost": lost})
+    return Refusal("fewer_points", both)
 
 
 def next_free_address(network: Network, taken: set[str]) -> str | None:

@@ -45,7 +45,7 @@ def order(actor: Actor) -> list[Turn]:
     Raises :class:`cluster.refusals.Forbidden`.
     """
     actor.require("node.evacuate")
-    vms = list(node_moves.all_vms())
+    vms = node_moves.vms_for_moves()
     placed: dict[str, list[Vm]] = defaultdict(list)
     for vm in vms:
         placed[vm.node_id].append(vm)

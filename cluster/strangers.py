@@ -1,5 +1,6 @@
 """Domains of a node that are no VMs of this panel: made by hand, or since the backup from which it was put back."""
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -40,6 +41,11 @@ def _now(others: Strangers, before: Strangers, shown: Iterable[DomainFacts]) -> 
             outline = domain.outline.model_dump(mode="json") if domain.outline else had
             now[domain.uuid] = {"name": domain.name, "state": domain.state, "vm": domain.vm, "outline": outline}
     return now
+
+
+def name_for_vm(stranger: dict[str, Any]) -> str:
+    """What it could be called as a VM; empty: it keeps the name that it has, or has nothing of one."""
+    return "" if stranger["vm"] else re.sub("[^a-z0-9]+", "-", stranger["name"].lower()).strip("-")[:63].strip("-")
 
 
 def forget(node_id: str, uuid: str) -> None:

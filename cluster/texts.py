@@ -187,6 +187,17 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("node %(node)s could take it too, and has %(points)s points by what would stay free; %(best)s has %(most)s"),
         "",
     ),
+    "fewer_points_busy": (
+        _(
+            "node %(node)s could take it too, and has %(points)s points, after it lost %(lost)s for having been"
+            " %(percent)s %% busy in the last minutes; %(best)s has %(most)s"
+        ),
+        "",
+    ),
+    "node_busy_lately": (
+        _("%(node)s was %(percent)s %% busy in the last minutes, for which it has lost %(lost)s points"),
+        "",
+    ),
     "as_good": (_("node %(node)s could take it too (%(points)s points); %(best)s comes before it"), ""),
     "only_node": (_("%(node)s is the only node that can take it"), ""),
     "most_points": (
@@ -525,7 +536,36 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "vm_claimed": (
         _("%(node)s shows the guest of VM %(vm)s too, although it does not belong there"),
-        _("look at both nodes: end and undefine the guest where it should not be (virsh), then try again"),
+        _("say on the VM's card that it is right there, or end and undefine it there (virsh), then try again"),
+    ),
+    "vm_no_claim": (_("no other node shows the guest of VM %(vm)s"), _("there is nothing to decide")),
+    "vm_in_work": (_("a job has left VM %(vm)s in the state “%(state)s”"), _("look at its last job first")),
+    "vm_claimed_often": (
+        _("more than one other node shows the guest of VM %(vm)s: %(node)s"),
+        _("end and undefine it (virsh) on all of them but one"),
+    ),
+    "claim_elsewhere": (
+        _("that node does not show the guest of VM %(vm)s; these do: %(node)s"),
+        _("choose one of them"),
+    ),
+    "claim_other_storage": (
+        _("node %(node)s does not have every pool in which VM %(vm)s has disks: what it shows has other ones"),
+        _("end and undefine it there (virsh), or add the pools to that node"),
+    ),
+    "claim_both_run": (
+        _("the guest of VM %(vm)s runs on %(node)s and on %(other)s: nothing was touched"),
+        _("end it at once where it should not run (virsh destroy on that node), then ask again; look at its disks"),
+    ),
+    "claim_unclear": (
+        _(
+            "what both nodes show leaves open where the guest of VM %(vm)s is: %(node)s says “%(here)s”, %(other)s"
+            " says “%(there)s”; nothing was touched"
+        ),
+        _("end it on the node where it should not be (virsh destroy), or undefine it there, then ask again"),
+    ),
+    "claim_other_disks": (
+        _("the domain on %(other)s does not have the disks of VM %(vm)s: it is another guest of that name"),
+        _("end and undefine it on %(other)s (virsh)"),
     ),
     "vm_moved_by_hand": (
         _("VM %(vm)s was moved by hand, and %(node)s still holds its lease and filter"),
@@ -557,8 +597,28 @@ TEXTS: dict[str, tuple[str, str]] = {
         _("let the node be inspected, and choose one from the list"),
     ),
     "stranger_foreign": (
-        _("the domain %(domain)s on node %(node)s was not made by a panel, or its id is taken"),
-        _("make a VM in the panel and bring the content of its disks there"),
+        _("the id in the name of the domain %(domain)s on node %(node)s belongs to another VM"),
+        _("rename the domain on the node (virsh domrename), and let the node be inspected"),
+    ),
+    "stranger_needs_name": (
+        _("the name of the domain %(domain)s on node %(node)s cannot be the name of a VM"),
+        _("name the VM: 1 to 63 of a-z, 0-9 and -"),
+    ),
+    "stranger_runs": (
+        _("the domain %(domain)s runs, and it or its volumes would get other names, which a guest that runs cannot"),
+        _("shut the guest down first, then take it over and start it in the panel"),
+    ),
+    "stranger_beyond": (
+        _("the domain %(domain)s has what a VM of the panel cannot have: %(what)s"),
+        _("take that out of its definition on the node (virsh edit), if the guest can do without it"),
+    ),
+    "stranger_device": (
+        _("%(place)s of the domain %(domain)s is on %(bus)s, which a VM of the panel cannot have"),
+        _("change the bus on the node (virsh edit) to virtio, scsi, sata or ide, or take the disk out"),
+    ),
+    "stranger_format": (
+        _("the domain %(domain)s reads the volume %(name)s as %(format)s, and its content is of another format"),
+        _("correct the format in its definition on the node (virsh edit), if the guest starts with it"),
     ),
     "stranger_keeps_name": (
         _("the domain %(domain)s on node %(node)s keeps its name when it is taken over"),
@@ -566,7 +626,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "stranger_disk": (
         _("%(place)s of the domain %(domain)s is no volume of a pool that the panel has on this node"),
-        _("add that storage to the panel first, or bring the content into a disk of it"),
+        _("add that storage to the panel as a pool first, let the node be inspected, and try again"),
     ),
     "disk_taken": (
         _("disk %(disk)s belongs to another VM or to a backup, or lies in the trash"),
@@ -871,6 +931,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "bridge_absent": (_("the node does not have the bridge"), _("make it there, or choose another network")),
     "domain_active": (_("the domain runs"), _("stop it first")),
     "domain_not_active": (_("the domain does not run"), _("start it first")),
+    "domain_keeps_state": (
+        _("libvirt keeps snapshots or a saved memory of the domain"),
+        _("delete its snapshots on the node (virsh snapshot-delete), and let it start and shut down once"),
+    ),
     "domain_absent": (_("the node does not know the domain"), _("look at the history of the VM")),
     "domain_migrating": (_("the domain is being moved"), _("wait until the move has ended")),
     "domain_busy": (

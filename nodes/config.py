@@ -65,6 +65,11 @@ class Paths(BaseSettings):
         return self.state_dir / "frozen"
 
     @property
+    def taken_dir(self) -> Path:
+        """Has the definition that each domain had before it was taken over."""
+        return self.state_dir / "taken"
+
+    @property
     def keys_dir(self) -> Path:
         """Keys of pools, each readable by root only."""
         return self.state_dir / "keys"

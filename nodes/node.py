@@ -14,7 +14,7 @@ from nodes.pools import Pools
 from nodes.probe import VirtType
 from nodes.shell import Shell
 from nodes.storage import driver_of
-from nodes.storage.base import Driver
+from nodes.storage.base import Driver, Users
 
 
 @dataclass
@@ -41,6 +41,14 @@ class Node:
         """Domains of this node, ours or not, whose definition or live chain of files names the volume."""
         return sorted({name for name, xml in self.hypervisor.definitions() if usage.names(xml, volume_path)})
 
+    def users_beside(self, uuid: str | None) -> Users:
+        """The same without one domain, which is to keep its volumes. Raises a certain ``domain_active`` if it runs."""
+        domain = self.hypervisor.find(uuid=uuid) if uuid else None
+        if domain is None:
+            return self.users
+        check_off(domain)
+        return lambda path: [name for name in self.users(path) if name != domain.name]
+
     def own_domain(self, vm: str, uuid: str) -> Domain | None:
         """Our domain with this uuid; None: it is absent. Raises a certain ``exists_not_ours``."""
         domain = self.hypervisor.find(uuid=uuid)
@@ -61,3 +69,9 @@ class Node:
         if not path.is_file():
             raise NodeError("iso_absent", f"{path} is missing", "Put the ISO into that folder of the node.")
         return path
+
+
+def check_off(domain: Domain) -> None:
+    """Raises a certain ``domain_active``."""
+    if domain.active:
+        raise NodeError("domain_active", f"the domain {domain.name} is active", "Stop it first.")

@@ -7,9 +7,20 @@ from lxml import etree
 
 from nodes.contract.image_file import QCOW2_MAGIC
 from nodes.contract.specs import Outline, SeenDisk, SeenNic
+from nodes.domain_xml import ARCHITECTURE
 from nodes.names import ID
 
 UNITS = {"b": 1, "bytes": 1, "KB": 1000, "KiB": 1 << 10, "MB": 10**6, "MiB": 1 << 20, "GB": 10**9, "GiB": 1 << 30}
+
+BEYOND = {
+    "architecture": f"os/type[@arch != '{ARCHITECTURE}']",
+    "firmware": "os/loader | os[@firmware]",
+    "kernel": "os/kernel",
+    "hostdev": "devices/hostdev",
+    "filesystem": "devices/filesystem",
+    "tpm": "devices/tpm",
+}
+"""Parts of a guest that would be lost with its definition -> where they stand in it."""
 
 
 def outline_of(xml: str, *, autostart: bool = False, persistent: bool = True) -> Outline:
@@ -28,6 +39,7 @@ def outline_of(xml: str, *, autostart: bool = False, persistent: bool = True) ->
         persistent=persistent,
         disks=tuple(_disk(disk) for disk in domain.iterfind("devices/disk")),
         nics=tuple(_nic(nic) for nic in domain.iterfind("devices/interface")),
+        beyond=tuple(name for name, path in BEYOND.items() if domain.xpath(path)),
     )
 
 
@@ -47,6 +59,7 @@ def _disk(disk: Any) -> SeenDisk:
         bus=_first(disk, "target/@bus"),
         format=_first(disk, "driver/@type"),
         boot_order=int(order) if (order := _first(disk, "boot/@order")) else None,
+        hosts=tuple(str(name) for name in disk.xpath("source[@protocol='rbd']/host/@name")),
     )
 
 

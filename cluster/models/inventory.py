@@ -73,6 +73,8 @@ class Node(models.Model):
     incarnation = models.PositiveBigIntegerField(default=0)
     cpus = models.PositiveIntegerField(default=0)
     memory_bytes = models.BigIntegerField(default=0)
+    busy_percent = models.PositiveSmallIntegerField(null=True)
+    """What it measured over the last minutes (:mod:`cluster.busy`); None: nobody knows."""
     memory_allocated_bytes = models.BigIntegerField(default=0)
     """Sum over the VMs placed here; raised by a conditional UPDATE, so that many creates at once cannot overshoot."""
     cpus_allocated = models.IntegerField(default=0)

@@ -50,6 +50,7 @@ class BalanceApply(Operation[BalanceParams]):
         return Plan(
             refusals=[] if moves else [Refusal("balanced_already", {"spread": prospect.spread_before}, status=409)],
             moves=moves,
+            stays=node_moves.stays(move.intended for move in prospect.moves),
             data={
                 "moves": [[move["vm"], move["node"]] for move in moves],
                 "spread_before": prospect.spread_before,

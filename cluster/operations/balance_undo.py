@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from django.utils.translation import gettext_lazy as _
 
-from cluster.models import Balance
+from cluster.models import Balance, Vm
 from cluster.permissions import Actor
 from cluster.refusals import Refusal
 from cluster.saga.steps import Context, LockName, NoUndo, Operation, Plan, Step
@@ -32,7 +32,8 @@ class BalanceUndo(Operation[MovesParams]):
         rows = _intended(target)
         moves = [[row.vm.pk, row.best.node.pk] for row in rows if row.best]
         refusals = [] if moves else [Refusal("nothing_to_undo", status=409), *(r for row in rows for r in row.reasons)]
-        return Plan(refusals=refusals, moves=[row.said() for row in rows], data={"moves": moves})
+        said, stays = [row.said() for row in rows], node_moves.stays(rows)
+        return Plan(refusals=refusals, moves=said, stays=stays, data={"moves": moves})
 
     @classmethod
     def locks(cls, context: Context[MovesParams]) -> Sequence[LockName]:
@@ -48,7 +49,7 @@ class BalanceUndo(Operation[MovesParams]):
 def _intended(balance: Balance) -> list[Intended]:
     """Only of those VMs that are still where the balance has brought them."""
     kept = {move["vm"]: move for move in balance.moves}
-    vms = [vm for vm in node_moves.all_vms().filter(pk__in=kept) if vm.node_id == kept[vm.pk]["target"]]
+    vms = [vm for vm in node_moves.vms_for_moves(Vm.objects.filter(pk__in=kept)) if vm.node_id == kept[vm.pk]["target"]]
     outlook = Outlook(vms)
     return [outlook.intended(vm, [kept[vm.pk]["source"]]) for vm in vms]
 

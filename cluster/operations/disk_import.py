@@ -55,15 +55,14 @@ class DiskImport(Operation[ImportParams]):
             refusals.append(Refusal("pool_nowhere", {"pool": target.name}))
         elif params.node and params.node not in nodes:
             refusals.append(Refusal("pool_not_there", {"pool": target.name}, field="node"))
-        image = _image_named(target, params.name)
-        if image is not None and image.disks_count:
-            refusals.append(Refusal("file_has_disks", {"name": image.name}, field="name"))
+        image, why_not = image_named(target, params.name, "name")
+        refusals += why_not
         data = {
             "pool": target.pk,
             "nodes": sorted(nodes),
             "node": params.node or next(iter(nodes), None),
             "tenant": tenant.pk if tenant else None,
-            "image": image.pk if image else None,
+            "image": image,
             "vm": None,
         }
         seen = (stranger for _node, _state, strangers in places for stranger in strangers)
@@ -76,11 +75,7 @@ class DiskImport(Operation[ImportParams]):
 
     @classmethod
     def begin(cls, actor: Actor, target: Pool, params: ImportParams, plan: Plan) -> Disk:
-        if image := plan.data["image"]:
-            # No disk begins from it any more: whoever makes one looks at the state, serial to this transaction.
-            free = Image.objects.filter(pk=image, state="active").exclude(disks__isnull=False)
-            if not free.update(state="removing"):
-                raise Lost(image)
+        close_image(plan.data["image"])
         return Disk.objects.create(
             pool=target,
             tenant_id=plan.data["tenant"],
@@ -102,17 +97,49 @@ class DiskImport(Operation[ImportParams]):
     # The table of steps stands below the functions that it names.
 
 
-def _image_named(pool: Pool, name: str) -> Any:
-    """A node's folder of images shows each file in it as an image, too; with the number of its disks."""
+# --- the image that a file is, too ----------------------------------------------------------------------------
+
+
+def image_named(pool: Pool, name: str, field: str) -> tuple[str | None, list[Refusal]]:
+    """A node's folder of images shows each file in it as an image, too: that, and what hinders to take it."""
     if pool.attached:
-        return None
+        return None, []
     found = Image.objects.filter(name=name, stored=False, state="active", copies__node__pool_places__pool=pool)
-    return found.annotate(disks_count=Count("disks", distinct=True)).first()
+    image = found.annotate(disks_count=Count("disks", distinct=True)).first()
+    if image is None:
+        return None, []
+    used = Refusal("file_has_disks", {"name": image.name}, field=field)
+    return image.pk, [used] if image.disks_count else []
+
+
+def close_image(image: str | None) -> None:
+    """No disk begins from it any more: whoever makes one looks at the state, serial to this transaction."""
+    if image is not None:
+        free = Image.objects.filter(pk=image, state="active").exclude(disks__isnull=False)
+        if not free.update(state="removing"):
+            raise Lost(image)
+
+
+def open_image(image: str | None) -> None:
+    """Its file stays what it was."""
+    Image.objects.filter(pk=image).update(state="active")
+
+
+def taken(pool: str, name: str, node: str, image: str | None) -> None:
+    """The volume is a disk now, and its file no image any more."""
+    if image is not None:
+        ImageCopy.objects.filter(image=image, node=node).delete()
+        open_image(image)
+        Image.objects.filter(pk=image, copies__isnull=True, disks__isnull=True).delete()
+    pools.forget_stranger(pool, name)
+
+
+# --- steps --------------------------------------------------------------------------------------------------
 
 
 def forget(context: Context[ImportParams], key: str) -> None:
     Disk.objects.filter(pk=context.subject_id).delete()
-    Image.objects.filter(pk=context.data["image"]).update(state="active")
+    open_image(context.data["image"])
 
 
 def nodes_of(context: Context[ImportParams]) -> list[str]:
@@ -142,11 +169,8 @@ def give_back(context: Context[ImportParams], key: str) -> Call:
 
 def finish(context: Context[Any], key: str) -> None:
     Disk.objects.filter(pk=context.subject_id).update(state="ready", version=F("version") + 1)
-    if image := context.data["image"]:
-        ImageCopy.objects.filter(image=image, node=context.data["node"]).delete()
-        Image.objects.filter(pk=image).update(state="active")
-        Image.objects.filter(pk=image, copies__isnull=True, disks__isnull=True).delete()
-    pools.forget_stranger(context.data["pool"], context.params.name)
+    data = context.data
+    taken(data["pool"], context.params.name, data["node"], data["image"])
 
 
 DiskImport.steps = (

@@ -79,7 +79,7 @@ class NodeDeclareDead(Operation[DeclareDeadParams]):
 
 def intend(node: Node, powered_off: bool) -> list[Intended]:
     """What would become of each VM of the node; those of higher priority first, then the larger ones."""
-    vms = list(node_moves.all_vms().filter(node=node).order_by("-restart_priority", "-memory_bytes", "name"))
+    vms = sorted(node_moves.vms_for_moves(node.vms.all()), key=lambda vm: -vm.restart_priority)
     outlook = Outlook(vms)
     outlook.leave(vms)
     waiting = dict(Lock.objects.filter(name__in=["vm:" + vm.pk for vm in vms]).values_list("name", "job"))

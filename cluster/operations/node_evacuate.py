@@ -48,6 +48,7 @@ class NodeEvacuate(Operation[EvacuateParams]):
         return Plan(
             refusals=refusals,
             moves=[row.said() for row in rows],
+            stays=node_moves.stays(rows),
             data={
                 "moves": [[row.vm.pk, row.best.node.pk] for row in rows if row.best and row.then == "move"],
                 "stops": [row.vm.pk for row in rows if row.then == "stop"],
@@ -67,9 +68,9 @@ class NodeEvacuate(Operation[EvacuateParams]):
     # The table of steps stands below the functions that it names.
 
 
-def _asked(node: Node, params: EvacuateParams) -> Any:
-    vms = node_moves.all_vms().filter(node=node)
-    return vms if params.stopped == "move" else vms.exclude(state=VmState.STOPPED)
+def _asked(node: Node, params: EvacuateParams) -> list[Vm]:
+    vms = node.vms.all()
+    return node_moves.vms_for_moves(vms if params.stopped == "move" else vms.exclude(state=VmState.STOPPED))
 
 
 def _decided(row: Intended, params: EvacuateParams) -> Intended:

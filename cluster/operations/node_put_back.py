@@ -36,12 +36,13 @@ class NodePutBack(Operation[MovesParams]):
 
     @classmethod
     def plan(cls, actor: Actor, target: Node, params: MovesParams) -> Plan:
-        away = list(node_moves.all_vms().filter(home=target))
+        away = node_moves.vms_for_moves(target.away.all())
         here = [vm for vm in away if vm.node_id == target.pk]
         rows = node_moves.intend([vm for vm in away if vm.node_id != target.pk], targets=[target.pk])
         rows += [Intended(vm, "start") for vm in here if vm.starts_at_home and vm.state == VmState.STOPPED]
         return Plan(
             moves=[row.said() for row in rows],
+            stays=node_moves.stays(rows),
             data={
                 "moves": [[row.vm.pk, target.pk] for row in rows if row.then == "move"],
                 "starts": [row.vm.pk for row in rows if row.then == "start"],

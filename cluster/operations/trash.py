@@ -5,6 +5,7 @@ it is now; ``put`` is the step's call; ``rest`` makes the row, and stands in a s
 that it is made also where an administrator resolves the job as done.
 """
 
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -37,6 +38,20 @@ def left_by(disk: Disk, node: str) -> Left:
         "owner": disk.owner_id,
         "title": disk.title or disk.name,
     }
+
+
+def stays(copied: Iterable[tuple[Disk, int]]) -> list[dict[str, Any]]:
+    """For a plan: of which pools how much stays in use by what the copying of disks leaves behind, and until when.
+
+    :param copied: disks with their pools, and bytes of each.
+    """
+    sums: dict[str, dict[str, Any]] = {}
+    until = timezone.now() + timedelta(hours=settings.TRASH_HOURS)
+    for disk, size_bytes in copied:
+        if disk.pool is not None:
+            new = {"pool": disk.pool.pk, "pool_name": disk.pool.name, "size_bytes": 0, "until": until}
+            sums.setdefault(disk.pool.pk, new)["size_bytes"] += size_bytes
+    return sorted(sums.values(), key=lambda row: str(row["pool_name"]))
 
 
 def put(left: Left) -> Call:

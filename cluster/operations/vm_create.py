@@ -88,6 +88,8 @@ class VmCreate(Operation["VmCreate.Params"]):
     @classmethod
     def begin(cls, actor: Actor, target: None, params: "VmCreate.Params", plan: Plan) -> Vm:
         data = plan.data
+        if plan.choose is not None:
+            data |= plan.choose()
         vm = Vm(
             name=params.name,
             title=params.title,

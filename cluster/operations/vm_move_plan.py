@@ -19,6 +19,8 @@ from cluster.saga.steps import Plan
 from nodes.contract.messages import DomainExpect, DomainMove
 from nodes.contract.sizes import round_up
 
+from . import trash
+
 TAKES_GUESTS = ExpressionWrapper(Q(verbs={}) | Q(verbs__has_key=DomainExpect.verb), models.BooleanField())
 """Its agent knows of moves, or did not say. The database looks: what an agent knows is long."""
 MOST_FEATURES = 5
@@ -112,6 +114,7 @@ class MovePlanning:
             quote={"disks": [self._quoted(one) for one in copied], "price": None},
             placement=placement.explain(rows),
             targets=[row.said(best=row is best) for row in rows],
+            stays=trash.stays((one.disk, one.size_bytes) for one in copied),
             data={
                 "source": self.vm.node_id,
                 "target": best.node.pk if best else None,

@@ -5,6 +5,7 @@ Not an operation: the planning half of :mod:`cluster.operations.vm_create`. Read
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from django.db.models import Q
@@ -14,7 +15,7 @@ from cluster.models import POOL_AT_REST, AffinityGroup, Image, Iso, Network, Nic
 from cluster.os_catalogue import CATALOGUE
 from cluster.permissions import Actor, visible
 from cluster.refusals import NotKnown, Refusal
-from cluster.saga.steps import Plan
+from cluster.saga.steps import Lost, Plan
 from nodes.contract.sizes import round_up
 
 if TYPE_CHECKING:
@@ -79,7 +80,17 @@ class Planning:
                 "disks": disks,
                 "networks": [n.pk if n else None for n in networks],
             },
+            choose=partial(self._choose, need, rows, image) if node and len(rows) > 1 else None,
         )
+
+    def _choose(self, need: placement.Need, rows: Sequence[placement.Candidate], image: Image | None) -> dict[str, Any]:
+        """The best node by now, with the disks as they would be there."""
+        for row in placement.best_now(need, rows):
+            self.refusals = []
+            disks = self._disks(row.node, image)
+            if not self.refusals:
+                return {"node": row.node.pk, "disks": disks}
+        raise Lost(self.params.name)
 
     def _quoted(self, disk: dict[str, Any]) -> dict[str, Any]:
         """Sizes for everybody; a tenant knows of no pools."""

@@ -150,8 +150,12 @@ class Plan:
     """Of an operation on many VMs: what would be done with each."""
     targets: list[dict[str, Any]] | None = None
     """Of a move: every node, and what is against it."""
+    stays: list[dict[str, Any]] | None = None
+    """Of what copies disks: the room that their old volumes keep for a while (``cluster.operations.trash.stays``)."""
     data: dict[str, Any] = field(default_factory=dict)
     """Becomes the job's data."""
+    choose: Callable[[], dict[str, Any]] | None = None
+    """Asked in the transaction that reserves: what of the data is otherwise by now. Raises :class:`Lost`."""
 
 
 class Lost(Exception):

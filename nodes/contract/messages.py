@@ -150,6 +150,8 @@ class DiskTake(_Volume):
     result = VolumeFacts
     name: FileName
     """Of the volume in its pool."""
+    user: Uuid | None = None
+    """Of a domain of this node that has it and is to keep it; while it runs: a certain ``domain_active``."""
 
 
 class DiskGiveBack(_Volume):
@@ -270,6 +272,8 @@ class PoolFind(Message):
     result = FoundVolume
     pool: PoolSpec
     name: FileName
+    user: Uuid | None = None
+    """As in ``disk.take``."""
 
     @property
     def object(self) -> str:
@@ -456,6 +460,31 @@ class DomainDefine(Message):
     @property
     def object(self) -> str:
         return "domain:" + self.domain.id
+
+
+class DomainTake(Message):
+    """Make a domain that somebody else defined ours: it gets our name and our definition. What it had is kept.
+
+    Its volumes are taken first. Certain ``domain_active`` while it runs, ``domain_keeps_state`` while libvirt keeps
+    snapshots or a saved memory of it: those would still name what it had.
+    """
+
+    verb = "domain.take"
+    result = DomainWhereabouts
+    domain: DomainSpec
+    name: Annotated[str, Field(min_length=1, max_length=255)]
+    """As it is called until then."""
+
+    @property
+    def object(self) -> str:
+        return "domain:" + self.domain.id
+
+
+class DomainGiveBack(_Domain):
+    """The undo of ``domain.take``: it is defined again as it was, under the name that it had."""
+
+    verb = "domain.give_back"
+    name: Annotated[str, Field(min_length=1, max_length=255)]
 
 
 class DomainUndefine(_Domain):
@@ -786,6 +815,8 @@ class DomainRead(_Domain):
     verb = "domain.read"
     changes = False
     result = ReadDomain
+    name: Annotated[str, Field(max_length=255)] = ""
+    """Of one that is none of ours yet."""
 
 
 class DomainLook(_Domain):
@@ -875,6 +906,8 @@ VERBS: dict[str, type[Message]] = {
         NicPlug,
         NicUnplug,
         DomainDefine,
+        DomainGiveBack,
+        DomainTake,
         DomainUndefine,
         DomainStart,
         DomainShutdown,

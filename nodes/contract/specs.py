@@ -360,6 +360,8 @@ class SeenDisk(Spec):
     boot_order: int | None = None
     size_bytes: int | None = None
     """Of one that is none of ours, where the node can tell."""
+    hosts: tuple[str, ...] = ()
+    """Of an image of Ceph: the monitors at which the guest's QEMU looks for it, without their ports."""
 
 
 class SeenNic(Spec):
@@ -384,6 +386,8 @@ class Outline(Spec):
     """Defined; else it is gone when it goes off."""
     disks: tuple[SeenDisk, ...] = ()
     nics: tuple[SeenNic, ...] = ()
+    beyond: tuple[str, ...] = ()
+    """What a guest cannot do without, and no definition of ours has: ``firmware``, ``hostdev``, ``tpm``."""
 
 
 class DomainFacts(Spec):

@@ -201,6 +201,17 @@ class Hypervisor(Migrating):
                     found.append((domain.name(), domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)))
             return found
 
+    def definition(self, uuid: str) -> tuple[str, bool]:
+        """(what a domain is from its next start on, with what libvirt shows nobody; whether libvirt starts it)"""
+        with self._on(uuid) as domain:
+            xml = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
+            return str(xml), bool(domain.autostart())
+
+    def keeps_state(self, uuid: str) -> bool:
+        """Whether libvirt has more of a domain than its definition: snapshots, or the memory with which it starts."""
+        with self._on(uuid) as domain:
+            return bool(domain.snapshotNum() or domain.hasManagedSaveImage())
+
     def guest_on(self, disk_id: str) -> Attached | None:
         """The active domain that has this disk of ours; None: no domain that is active here."""
         with self._call() as connection:
@@ -276,6 +287,16 @@ class Hypervisor(Migrating):
             # Law 5: it is no part of the definition, and somebody may have set it by hand.
             if domain.autostart():
                 domain.setAutostart(0)
+
+    def rename(self, uuid: str, name: str) -> None:
+        """Of a domain that is off."""
+        with self._on(uuid) as domain:
+            domain.rename(name)
+
+    def set_autostart(self, uuid: str) -> None:
+        """Only ever of a domain that is none of ours (law 5)."""
+        with self._on(uuid) as domain:
+            domain.setAutostart(1)
 
     def undefine(self, uuid: str) -> None:
         # Whatever hangs on a definition goes with it, or libvirt would refuse; firmware variables only where there

@@ -70,6 +70,10 @@ class SimulatedHypervisor(Hypervisor):
             domain = connection.defineXML(xml)
             self._memory.keep_domain(domain.UUIDString(), xml, self.whereabouts(domain.UUIDString()).state)
 
+    def rename(self, uuid: str, name: str) -> None:
+        super().rename(uuid, name)
+        self._memory.keep_domain(uuid, self.definition(uuid)[0], self.whereabouts(uuid).state)
+
     def undefine(self, uuid: str) -> None:
         super().undefine(uuid)
         self._memory.drop_domain(uuid)

@@ -28,4 +28,4 @@ def handles(message: type[M]) -> Callable[[Callable[[Node, M, Run], Result]], Ca
 
 def load() -> None:
     """Import every module of verbs, so that HANDLERS is complete."""
-    from nodes.verbs import demo, disks, domains, files, forecast, host, migration, nics, pools  # noqa: F401
+    from nodes.verbs import demo, disks, domains, files, forecast, host, migration, nics, pools, takeover  # noqa: F401

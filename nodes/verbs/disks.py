@@ -48,7 +48,8 @@ def rename(node: Node, message: DiskRename, run: Run) -> Nothing:
 
 @handles(DiskTake)
 def take(node: Node, message: DiskTake, run: Run) -> VolumeFacts:
-    return node.driver(message.pool).take(message.id, message.format, message.name, node.users)
+    users = node.users_beside(message.user)
+    return node.driver(message.pool).take(message.id, message.format, message.name, users)
 
 
 @handles(DiskGiveBack)

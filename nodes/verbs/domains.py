@@ -38,7 +38,7 @@ from nodes.contract.specs import DiskSource, DomainDisk, DomainSpec, FileSource
 from nodes.drain import CallLost
 from nodes.hypervisor import Devices, Domain, Hypervisor
 from nodes.ledger import Wanted, WantedChange
-from nodes.node import Node
+from nodes.node import Node, check_off
 from nodes.verbs import handles
 from nodes.verbs.run import Run
 
@@ -87,17 +87,17 @@ def source_of(node: Node, disk: DomainDisk) -> DiskSource | None:
 @handles(DomainUndefine)
 def undefine(node: Node, message: DomainUndefine, run: Run) -> DomainWhereabouts:
     domain = node.own_domain(message.vm, message.uuid)
-    if domain is not None and domain.active:
-        raise NodeError("domain_active", f"the domain {domain.name} is active", "Stop it first.")
     if domain is not None:
+        check_off(domain)
         call_libvirt(message.verb, lambda: node.hypervisor.undefine(message.uuid))
-    drop_console(node, message.vm)
+    drop_remains(node, message.vm, message.uuid)
     run.wanted = WantedChange(message.vm, forget=True)
     return node.hypervisor.whereabouts(message.uuid)
 
 
-def drop_console(node: Node, vm: str) -> None:
-    """What the guest wrote to its serial console goes with its domain."""
+def drop_remains(node: Node, vm: str, uuid: str) -> None:
+    """What goes with its domain: what its guest wrote to the serial console, and what it was before it was ours."""
+    (node.paths.taken_dir / f"{uuid}.json").unlink(missing_ok=True)
     for file in node.paths.console_log_dir.glob(f"*.{vm}.console.log"):
         file.unlink(missing_ok=True)
 
@@ -447,7 +447,9 @@ def look(node: Node, message: DomainLook, run: Run) -> DomainWhereabouts:
 
 @handles(DomainRead)
 def read(node: Node, message: DomainRead, run: Run) -> ReadDomain:
-    node.own_domain(message.vm, message.uuid)
+    domain = node.hypervisor.find(uuid=message.uuid)
+    if domain is None or domain.name != message.name:
+        node.own_domain(message.vm, message.uuid)
     where, outline = node.hypervisor.whereabouts(message.uuid), node.hypervisor.outline(message.uuid)
     return ReadDomain(**where.model_dump(), outline=outline)
 

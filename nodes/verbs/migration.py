@@ -27,7 +27,7 @@ from nodes.verbs import handles
 from nodes.verbs.domains import (
     call_libvirt,
     definition_of,
-    drop_console,
+    drop_remains,
     moving,
     power_on,
     required,
@@ -228,6 +228,6 @@ def leave(node: Node, message: DomainLeave, run: Run) -> DomainWhereabouts:
         domain = node.own_domain(message.vm, message.uuid)
     if domain is not None:
         call_libvirt(message.verb, lambda: node.hypervisor.undefine(message.uuid))
-    drop_console(node, message.vm)
+    drop_remains(node, message.vm, message.uuid)
     run.wanted = WantedChange(message.vm, forget=True)
     return node.hypervisor.whereabouts(message.uuid)

@@ -33,7 +33,7 @@ def attach(node: Node, message: PoolAttach, run: Run) -> AttachedPool:
 
 @handles(PoolFind)
 def find(node: Node, message: PoolFind, run: Run) -> FoundVolume:
-    stranger = node.driver(message.pool).examine(message.name, node.users)
+    stranger = node.driver(message.pool).examine(message.name, node.users_beside(message.user))
     return FoundVolume(format=stranger.format, size_bytes=stranger.size_bytes)
 
 

@@ -551,3 +551,53 @@ def test_one_nodes_credentials_reach_nothing_of_another_node_nor_of_the_panel(
     Node.objects.filter(pk=scene.node.pk).update(redis_password_sha256="")
     conductor.refresh_nodes(conductor.run_id)
     assert redis_user(scene.node.pk) not in server.client().acl_users()
+
+
+# --- how busy a node is ---------------------------------------------------------------------------------
+
+
+def beat(agent: FakeAgent, load: float, free_bytes: int = 16 << 30) -> None:
+    numbers = {"load_1m": load, "memory_available_bytes": free_bytes, "wall_clock": time.time()}
+    agent.say(messages.Heartbeat(incarnation=1, counter=agent.counter, **numbers))
+
+
+def test_what_heartbeats_measure_is_kept_of_the_last_minutes(
+    agent: FakeAgent, conductor: Conductor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy() -> int | None:
+        conductor.turn(block_ms=1)
+        conductor.sweep()
+        return Node.objects.get(pk=agent.node.pk).busy_percent
+
+    now = time.monotonic()
+    monkeypatch.setattr("cluster.conductor.time.monotonic", lambda: now)
+    version = Node.objects.get(pk=agent.node.pk).version
+    assert busy() is None
+    beat(agent, load=2.0)  # of 8 processors
+    assert busy() == 25
+    # A peak of a moment says little, and one that lasts says all.
+    now += 3
+    beat(agent, load=80.0)
+    assert busy() == 25
+    for _ in range(10):
+        now += 60
+        beat(agent, load=80.0)
+        conductor.turn(block_ms=1)
+    assert (busy() or 0) >= 90
+    # Memory counts like processors: the greater of both.
+    for _ in range(20):
+        now += 60
+        beat(agent, load=0.0, free_bytes=8 << 30)
+        conductor.turn(block_ms=1)
+    assert 48 <= (busy() or 0) <= 55
+    assert Node.objects.get(pk=agent.node.pk).version == version
+
+
+@pytest.mark.parametrize("load", [float("nan"), float("inf"), -1.0])
+def test_a_load_that_is_none_does_no_harm(agent: FakeAgent, conductor: Conductor, load: float) -> None:
+    entry = {"type": "heartbeat", "incarnation": 1, "counter": 0, "memory_available_bytes": 16 << 30}
+    said = json.dumps({**entry, "load_1m": load, "wall_clock": time.time()})
+    agent.redis.xadd(events_stream(agent.node.pk), {"e": said})
+    conductor.turn(block_ms=1)
+    conductor.sweep()
+    assert Node.objects.get(pk=agent.node.pk).busy_percent in (None, 0)

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from cluster import domain_drift, reconcile
-from cluster.models import AuditEvent, Disk, Job, Lock, Nic, Node, PoolOnNode, Vm
+from cluster.models import AuditEvent, Disk, Job, Lock, Nic, Node, Pool, PoolOnNode, Step, Vm
 from cluster.operations import start
 from nodes.contract.specs import DomainFacts, Outline
 from tests.panel.browser import Browser, text_of
 from tests.panel.client import Api
-from tests.panel.engine.scenarios import Scene, changed_by_hand, stranger
+from tests.panel.engine.scenarios import Scene, changed_by_hand, claimed, made_by_hand, stranger
 from tests.panel.engine.world import Executor
 from tests.people import Person
 
@@ -49,6 +49,12 @@ def fresh(vm: Vm) -> Vm:
 def lock(vm: Vm, *, held: bool) -> Lock:
     job = Job.objects.create(operation="vm.start", subject=f"vm:{vm.pk}", state="running" if held else "waiting")
     return Lock.objects.create(name=f"vm:{vm.pk}", job=job, held=held, exclusive=True)
+
+
+def sent_to(scene: Scene) -> list[tuple[Any, str]]:
+    """Messages with the node of each."""
+    nodes = dict(Step.objects.values_list("pk", "node"))
+    return [(message, nodes[message.step]) for message in scene.world.messages]
 
 
 @pytest.fixture
@@ -269,6 +275,80 @@ def test_the_claim_of_a_node_that_was_removed_hinders_nothing(scene: Scene, othe
     assert run(scene, "vm.start", fresh(scene.stopped)).state == "succeeded"
 
 
+@pytest.mark.parametrize(("here", "there"), [("shutoff", "running"), ("shutoff", "shutoff"), (None, "running")])
+def test_an_administrator_says_that_a_claim_is_right_and_the_vm_belongs_there(
+    scene: Scene, here: str | None, there: str
+) -> None:
+    pk, params = claimed(scene, there=there)
+    vm, old, new = scene.stopped, scene.node, Node.objects.get(name="n2")
+    if here is None:
+        del scene.world.objects[old.pk, "domain:" + pk]
+    job = Executor(world=scene.world).run(start(scene.actor, "vm.adopt_claim", params, pk).job)
+    assert job.state == "succeeded", job.error
+    after = fresh(vm)
+    state = {"running": "running", "shutoff": "stopped"}[there]
+    assert (after.node_id, after.state, after.claims, after.moved_from, after.drift) == (new.pk, state, None, None, {})
+    # Its own node is asked first, and only then the other one; and nothing of it is left where it was.
+    asked = [(message.verb, node) for message, node in sent_to(scene)]
+    assert asked[:2] == [("domain.look", old.pk), ("domain.read", new.pk)]
+    assert (old.pk, "domain:" + pk) not in scene.world.objects
+    assert scene.world.objects[new.pk, "domain:" + pk] == there
+    rooms = dict(Node.objects.values_list("name", "memory_allocated_bytes"))
+    assert rooms == {"n1": scene.running.memory_bytes, "n2": vm.memory_bytes}
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "code"),
+    [
+        ("running", "running", "claim_both_run"),
+        ("paused", "running", "claim_both_run"),
+        ("running", "shutoff", "claim_unclear"),
+    ],
+)
+def test_a_guest_that_its_own_node_runs_is_never_given_to_another_one(
+    scene: Scene, here: str, there: str, code: str
+) -> None:
+    pk, params = claimed(scene, here, there)
+    before = scene.fingerprint()
+    job = Executor(world=scene.world).run(start(scene.actor, "vm.adopt_claim", params, pk).job)
+    assert (job.state, (job.error or {})["code"]) == ("failed", code)
+    assert scene.fingerprint() == before
+    assert fresh(scene.stopped).claims == {params["node"]: there}
+
+
+def test_a_domain_of_that_name_with_other_disks_is_another_guest(scene: Scene) -> None:
+    pk, params = claimed(scene)
+    outline = scene.world.outlines[params["node"], "domain:" + pk]
+    outline["disks"][0]["place"] = "/srv/copies/" + outline["disks"][0]["id"] + ".qcow2"
+    before = scene.fingerprint()
+    job = Executor(world=scene.world).run(start(scene.actor, "vm.adopt_claim", params, pk).job)
+    assert (job.state, (job.error or {})["code"]) == ("failed", "claim_other_disks")
+    assert scene.fingerprint() == before
+
+
+def test_silence_other_storage_or_several_claims_are_refused_before_anybody_is_asked(scene: Scene, api: People) -> None:
+    pk, params = claimed(scene)
+    there = Node.objects.get(name="n2")
+
+    def codes(name: str = "administrator") -> list[str]:
+        answer = api(name).post(f"vms/{pk}/adopt_claim/?dry_run=true", params)
+        return [one["code"] for one in answer.json()["refusals"]]
+
+    assert codes() == []
+    for node in (scene.node, there):
+        Node.objects.filter(pk=node.pk).update(state="offline")
+        assert codes() == ["node_offline"]
+        Node.objects.filter(pk=node.pk).update(state="online")
+    PoolOnNode.objects.filter(pool__name="both", node=there).delete()
+    assert codes() == ["claim_other_storage"]
+    third = Node.objects.create(name="n3", address="10.99.0.13", state="online", redis_password_sha256="3" * 64)
+    Vm.objects.filter(pk=pk).update(claims={there.pk: "running", third.pk: "shutoff"})
+    assert codes() == ["vm_claimed_often"]
+    Vm.objects.filter(pk=pk).update(claims=None)
+    assert codes() == ["vm_no_claim"]
+    assert scene.world.messages == []
+
+
 @pytest.mark.parametrize("complete", [True, False])
 def test_a_claim_ends_when_its_node_does_not_show_it_any_more(scene: Scene, other: Node, complete: bool) -> None:
     vm = scene.stopped
@@ -424,10 +504,207 @@ def test_a_domain_of_ours_without_rows_becomes_the_vm_that_it_was(scene: Scene) 
     assert verbs == ["disk.look", "disk.look", "domain.read", "nic.plug", "domain.adopt"]
 
 
+def test_a_domain_made_by_hand_becomes_a_vm_with_its_volume_and_its_interface(scene: Scene) -> None:
+    node, params = made_by_hand(scene)
+    shown = Node.objects.get(pk=node).strangers[params["uuid"]]["outline"]
+    job = Executor(world=scene.world).run(start(scene.actor, "node.adopt_domain", params, node).job)
+    assert job.state == "succeeded", job.error
+    vm = Vm.objects.get(uuid=params["uuid"])
+    assert (vm.name, vm.state, vm.vcpus, vm.memory_bytes) == ("new", "stopped", 1, 128 * MIB)
+    [disk], nic = vm.disks.all(), vm.nics.get()
+    assert (disk.pool, disk.size_bytes, disk.state, disk.bus) == (scene.pool, 1 << 30, "ready", "virtio")
+    assert (nic.mac, nic.model, nic.lease.address) == ("52:54:00:77:00:01", "e1000", "10.99.0.100")
+    verbs = [message.verb for message in scene.world.messages]
+    assert verbs == ["pool.find", "domain.read", "disk.take", "nic.plug", "domain.take"]
+    # The domain itself is no user of its volume, and is named so that it is left out.
+    assert {message.body["user"] for message in scene.world.messages if "user" in message.body} == {vm.uuid}
+    assert scene.world.objects[node, "domain:" + vm.pk] == "shutoff"
+    assert not [name for _node, name in scene.world.objects if name.startswith(("volume:", "foreign:"))]
+    assert Node.objects.get(pk=node).strangers == {}
+    assert scene.pool.places.get(node=node).strangers == []
+    assert domain_drift.expected([vm.pk])[vm.pk].disks[0].place != shown["disks"][0]["place"]
+
+
+@pytest.mark.parametrize("step", ["disk.take", "domain.take"])
+def test_what_is_not_taken_over_wholly_is_given_back_under_its_old_names(scene: Scene, step: str) -> None:
+    node, params = made_by_hand(scene)
+    before = scene.fingerprint()
+    executor = Executor(
+        world=scene.world, fault=lambda n, envelope: "uncertain_for_long" if envelope.verb == step else None
+    )
+    job = executor.run(start(scene.actor, "node.adopt_domain", params, node).job)
+    assert job.state == "failed"
+    assert scene.fingerprint() == before
+    assert params["uuid"] in Node.objects.get(pk=node).strangers
+
+
+def test_every_node_of_the_pool_is_asked_whether_somebody_there_has_the_volume(scene: Scene, other: Node) -> None:
+    node, params = made_by_hand(scene)
+    job = Executor(world=scene.world).run(start(scene.actor, "node.adopt_domain", params, node).job)
+    # There is no such volume on the other one: then it is no volume of a shared pool.
+    assert (job.state, (job.error or {})["code"]) == ("failed", "volume_absent")
+    scene.world.objects[other.pk, "volume:theirs.qcow2"] = "disk"
+    job = Executor(world=scene.world).run(start(scene.actor, "node.adopt_domain", params, node).job)
+    assert job.state == "succeeded", job.error
+    asked = [message for message in scene.world.messages if message.verb == "pool.find"][-2:]
+    assert sorted("user" in message.body for message in asked) == [False, True]
+
+
+def test_a_volume_that_is_read_as_another_format_than_it_has_is_left_alone(scene: Scene) -> None:
+    node, params = made_by_hand(scene)
+    row = Node.objects.get(pk=node)
+    row.strangers[params["uuid"]]["outline"]["disks"][0]["format"] = "raw"
+    row.save()
+    scene.world.outlines[node, "foreign:Their web"]["disks"][0]["format"] = "raw"
+    before = scene.fingerprint()
+    job = Executor(world=scene.world).run(start(scene.actor, "node.adopt_domain", params, node).job)
+    assert (job.state, (job.error or {})["code"]) == ("failed", "stranger_format")
+    assert scene.fingerprint() == before
+
+
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        (lambda s: s.update(vm=None, name="theirs"), "stranger_foreign"),
+        (lambda s: s.update(state="running"), "stranger_runs"),
+        (lambda s: s["outline"]["disks"][0].update(place="/srv/theirs.img"), "stranger_disk"),
+        (lambda s: s["outline"]["disks"][0].update(bus="usb"), "stranger_device"),
+        (lambda s: s["outline"]["disks"][0].update(device="lun"), "stranger_device"),
+        (lambda s: s["outline"].update(beyond=["firmware", "tpm"]), "stranger_beyond"),
+        (lambda s: s["outline"].update(memory_bytes=1 << 40), "no_memory"),
+        (lambda s: s["outline"].update(vcpus=9), "no_cpus"),
+    ],
+)
+def test_what_somebody_made_by_hand_and_no_vm_can_be_is_refused_with_the_reason_and_the_way(
+    scene: Scene, api: People, change: Callable[[dict[str, Any]], None], code: str
+) -> None:
+    pk, params = made_by_hand(scene)
+    node = Node.objects.get(pk=pk)
+    change(node.strangers[params["uuid"]])
+    node.save()
+    answer = api("administrator").post(f"nodes/{pk}/adopt_domain/", params)
+    assert answer.status_code in (409, 422, 507)
+    [reason] = answer.json()["refusals"]
+    assert (reason["code"], bool(reason["hint"])) == (code, True)
+
+
+def test_an_agent_that_cannot_take_a_domain_over_is_told_before_anything_begins(scene: Scene, api: People) -> None:
+    pk, params = made_by_hand(scene)
+    ask = f"nodes/{pk}/adopt_domain/?dry_run=true"
+    assert api("administrator").post(ask, params).json()["refusals"] == []
+    verbs = {verb: fields for verb, fields in scene.node.verbs.items() if verb != "domain.take"}
+    Node.objects.filter(pk=pk).update(verbs=verbs)
+    [reason] = api("administrator").post(ask, params).json()["refusals"]
+    assert reason["code"] == "node_too_old"
+
+
+@pytest.mark.parametrize("goes_well", [True, False])
+def test_a_domain_of_ours_to_which_somebody_gave_a_volume_takes_it_along_or_keeps_what_it_had(
+    scene: Scene, goes_well: bool
+) -> None:
+    node, params = stranger(scene)
+    made_by_hand(scene)  # for its volume
+    row, world = Node.objects.get(pk=node), scene.world
+    [name] = [name for at, name in world.outlines if name.startswith("domain:")]
+    volume = {"id": "", "place": f"{scene.pool.path}/theirs.qcow2", "size_bytes": 1 << 30}
+    world.outlines[node, name]["disks"][1] |= volume
+    vm = name.removeprefix("domain:")
+    shown = {"name": f"vm-running.{vm}", "state": "shutoff", "vm": vm, "outline": world.outlines[node, name]}
+    row.strangers = {params["uuid"]: shown}
+    row.save()
+    world.objects[node, name] = "shutoff"
+    before = scene.fingerprint()
+    executor = Executor(
+        world=world,
+        fault=lambda n, envelope: None if goes_well or envelope.verb != "domain.take" else "refused",
+    )
+    job = executor.run(start(scene.actor, "node.adopt_domain", params, node).job)
+    if not goes_well:
+        assert job.state == "failed"
+        assert scene.fingerprint() == before
+        return
+    assert job.state == "succeeded", job.error
+    assert (Vm.objects.get(pk=vm).name, Vm.objects.get(pk=vm).disks.count()) == ("vm-running", 2)
+    verbs = [message.verb for message in world.messages]
+    assert verbs == ["disk.look", "pool.find", "domain.read", "disk.take", "nic.plug", "domain.take"]
+
+
+def test_a_name_that_no_vm_can_have_must_be_given_another_one(scene: Scene, api: People) -> None:
+    pk, params = made_by_hand(scene)
+    answer = api("administrator").post(f"nodes/{pk}/adopt_domain/?dry_run=true", {"uuid": params["uuid"]})
+    assert [(one["code"], one["field"]) for one in answer.json()["refusals"]] == [("stranger_needs_name", "name")]
+    answer = api("administrator").post(f"nodes/{pk}/adopt_domain/?dry_run=true", params).json()
+    assert answer["refusals"] == []
+    assert [(row["pool"], row["size_bytes"]) for row in answer["quote"]["disks"]] == [(scene.pool.pk, 1 << 30)]
+
+
+def test_its_page_leads_to_a_dialog_with_a_name_that_it_could_have(scene: Scene, people: dict[str, Person]) -> None:
+    pk, params = made_by_hand(scene)
+    browser = Browser(people["administrator"])
+    page = browser.get(f"/nodes/{pk}/").content.decode()
+    link = f"/nodes/{pk}/do/adopt_domain/?uuid={params['uuid']}"
+    assert f'href="{link}&amp;name=their-web"' in page
+    assert "adopt_domain" not in Browser(people["read_only"]).get(f"/nodes/{pk}/").content.decode()
+    dialog = browser.get(f"{link}&name=their-web").content.decode()
+    assert 'value="their-web"' in dialog
+    assert "cannot be the name of a VM" not in dialog
+    # What no name can be is not put there, and hurts nobody.
+    assert 'name="name"' in browser.get(f"{link}&name=%22%3E!").content.decode()
+    typed = {"uuid": params["uuid"], "name": "", "tenant": ""}
+    assert "cannot be the name of a VM" in str(browser.press(link, typed).headers)
+
+
+def test_a_guest_that_is_off_can_come_to_another_network_than_its_bridge_says(scene: Scene, api: People) -> None:
+    pk, params = made_by_hand(scene)
+    node = Node.objects.get(pk=pk)
+    node.strangers[params["uuid"]]["outline"]["nics"][0]["bridge"] = "virbr0"
+    node.save()
+    ask = f"nodes/{pk}/adopt_domain/?dry_run=true"
+    [reason] = api("administrator").post(ask, {**params, "networks": {}}).json()["refusals"]
+    assert reason["code"] == "stranger_network"
+    assert api("administrator").post(ask, params).json()["refusals"] == []
+
+
+def test_an_image_of_another_ceph_cluster_with_a_pool_of_that_name_is_not_taken(scene: Scene, api: People) -> None:
+    pk, params = made_by_hand(scene)
+    ceph = Pool.objects.create(
+        name="ceph", kind="rbd", identity="c/1", path="rbd", monitors=["10.0.0.1:6789"], granules={"raw": 4 << 20}
+    )
+    PoolOnNode.objects.create(pool=ceph, node_id=pk)
+    node = Node.objects.get(pk=pk)
+
+    def codes(hosts: list[str]) -> list[str]:
+        disk = {"place": "rbd/theirs", "format": "raw", "hosts": hosts}
+        node.strangers[params["uuid"]]["outline"]["disks"][0] |= disk
+        node.save()
+        answer = api("administrator").post(f"nodes/{pk}/adopt_domain/?dry_run=true", params)
+        return [one["code"] for one in answer.json()["refusals"]]
+
+    assert codes(["10.0.0.1"]) == []
+    assert codes(["10.0.0.7"]) == codes([]) == ["stranger_disk"]
+
+
+def test_of_two_pools_of_one_volume_group_the_one_that_shows_the_volume_is_meant(scene: Scene, api: People) -> None:
+    pk, params = made_by_hand(scene)
+    thick, thin = (
+        Pool.objects.create(name=name, kind=kind, identity=name, path=path, granules={"raw": 4 << 20})
+        for name, kind, path in (("thick", "lvm", "vg0"), ("thin", "lvmthin", "vg0/tp"))
+    )
+    PoolOnNode.objects.create(pool=thick, node_id=pk)
+    its = PoolOnNode.objects.create(pool=thin, node_id=pk)
+    node = Node.objects.get(pk=pk)
+    node.strangers[params["uuid"]]["outline"]["disks"][0] |= {"place": "/dev/vg0/theirs", "format": "raw"}
+    node.save()
+    ask = f"nodes/{pk}/adopt_domain/?dry_run=true"
+    assert [one["code"] for one in api("administrator").post(ask, params).json()["refusals"]] == ["stranger_disk"]
+    its.strangers = [{"name": "theirs", "format": "raw", "size_bytes": 1 << 30}]
+    its.save()
+    answer = api("administrator").post(ask, params).json()
+    assert (answer["refusals"], answer["quote"]["disks"][0]["pool"]) == ([], thin.pk)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
         (lambda s: s["outline"]["disks"][0].update(id="", place="/srv/theirs.img"), "stranger_disk"),
         (lambda s: s["outline"]["disks"][0].update(place="/srv/" + s["outline"]["disks"][0]["id"]), "stranger_disk"),
         (lambda s: s["outline"]["nics"][0].update(bridge="br7"), "stranger_network"),
@@ -484,6 +761,8 @@ def test_pages_say_what_was_changed_and_what_can_be_done(scene: Scene, other: No
     words = text_of(card)
     assert "Changed behind the panel's back" in words
     assert "n2 shows this guest too: running" in words, words[words.index("Changed behind") :][:300]
+    assert f"/vms/{vm.pk}/do/adopt_claim/" in card.content.decode()
+    assert "It is right there" in text_of(browser.get(f"/vms/{vm.pk}/do/adopt_claim/"))
     assert card.content.decode().count('name="field"') == 1  # vCPU; libvirt's autostart is never ours
     assert "Changed behind" not in text_of(Browser(people["owner"]).get(f"/vms/{vm.pk}/"))
     assert "n2 shows a guest that belongs to n1" in text_of(browser.get(f"/nodes/{other.pk}/"))

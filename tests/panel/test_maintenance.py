@@ -1,16 +1,21 @@
 """A node is emptied and filled again: what is planned, what goes on when a part fails, and what can be taken back."""
 
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from cluster import job_words
-from cluster.models import Job, Node, Vm
+from cluster.models import Disk, Job, Network, Nic, Node, Pool, PoolOnNode, Vm
 from cluster.operations import dry_run, start
 from cluster.refusals import Refused
 from nodes.contract.sizes import GIB
+from tests.panel.browser import Browser, text_of
+from tests.panel.client import Api
 from tests.panel.engine.scenarios import Scene, second_node
 from tests.panel.engine.world import Executor
+from tests.people import Person
 
 pytestmark = pytest.mark.django_db
 
@@ -160,3 +165,54 @@ def test_only_so_many_moves_leave_a_node_at_once(scene: Scene, there: Node) -> N
         scene.world.objects[scene.node.pk, "domain:" + vm.pk] = "shutoff"
     assert run(scene, "node.evacuate", scene.node.pk, before_answer=watch).state == "succeeded"
     assert max(at_once) == most
+
+
+def test_the_plan_says_how_much_of_which_pool_stays_in_use_and_until_when(
+    scene: Scene, there: Node, people: dict[str, Person]
+) -> None:
+    shared = Pool.objects.get(name="both")
+    Disk.objects.filter(vm=scene.stopped).update(pool=shared)
+    before = timezone.now()
+    answer = Api(people["administrator"].token).post(f"nodes/{scene.node.pk}/evacuate/?dry_run=true", {}).json()
+    [row] = answer["stays"]
+    copied = sum(move["copied_bytes"] for move in answer["moves"])
+    assert (row["pool"], row["pool_name"], row["size_bytes"]) == (scene.pool.pk, scene.pool.name, copied)
+    assert copied == sum(Disk.objects.filter(vm=scene.running, device="disk").values_list("size_bytes", flat=True)) > 0
+    until = datetime.fromisoformat(row["until"])
+    assert timedelta(hours=23.9) < until - before < timedelta(hours=24.1)
+
+    words = text_of(Browser(people["administrator"]).get(f"/nodes/{scene.node.pk}/do/evacuate/"))
+    assert f"{scene.pool.name}: up to" in words
+    assert "at least until" in words
+
+    # So it is: what stays is what then lies in the trash, and not of the shared pool.
+    assert run(scene, "node.evacuate", scene.node.pk).state == "succeeded"
+    trash = Disk.objects.filter(state="trash")
+    assert {(disk.pool_id, disk.delete_after > until) for disk in trash if disk.delete_after} == {(scene.pool.pk, True)}
+    assert sum(disk.size_bytes for disk in trash) == copied
+
+
+def test_a_plan_in_which_nothing_is_copied_leaves_nothing_behind(scene: Scene, there: Node) -> None:
+    Disk.objects.filter(device="disk").update(pool=Pool.objects.get(name="both"))
+    assert dry_run(scene.actor, "node.evacuate", {}, scene.node.pk).stays == []
+
+
+def test_disks_and_interfaces_in_more_than_a_thousand_pools_and_networks_can_be_planned(
+    scene: Scene, there: Node
+) -> None:
+    many = range(1_100)
+    pools = Pool.objects.bulk_create(
+        Pool(name=f"many-{n}", kind="directory", identity=f"many-{n}", path=f"/many/{n}", granules={"qcow2": 65536})
+        for n in many
+    )
+    PoolOnNode.objects.bulk_create(PoolOnNode(pool=pool, node=node) for pool in pools for node in (scene.node, there))
+    networks = Network.objects.bulk_create(Network(name=f"many-{n}", bridge="br0") for n in many)
+    vm = scene.stopped
+    whose = {"vm": vm, "tenant": vm.tenant, "owner": vm.owner, "state": "ready"}
+    Disk.objects.bulk_create(Disk(pool=pool, position=9 + n, **whose) for n, pool in enumerate(pools))
+    Nic.objects.bulk_create(
+        Nic(vm=vm, network=network, mac=f"52:54:00:aa:{n >> 8:02x}:{n & 255:02x}") for n, network in enumerate(networks)
+    )
+    plan = dry_run(scene.actor, "node.evacuate", {}, scene.node.pk)
+    assert plan.refusals == []
+    assert {(row["name"], row["then"]) for row in plan.moves or []} == {(vm.name, "move"), (scene.running.name, "move")}

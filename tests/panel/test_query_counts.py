@@ -54,9 +54,10 @@ MORE = {
     "/balances/": 6,
     "/nodes/balance/": 1,
     "/restart_elsewhere/": 13,
+    "/adopt_claim/": 3,
 }
 """A backup's interfaces are read, and it and its copies are rows; a move, its forecast and a balance ask what
-each node has; who creates a VM chooses among two kinds of groups.
+each node has; who creates a VM chooses among two kinds of groups; a claim is asked for with the storage of its node.
 """
 MAKE_A_VM = re.compile(r"(POST /api/v1/vms/|POST /vms/new/|.*/(clone|restore|adopt_domain)/)( dry run| fragment)?")
 """Each disk and each interface is made by itself, and none is taken twice; each network's addresses are asked for."""

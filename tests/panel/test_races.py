@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from django.db import connections
+from django.db import connections, transaction
 
 from cluster import job_words, services
-from cluster.models import Address, AffinityGroup, Job, Network, Node, PoolOnNode, Step, Vm
+from cluster.models import Address, AffinityGroup, Job, Network, Node, Pool, PoolOnNode, Step, Vm
 from cluster.operations import start
+from cluster.operations.vm_create import VmCreate
 from cluster.refusals import Refused
 from cluster.saga import engine
 from tests.panel.engine.scenarios import Scene, make_scene
@@ -110,6 +111,44 @@ def test_fifty_creates_at_once_fill_all_nodes_to_their_limits_and_are_refused_on
     for node in Node.objects.all():
         assert node.memory_allocated_bytes == node.memory_limit_bytes, node.name
         assert node.cpus_allocated == sum(node.vms.values_list("vcpus", flat=True)), node.name
+
+
+def test_twenty_creates_at_once_are_spread_as_if_they_came_one_after_the_other(scene: Scene) -> None:
+    Node.objects.update(memory_allocated_bytes=0, cpus_allocated=0)
+    _more_nodes(scene, 4)
+    assert at_once(20, lambda n: _create(scene, n, memory_bytes=64 * MIB)) == {"started": 20}
+    new = Vm.objects.exclude(pk__in=(scene.running.pk, scene.stopped.pk))
+    assert sorted(Counter(new.values_list("node", flat=True)).values()) == [5, 5, 5, 5]
+
+
+def test_who_is_overtaken_takes_the_node_that_is_the_best_by_then_with_its_own_pool(scene: Scene) -> None:
+    """Planned before the others, begun behind them: with one query more and no plan more."""
+    names = _more_nodes(scene, 40)
+    pools = {}
+    for name in names:
+        pools[name] = Pool.objects.create(
+            name=f"own-{name}", kind="directory", identity=name, path="/", granules={"qcow2": 65536}, free_bytes=1 << 40
+        )
+        Node.objects.filter(pk=name).update(default_pool=pools[name])
+    params = VmCreate.Params(name="late", vcpus=1, memory_bytes=64 * MIB, disks=[{"size_bytes": 1 << 30}], start=False)
+    plan = VmCreate.plan(scene.actor, None, params)
+    for n in range(37):
+        _create(scene, n, memory_bytes=64 * MIB)
+    left = {node.pk for node in Node.objects.all() if not Vm.objects.filter(node=node).exists()}
+    assert plan.data["node"] not in left
+    assert len(left) == 2
+    with transaction.atomic():
+        vm = VmCreate.begin(scene.actor, None, params, plan)
+    assert vm.node_id == min(left, key=lambda pk: Node.objects.get(pk=pk).name)
+    assert vm.disks.get().pool == pools[vm.node_id]
+    assert plan.data["node"] == vm.node_id
+
+
+def test_creates_at_once_leave_a_node_alone_that_was_busy(scene: Scene) -> None:
+    names = _more_nodes(scene, 4)
+    Node.objects.filter(pk=names[-1]).update(busy_percent=95)
+    assert at_once(6, lambda n: _create(scene, n, memory_bytes=64 * MIB)) == {"started": 6}
+    assert not Vm.objects.filter(node=names[-1]).exists()
 
 
 def test_vcpus_asked_by_many_at_once_never_overshoot_a_node(scene: Scene) -> None:

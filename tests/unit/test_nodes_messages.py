@@ -177,6 +177,8 @@ BODIES: dict[str, m.Message] = {
     ),
     "domain.keep": m.DomainKeep(**ONE_DOMAIN, paused=True),
     "domain.adopt": m.DomainAdopt(domain=DOMAIN, state="shutoff"),
+    "domain.take": m.DomainTake(domain=DOMAIN, name="Their web"),
+    "domain.give_back": m.DomainGiveBack(**ONE_DOMAIN, name="Their web"),
     "domain.leave": m.DomainLeave(**ONE_DOMAIN),
     "domain.read": m.DomainRead(**ONE_DOMAIN),
     "domain.look": m.DomainLook(**ONE_DOMAIN),
@@ -274,6 +276,9 @@ OFFER = PoolOffer(
 LATER: dict[str, m.Message] = {
     "domain.start-for-now": m.DomainStart(**ONE_DOMAIN, paused=True, for_now=True),
     "domain.backup-quiesced": m.DomainBackup(**ONE_DOMAIN, quiesce="required"),
+    "disk.take-of-a-domain": m.DiskTake(id="d" * 13, pool=POOL, format="qcow2", name="their web.qcow2", user=UUID),
+    "pool.find-of-a-domain": m.PoolFind(pool=CEPH, name="their-web", user=UUID),
+    "domain.read-of-theirs": m.DomainRead(**ONE_DOMAIN, name="Their web"),
 }
 """Fields that a verb got after its first golden file was written."""
 
@@ -339,6 +344,21 @@ OTHERS = {
         ),
     ),
     "entry.domains": m.DomainChanged(**SEEN, domains=(SEEN_DOMAIN,)),
+    "entry.domains-of-theirs": m.DomainChanged(
+        **SEEN,
+        domains=(
+            SEEN_DOMAIN.model_copy(
+                update={
+                    "outline": OUTLINE.model_copy(
+                        update={
+                            "beyond": ("firmware",),
+                            "disks": (SeenDisk(name="vda", place="rbd/theirs", hosts=("10.0.0.1",)),),
+                        }
+                    )
+                }
+            ),
+        ),
+    ),
     "entry.domains-outline": m.DomainChanged(**SEEN, domains=(SEEN_DOMAIN.model_copy(update={"outline": OUTLINE}),)),
     "enrol.request": m.EnrolRequest(
         token="t",

@@ -223,3 +223,26 @@ def test_a_definition_is_read_again_only_when_its_file_is_another_one(tmp_path: 
     file.unlink()
     outlines.forget(SPEC.uuid)
     assert outlines.outdated() == []
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        ("<os firmware='efi'><type arch='x86_64'>hvm</type></os>", "firmware"),
+        ("<os><type arch='x86_64'>hvm</type><loader>/usr/share/OVMF.fd</loader></os>", "firmware"),
+        ("<os><type arch='aarch64'>hvm</type></os>", "architecture"),
+        ("<os><type arch='x86_64'>hvm</type><kernel>/boot/vmlinuz</kernel></os>", "kernel"),
+        ("<devices><hostdev mode='subsystem' type='pci'/></devices>", "hostdev"),
+        ("<devices><tpm model='tpm-crb'/></devices>", "tpm"),
+        ("<devices><filesystem type='mount'/></devices>", "filesystem"),
+    ],
+)
+def test_what_no_definition_of_ours_has_is_named(part: str, name: str) -> None:
+    outline = outline_of(f"<domain><memory>1</memory><vcpu>1</vcpu>{part}</domain>")
+    assert outline.beyond == (name,)
+    assert outline_of(XML).beyond == ()
+
+
+def test_of_an_image_of_ceph_the_monitors_are_told() -> None:
+    hosts = {disk.id: disk.hosts for disk in outline_of(XML).disks}
+    assert (hosts[IMAGE], hosts[FILE]) == (("10.0.0.1",), ())

@@ -6,7 +6,7 @@ from typing import Any
 from django.utils import translation
 
 from cluster.affinity import Member, Rule
-from cluster.placement import Need, candidates, explain, next_free_address
+from cluster.placement import Need, candidates, explain, next_free_address, points_in_use
 from nodes.contract.sizes import GIB
 
 
@@ -25,6 +25,7 @@ def node(name: str, **fields: Any) -> Any:
         "group_id": None,
         "facts": {"bridges": ["br0"]},
         "default_pool_id": "p",
+        "busy_percent": None,
     }
     return SimpleNamespace(**{**values, **fields})
 
@@ -40,6 +41,24 @@ def test_the_node_with_the_largest_share_of_free_memory_is_taken() -> None:
     assert chosen
     assert chosen["node"] == "b"
     assert {other["name"] for other in chosen["others"]} == {"a", "c"}
+
+
+def test_a_node_that_was_busy_is_chosen_less_and_both_are_told_why() -> None:
+    rows = candidates(Need(1, GIB, []), [node("a", busy_percent=87), node("b", busy_percent=23), node("c")])
+    assert [(row.node.name, rows[0].score - row.score) for row in rows] == [("c", 0), ("b", 20), ("a", 80)]
+    chosen = explain(rows[1:])
+    assert chosen
+    assert [reason["code"] for reason in chosen["reasons"]] == ["most_points", "node_busy_lately"]
+    [other] = chosen["others"]
+    assert other["reasons"][0]["code"] == "fewer_points_busy"
+    with translation.override("en"):
+        assert "after it lost 80 for having been 87 % busy" in explain(rows[1:])["others"][0]["reasons"][0]["cause"]  # type: ignore[index]
+
+
+def test_being_busy_weighs_less_than_what_is_promised_and_does_not_count_as_that() -> None:
+    full, busy = node("full", memory_allocated_bytes=6 * GIB), node("busy", busy_percent=100)
+    assert candidates(Need(1, GIB, []), [full, busy])[0].node is busy
+    assert points_in_use(busy) == points_in_use(node("idle")) == 0
 
 
 def test_every_reason_of_a_node_is_said_not_only_the_first() -> None:

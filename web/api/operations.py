@@ -117,7 +117,7 @@ def _refuse(
 
 def _plan(plan: Plan) -> dict[str, Any]:
     said = {"refusals": [r.said() for r in plan.refusals], "quote": plan.quote, "placement": plan.placement}
-    more = {"targets": plan.targets, "moves": plan.moves}
+    more = {"targets": plan.targets, "moves": plan.moves, "stays": plan.stays}
     return said | {name: value for name, value in more.items() if value is not None}
 
 

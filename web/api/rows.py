@@ -158,6 +158,7 @@ def nodes(actor: Actor, rows: Sequence[Node]) -> list[Row]:
             "cpu_overcommit": float(node.cpu_overcommit),
             "memory_bytes": node.memory_bytes,
             "memory_allocated_bytes": node.memory_allocated_bytes,
+            "busy_percent": node.busy_percent,
             "memory_limit_bytes": node.memory_limit_bytes,
             "memory_overcommit": float(node.memory_overcommit),
             "memory_reserve_bytes": node.memory_kept_bytes,

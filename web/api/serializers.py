@@ -161,6 +161,10 @@ class NodeSerializer(s.Serializer[Any]):
     cpu_overcommit = s.FloatField()
     memory_bytes = _bytes()
     memory_allocated_bytes = _bytes()
+    busy_percent = s.IntegerField(
+        allow_null=True,
+        help_text="Over the last minutes, the greater of what its processors and its memory were used; null: unknown.",
+    )
     memory_limit_bytes = _bytes(
         help_text="How much that may be: memory_bytes without memory_reserve_bytes, times memory_overcommit."
     )
@@ -583,12 +587,20 @@ class TurnSerializer(s.Serializer[Any]):
     moves = IntendedSerializer(many=True)
 
 
+class StaysSerializer(s.Serializer[Any]):
+    pool = _id()
+    pool_name = s.CharField()
+    size_bytes = _bytes(help_text="At most: what the volumes of the copied disks hold.")
+    until = s.DateTimeField(help_text="At the earliest: a volume is deleted so long after it was copied.")
+
+
 class DryRunSerializer(s.Serializer[Any]):
     refusals = ReasonSerializer(many=True)
     quote = QuoteSerializer()
     placement = PlacementSerializer(allow_null=True)
     moves = IntendedSerializer(many=True, required=False, help_text="Of an operation on many VMs: each of them.")
     targets = MoveTargetSerializer(many=True, required=False, help_text="Of a move: every node.")
+    stays = StaysSerializer(many=True, required=False, help_text="Of moves: room that old volumes keep for a while.")
 
 
 class ReferenceSerializer(s.Serializer[Any]):

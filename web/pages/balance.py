@@ -10,6 +10,7 @@ from django.views.decorators.http import require_POST
 
 from cluster import balance, balancing, operations, selectors
 from cluster.models import Balancing
+from cluster.operations import node_moves
 from cluster.refusals import BadShape, NotKnown, Refused
 
 from .answers import reasons_of
@@ -41,6 +42,7 @@ def balance_page(request: PageRequest) -> HttpResponse:
     context = {
         "nodes": nodes,
         "moves": [move.said() for move in prospect.moves],
+        "stays": node_moves.stays(move.intended for move in prospect.moves),
         "before": prospect.spread_before // 10,
         "after": prospect.spread_after // 10,
         "last": [{"balance": row, "actions": actions_of(actor, row, "balances")} for row in last],

@@ -1,5 +1,6 @@
 """What a dialog asks for before its operation begins: one table, read by the page that shows it and by its answer."""
 
+import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from cluster.models import Backup, Disk, IsoCopy, Node, NodeState, Pool, PoolOnN
 from cluster.operations.disk_image import can_generalise, node_of
 from cluster.operations.image_distribute import nodes_without
 from cluster.operations.vm_snapshot import VmSnapshot, disks_of, hardware_of
+from cluster.operations.vm_stranger_plan import OFF
 from cluster.permissions import Actor
 from cluster.pools import strangers_of
 from cluster.refusals import Refusal, Refused
@@ -26,6 +28,9 @@ from .vm_form import catalogue
 
 MOST_CHOICES = 500
 LONGEST = 100
+
+
+NAME = re.compile(r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$")
 
 
 @dataclass(frozen=True)
@@ -390,17 +395,26 @@ def _adopt(actor: Actor, vm: Vm) -> list[Field]:
     return [Field("field", _("What"), "select", presumed=choices[0][0] or None if choices else None, choices=choices)]
 
 
+def _adopt_claim(actor: Actor, vm: Vm) -> list[Field]:
+    nodes = Node.objects.only("name").filter(pk__in=vm.claims or {}).order_by("name")
+    choices = [(node.pk, node.name) for node in nodes]
+    return [Field("node", _("Node"), "select", presumed=choices[0][0] if choices else None, choices=choices)]
+
+
 def _adopt_domain(actor: Actor, node: Node) -> list[Field]:
     found = sorted(node.strangers.items(), key=lambda item: str(item[1]["name"]))
     choices = [(uuid, stranger["name"]) for uuid, stranger in found]
+    name = Field("name", _("Name of the VM"), placeholder=_("as the domain is called"), nothing=True, longest=63)
     domain = Field("uuid", _("Domain"), "select", presumed=choices[0][0] if choices else None, choices=choices)
     tenants = [(tenant.pk, tenant.title or tenant.name) for tenant in selectors.tenants(actor).order_by("name")]
     tenant = Field("tenant", _("Tenant"), "select", choices=[("", _("the built-in one")), *tenants[:MOST_CHOICES]])
     networks = list(selectors.networks(actor).order_by("name"))
     nics = [nic for _uuid, stranger in found for nic in (stranger["outline"] or {}).get("nics", ())]
     own = ("", _("the one on its bridge"))
+    off = {nic["mac"] for _uuid, one in found if one["state"] in OFF for nic in (one["outline"] or {}).get("nics", ())}
     return [
         replace(domain, required=True),
+        name,
         tenant,
         *(
             Field(
@@ -409,7 +423,10 @@ def _adopt_domain(actor: Actor, node: Node) -> list[Field]:
                 "select",
                 key=nic["mac"],
                 more=True,
-                choices=[own, *((net.pk, net.name) for net in networks if net.bridge == nic["bridge"])],
+                choices=[
+                    own,
+                    *((net.pk, net.name) for net in networks if net.bridge == nic["bridge"] or nic["mac"] in off),
+                ],
             )
             for nic in nics
         ),
@@ -437,6 +454,7 @@ FIELDS: dict[str, Callable[[Actor, Any], list[Field]]] = {
     "disk.move": _move,
     "disk.attach": _attach,
     "vm.adopt": _adopt,
+    "vm.adopt_claim": _adopt_claim,
     "node.adopt_domain": _adopt_domain,
     "vm.iso": _iso,
     "vm.clone": _clone,
@@ -466,9 +484,10 @@ def fields_of(code: str, actor: Actor, target: Any) -> list[Field]:
 
 
 def said_before(field: Field, asked: Mapping[str, str]) -> Field:
-    """A link to the dialog may choose in it what its page is about."""
+    """A link to the dialog may choose in it what its page is about, and name what it makes."""
     chosen = asked.get(field.name, "")
-    if not chosen or chosen not in [value for value, _word in field.choices]:
+    known = [value for value, _word in field.choices] if field.choices else NAME.findall(chosen)
+    if not chosen or chosen not in known:
         return field
     return replace(field, value=chosen, presumed=chosen)
 

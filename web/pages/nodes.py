@@ -17,6 +17,7 @@ from cluster.permissions import Actor
 from cluster.pools import warnings_of
 from cluster.refusals import BadShape, NotKnown, Refused
 from cluster.states import SEEN
+from cluster.strangers import name_for_vm
 
 from .dialogs import answer
 from .http import PageRequest, page, show
@@ -77,7 +78,6 @@ def _card(request: PageRequest, node: Node) -> dict[str, Any]:
         "actions": actions_of(actor, node, "nodes", ACTIONS),
         "job": running_jobs(actor, [f"node:{node.pk}"]).get(f"node:{node.pk}"),
         "strangers": list(_strangers(node)),
-        "adopt": next(iter(actions_of(actor, node, "nodes", {"adopt_domain"}))) if node.strangers else None,
         "claimed": [vm for vm in claimed.only("name", "claims", "node__name") if node.pk in (vm.claims or {})],
         "vms": vms[:MOST_VMS],
         "more_vms": len(vms) > MOST_VMS,
@@ -89,7 +89,8 @@ def _card(request: PageRequest, node: Node) -> dict[str, Any]:
 
 def _strangers(node: Node) -> Iterator[dict[str, Any]]:
     for uuid, stranger in sorted(node.strangers.items(), key=lambda item: str(item[1]["name"])):
-        yield {"uuid": uuid, "vm_state": SEEN[stranger["state"]].value, **stranger}
+        named = {"uuid": uuid, "vm_name": name_for_vm(stranger)}
+        yield {**named, "vm_state": SEEN[stranger["state"]].value, **stranger}
 
 
 def _state(node: Node) -> dict[str, Any]:

@@ -83,6 +83,7 @@ def _dialog(
         "home": home,
         "targets": plan.targets,
         "moves": plan.moves,
+        "stays": plan.stays,
         "more": [field for field in fields if field.more],
     }
     template = "parts/_confirm.html" if is_fragment(request) else "parts/confirm.html"

@@ -22,7 +22,7 @@ from .lines import VmLine, actions_of, backup_lines, disk_lines, job_lines, runn
 from .paging import page_of
 
 LAST_JOBS = 8
-WITH_THEIR_THINGS = ("snapshot", "iso", "backup", "adopt", "reapply")
+WITH_THEIR_THINGS = ("snapshot", "iso", "backup", "adopt", "reapply", "adopt_claim")
 """Actions of a VM that stand where their things are shown."""
 LAST_BACKUPS = 5
 PRIORITY = re.compile(r"-?(100|[0-9]{1,2})")
@@ -116,6 +116,7 @@ def _behind_our_back(actor: Actor, line: VmLine) -> dict[str, Any]:
         "moved_from": vm.moved_from,
         "adopt": line.action("adopt"),
         "reapply": line.action("reapply"),
+        "adopt_claim": line.action("adopt_claim"),
     }
 
 

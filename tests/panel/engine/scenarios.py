@@ -37,6 +37,7 @@ from cluster.operations import Started, start
 from cluster.permissions import Actor
 from nodes.contract.messages import VERBS, known_fields
 from nodes.contract.sizes import GIB, MIB
+from nodes.contract.specs import Outline, SeenDisk, SeenNic
 
 from .world import SCENE_POOL, World, definition
 
@@ -402,6 +403,19 @@ def changed_by_hand(scene: Scene, vm: Vm, **changes: Any) -> str:
     return vm.pk
 
 
+def claimed(scene: Scene, here: str = "shutoff", there: str = "running") -> tuple[str, dict[str, Any]]:
+    """The VM that is off here is shown by a second node, too, with its disks, which both see."""
+    node, pools = second_node(scene)
+    vm, world = scene.stopped, scene.world
+    vm.disks.filter(device="disk").update(pool=pools[1])
+    Vm.objects.filter(pk=vm.pk).update(claims={node.pk: there})
+    world.objects[scene.node.pk, "domain:" + vm.pk] = here
+    world.objects[node.pk, "domain:" + vm.pk] = there
+    outline = domain_drift.expected([vm.pk])[vm.pk]
+    world.outlines[node.pk, "domain:" + vm.pk] = outline.model_dump(mode="json")
+    return vm.pk, {"node": node.pk}
+
+
 def stranger(scene: Scene) -> tuple[str, dict[str, Any]]:
     """The VM that runs has no row any more: the panel was put back from a backup that is older than it."""
     vm = scene.running
@@ -416,6 +430,21 @@ def stranger(scene: Scene) -> tuple[str, dict[str, Any]]:
     Disk.objects.filter(vm=vm).delete()
     Vm.objects.filter(pk=vm.pk).delete()
     return scene.node.pk, {"uuid": vm.uuid, "networks": networks}
+
+
+def made_by_hand(scene: Scene) -> tuple[str, dict[str, Any]]:
+    """A domain that is off, of which nothing is the panel's but the pool in which its volume lies."""
+    node, uuid = scene.node.pk, "77777777-2222-3333-4444-555555555555"
+    disk = SeenDisk(name="vda", place=f"{SCENE_POOL}/theirs.qcow2", bus="virtio", format="qcow2", size_bytes=GIB)
+    nic = SeenNic(mac="52:54:00:77:00:01", bridge="br0", model="e1000", tap="vnet3")
+    has = {"vcpus": 1, "vcpus_current": 1, "memory_bytes": 128 * MIB, "memory_current_bytes": 128 * MIB}
+    outline = Outline(**has, disks=(disk,), nics=(nic,)).model_dump(mode="json")
+    shown = {"name": "Their web", "state": "shutoff", "vm": None, "outline": outline}
+    Node.objects.filter(pk=node).update(strangers={uuid: shown})
+    _strange_volume(scene)
+    scene.world.objects[node, "foreign:Their web"] = "shutoff"
+    scene.world.outlines[node, "foreign:Their web"] = outline
+    return node, {"uuid": uuid, "name": "new", "networks": {nic.mac: scene.network.pk}}
 
 
 def _strange_volume(scene: Scene) -> tuple[str, dict[str, Any]]:
@@ -439,6 +468,7 @@ SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "balance.apply": uneven,
     "balance.undo": lambda s: (balanced(s).pk, {}),
     "vm.reapply": lambda s: (changed_by_hand(s, s.running, vcpus=2), {}),
+    "vm.adopt_claim": claimed,
     "vm.adopt": lambda s: (changed_by_hand(s, s.running, vcpus=2, vcpus_current=2), {}),
     "vm.delete": _deleted_with_snapshot,
     "vm.snapshot": lambda s: (s.running.pk, {"name": "before"}),
@@ -469,7 +499,7 @@ SCENARIOS: dict[str, Callable[[Scene], tuple[str | None, dict[str, Any]]]] = {
     "iso.distribute": _stored_iso,
     "iso.delete": _copied_iso,
     "node.maintenance": lambda s: (s.node.pk, {}),
-    "node.adopt_domain": stranger,
+    "node.adopt_domain": made_by_hand,
     "node.evacuate": lambda s: (second_node(s)[0].pk, {}),
     "node.put_back": _closed,
     "node.declare_dead": _silent_node,

@@ -139,7 +139,7 @@ def without_job(scene: Scene, code: str) -> dict[str, Any]:
     if code in ("vm.migrate", "vm.restart_elsewhere"):
         target = {"pk": scene.node.pk, "memory_allocated_bytes": 128 << 20, "cpus_allocated": 1}
         before["memory"] = [target if row["pk"] == target["pk"] else row for row in before["memory"]]
-    if code in ("vm.create", "vm.clone", "backup.restore"):
+    if code in ("vm.create", "vm.clone", "backup.restore", "node.adopt_domain"):
         new = {row["pk"] for row in before["vms"] if row["name"] == "new"}
         before["vms"] = [row for row in before["vms"] if row["pk"] not in new]
         before["disks"] = [row for row in before["disks"] if row["vm_id"] not in new]

@@ -33,6 +33,8 @@ class World:
     messages: list[Envelope] = field(default_factory=list)
     outlines: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     """What definitions say beside that, where a test looks at it."""
+    kept: dict[tuple[str, str], tuple[tuple[str, str], str | None]] = field(default_factory=dict)
+    """Domain that was taken over -> its name before, and its definition."""
     counter: int = 0
 
     def effect(self, node: str, message: Message) -> dict[str, Any]:
@@ -209,7 +211,23 @@ class World:
             case "domain.measure_path":
                 return {"bandwidth_bytes": 100 << 20, "round_trip_us": 200}
             case "domain.read":
+                theirs = (node, f"foreign:{message.name}")  # type: ignore[attr-defined]
+                name = theirs if theirs in self.objects else name
                 return {**self.whereabouts(name), "outline": self.outlines.get(name)}
+            case "domain.take":
+                theirs, defined = (node, f"foreign:{message.name}"), (node, "definition:" + message.domain.id)  # type: ignore[attr-defined]
+                was = theirs if theirs in self.objects else name
+                if self.objects.get(was) != "shutoff":
+                    raise Refusal("domain_active")
+                self.kept.setdefault(name, (was, self.objects.get(defined)))
+                self.objects[name] = self.objects.pop(was)
+                self.objects[defined] = definition(message.domain)  # type: ignore[attr-defined]
+            case "domain.give_back":
+                if name in self.kept:
+                    was, before = self.kept.pop(name)
+                    self.objects[was] = self.objects.pop(name)
+                    self.objects.pop((node, "definition:" + message.vm))  # type: ignore[attr-defined]
+                    self.objects |= {(node, "definition:" + message.vm): before} if before else {}  # type: ignore[attr-defined]
             case "node.inspect" | "domain.look":
                 pass
             case other:
