@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
+from django.core.exceptions import ObjectDoesNotExist
 from django.db.models import Count, Exists, Model, OuterRef, Prefetch, QuerySet
 
 from .models import (
@@ -217,7 +218,7 @@ def get(queryset: "QuerySet[M]", pk: str) -> M:
     """The row, or :class:`NotKnown` for one that does not exist or may not be known: the two look alike."""
     try:
         return queryset.get(pk=pk)
-    except queryset.model.DoesNotExist:
+    except ObjectDoesNotExist:
         raise NotKnown(f"{queryset.model._meta.model_name} {pk}") from None
 
 

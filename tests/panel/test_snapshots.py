@@ -51,9 +51,7 @@ def test_snapshots_make_a_tree_and_a_deleted_ones_children_move_up(
     assert [(row["name"], row["parent"]) for row in rows(api, vm)] == [("two", None), ("three", None)]
 
 
-def test_a_guest_stands_still_while_several_disks_are_kept_and_only_then(
-    scene: Scene, ask: Callable[..., Any]
-) -> None:
+def test_a_guest_stands_still_while_several_disks_are_kept_and_only_then(scene: Scene, ask: Callable[..., Any]) -> None:
     def verbs(vm: Vm) -> list[str]:
         scene.world.messages.clear()
         ask(f"vms/{vm.pk}/snapshot/")
