@@ -486,7 +486,9 @@ def fields_of(code: str, actor: Actor, target: Any) -> list[Field]:
 def said_before(field: Field, asked: Mapping[str, str]) -> Field:
     """A link to the dialog may choose in it what its page is about, and name what it makes."""
     chosen = asked.get(field.name, "")
-    known = [value for value, _word in field.choices] if field.choices else NAME.findall(chosen)
+    known = [value for value, _word in field.choices]
+    if field.kind == "text":  # of another kind the query may say what its parameter never is
+        known = NAME.findall(chosen)
     if not chosen or chosen not in known:
         return field
     return replace(field, value=chosen, presumed=chosen)
