@@ -3,7 +3,7 @@
 // A part is an element with
 //   data-live      the topics that it listens to
 //   data-src       where its HTML comes from
-//   data-about     the things that it shows ("vm:<id>"); without it, it shows a whole list
+//   data-about     the things that it shows ("vm:<id>"); without it, or with a word alone ("images"), a whole list
 //   data-versions  "vm:<id>=7 job:<id>=3": how new it is
 // Frames hold no HTML. An answer older than what is known from frames is thrown away and asked for again.
 
@@ -36,6 +36,7 @@ const parts = () => [...document.querySelectorAll("[data-live]")];
 const words = (text) => (text || "").split(" ").filter(Boolean);
 const topicsOf = (part) => words(part.dataset.live);
 const aboutOf = (part) => words(part.dataset.about);
+const isList = (part) => !aboutOf(part).some((thing) => thing.includes(":"));
 const nounOf = (topic) => ({ vm: "vms", job: "jobs", node: "nodes", pool: "pools" })[topic.split(":")[0]] || topic;
 const kindOf = (topic) => ({ vms: "vm", jobs: "job", nodes: "node", pools: "pool" })[topic] || topic.split(":")[0];
 
@@ -84,7 +85,7 @@ function touch(frame, things) {
   const noun = nounOf(frame.topic);
   const listening = parts().filter((part) => topicsOf(part).some((topic) => nounOf(topic) === noun));
   const about = listening.filter((part) => aboutOf(part).some((thing) => things.includes(thing)));
-  const lists = listening.filter((part) => !part.dataset.about);
+  const lists = listening.filter(isList);
   const ended = frame.type === "deleted" || frame.type === "gone";
   if (frame.type === "progress") {
     // The bar is moved already; only a job's own page shows more of it.
