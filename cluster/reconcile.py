@@ -90,6 +90,8 @@ def _facts(said: NodeFacts) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def inventory(node: Node, seen: Inventory, clock_skew_s: float | None) -> None:
     """A full report: facts, checks, pools and images; its domains are an observation (:func:`observe`)."""
+    # Whoever reserves room takes the node before its pools: in the other order both would wait for each other.
+    Node.objects.select_for_update().only("pk").get(pk=node.pk)
     facts, platform = _facts(seen.facts)
     facts |= _held(seen.leases)
     checks = [c.model_dump(mode="json") for c in seen.checks] + _clock_check(clock_skew_s) + _strangers(seen.domains)

@@ -5,7 +5,7 @@ import pkgutil
 from dataclasses import dataclass
 from typing import Any
 
-from django.db import transaction
+from django.db import OperationalError, transaction
 from pydantic import ValidationError
 
 from cluster import audit, events, selectors, shapes, wake
@@ -20,6 +20,8 @@ from nodes.contract.faults import point
 
 MAX_PLANS = 3
 """How often placement runs again when a reservation was lost to somebody quicker."""
+
+DEADLOCK = "40P01"
 
 
 def load() -> None:
@@ -108,6 +110,10 @@ def _start(
         except Lost:
             if last:
                 raise Refused(Refusal("placement_lost", status=507)) from None
+        except OperationalError as error:
+            # PostgreSQL lets one of two transactions go on that wait for each other; of this one nothing is left.
+            if last or getattr(error.__cause__, "sqlstate", "") != DEADLOCK:
+                raise
     raise AssertionError("unreachable")
 
 

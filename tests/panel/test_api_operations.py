@@ -6,10 +6,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
+from django.db.models import F
 from django.utils import timezone
 
-from cluster.models import AuditEvent, IdempotencyKey, Job, Step, Vm
+from cluster import placement
+from cluster.models import AuditEvent, IdempotencyKey, Job, Node, Pool, Step, Vm
 from tests.panel.client import Api
 from tests.panel.engine.scenarios import SCENARIOS, Scene
 
@@ -221,3 +223,36 @@ def test_a_tenant_hears_of_no_node_and_no_pool_in_any_reason(scene: Scene, api: 
         words += api(person).post(f"vms/{scene.stopped.pk}/start/").content.decode()
         words += api(person).post(f"vms/{scene.stopped.pk}/start/?dry_run=true").content.decode()
         assert ("n1" in words or "p1" in words) is not hidden, words
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="only a server lets two writers wait for each other")
+@pytest.mark.django_db(transaction=True)
+def test_a_create_that_the_database_ends_for_a_deadlock_is_tried_again(
+    scene: Scene, api: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_pool, has_node = threading.Event(), threading.Event()
+    reserve_room = placement.reserve_room
+
+    def with_the_node_in_hand(pool: str, size_bytes: int) -> None:
+        has_node.set()
+        reserve_room(pool, size_bytes)
+
+    def the_other_way_round() -> None:
+        try:
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute("SET LOCAL deadlock_timeout = '60s'")  # so that the other one is ended
+                Pool.objects.update(version=F("version") + 1)
+                has_pool.set()
+                has_node.wait(60)
+                Node.objects.update(version=F("version") + 1)
+        finally:
+            connection.close()
+
+    monkeypatch.setattr(placement, "reserve_room", with_the_node_in_hand)
+    other = threading.Thread(target=the_other_way_round)
+    other.start()
+    has_pool.wait(60)
+    answer = api("owner").post("vms/", create_body(scene))
+    other.join()
+    assert answer.status_code == 202
+    assert Vm.objects.filter(name="new").count() == 1
