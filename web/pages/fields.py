@@ -58,6 +58,8 @@ class Field:
     """The one that is chosen is sent as a list of one."""
     key: str = ""
     """The parameter is a table of which this is one line: ``pools`` with the line of a disk."""
+    named_by_link: bool = False
+    """A DNS label that a link to the dialog may fill in."""
     more: bool = False
     """Shown only to those who open the further settings."""
 
@@ -404,7 +406,8 @@ def _adopt_claim(actor: Actor, vm: Vm) -> list[Field]:
 def _adopt_domain(actor: Actor, node: Node) -> list[Field]:
     found = sorted(node.strangers.items(), key=lambda item: str(item[1]["name"]))
     choices = [(uuid, stranger["name"]) for uuid, stranger in found]
-    name = Field("name", _("Name of the VM"), placeholder=_("as the domain is called"), nothing=True, longest=63)
+    words = _("as the domain is called")
+    name = Field("name", _("Name of the VM"), placeholder=words, nothing=True, longest=63, named_by_link=True)
     domain = Field("uuid", _("Domain"), "select", presumed=choices[0][0] if choices else None, choices=choices)
     tenants = [(tenant.pk, tenant.title or tenant.name) for tenant in selectors.tenants(actor).order_by("name")]
     tenant = Field("tenant", _("Tenant"), "select", choices=[("", _("the built-in one")), *tenants[:MOST_CHOICES]])
@@ -486,9 +489,7 @@ def fields_of(code: str, actor: Actor, target: Any) -> list[Field]:
 def said_before(field: Field, asked: Mapping[str, str]) -> Field:
     """A link to the dialog may choose in it what its page is about, and name what it makes."""
     chosen = asked.get(field.name, "")
-    known = [value for value, _word in field.choices]
-    if field.kind == "text":  # of another kind the query may say what its parameter never is
-        known = NAME.findall(chosen)
+    known = NAME.findall(chosen) if field.named_by_link else [value for value, _word in field.choices]
     if not chosen or chosen not in known:
         return field
     return replace(field, value=chosen, presumed=chosen)
