@@ -7,10 +7,12 @@ killed has frozen. A guest is never left to stand still: after a limit the node 
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from nodes.contract.errors import NodeError
 from nodes.contract.faults import point
+from nodes.contract.messages import Quiesce
 from nodes.drain import CallLost
 from nodes.files import write_atomically
 from nodes.hypervisor import Hypervisor
@@ -22,6 +24,30 @@ LIMIT_S = 60.0
 AGAIN_S = 2.0
 ANSWER_S = 10
 """So long the agent inside the guest has for its answer; a guest may be anybody's."""
+
+
+def during(folder: Path, hypervisor: Hypervisor, uuid: str, asked: Quiesce, work: Callable[[], object]) -> bool:
+    """Let the guest's file systems stand still while the work is done. Whether they did, all the time.
+
+    :raises NodeError: ``guest_agent_silent``, where it is required; whatever the work raises.
+    """
+    wanted = asked != "no" and hypervisor.whereabouts(uuid).state == "running"
+    frozen = wanted and freeze(folder, hypervisor, uuid)
+    if asked == "required" and not frozen:
+        raise silent()
+    try:
+        work()
+    finally:
+        still = frozen and thaw(folder, hypervisor, uuid)
+    return still
+
+
+def silent() -> NodeError:
+    return NodeError(
+        "guest_agent_silent",
+        "the agent inside the guest did not let its file systems stand still",
+        "Install qemu-guest-agent in the guest, or ask without it.",
+    )
 
 
 def freeze(folder: Path, hypervisor: Hypervisor, uuid: str) -> bool:

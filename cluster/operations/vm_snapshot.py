@@ -29,6 +29,7 @@ from nodes.contract.messages import (
     DomainSuspend,
     DomainThaw,
     FrozenDomain,
+    KeptVolume,
     Quiesce,
 )
 
@@ -204,14 +205,14 @@ def keys_of(snapshots: Iterable[str]) -> list[str]:
     return [f"{snapshot}.{disk}" for snapshot, disk in rows.values_list("snapshot_id", "disk_id")]
 
 
-def disk_call(message: type[DiskSnapshot] | type[DiskSnapshotDelete] | type[DiskRevert]) -> Any:
-    """A step's ``do`` or ``undo`` whose key is of :func:`keys_of`."""
+def disk_call(message: type[DiskSnapshot] | type[DiskSnapshotDelete] | type[DiskRevert], **more: Any) -> Any:
+    """A step's ``do`` or ``undo`` whose key is of :func:`keys_of`. ``more``: further fields of the message."""
 
     def do(context: Context[Any], key: str) -> Call:
         snapshot, _dot, disk_id = key.partition(".")
         disk = Disk.objects.select_related("pool", "vm").get(pk=disk_id)
         assert disk.vm
-        return Call(disk.vm.node_id, message(**volume_of(disk), snapshot=snapshot))
+        return Call(disk.vm.node_id, message(**volume_of(disk), snapshot=snapshot, **more))
 
     return do
 
@@ -236,8 +237,11 @@ def _release(context: Context[SnapshotParams]) -> None:
 def freeze(context: Context[SnapshotParams], key: str) -> Call | None:
     vm, params = vm_of(context), context.params
     context.data.setdefault("was", vm.state)
-    asks = not params.memory and asks_guest(vm, params.quiesce, known=DomainFreeze.verb in vm.node.verbs)
-    if not context.data.setdefault("freezes", asks):
+    # Of one disk its own message does it all, so that the guest stands still for a moment only.
+    at_once = len(context.data["disks"]) == 1 and "quiesce" in vm.node.verbs.get(DiskSnapshot.verb, ())
+    asks = not params.memory and asks_guest(vm, params.quiesce, known=at_once or DomainFreeze.verb in vm.node.verbs)
+    context.data.setdefault("quiesces", params.quiesce if asks and at_once else "no")
+    if not context.data.setdefault("freezes", asks and not at_once):
         return None
     more = {"required": True} if params.quiesce == "required" else {}
     return Call(vm.node_id, DomainFreeze(vm=vm.pk, uuid=vm.uuid, **more))
@@ -281,8 +285,16 @@ def go_on(context: Context[SnapshotParams], key: str) -> Call | None:
 
 
 def keep(context: Context[SnapshotParams], key: str) -> Call | None:
-    call: Call = disk_call(DiskSnapshot)(context, key)
-    return None if context.params.memory else call
+    if context.params.memory:
+        return None
+    quiesce = context.data.get("quiesces", "no")
+    call: Call = disk_call(DiskSnapshot, **({} if quiesce == "no" else {"quiesce": quiesce}))(context, key)
+    return call
+
+
+def kept(context: Context[SnapshotParams], key: str, result: KeptVolume) -> None:
+    if result.quiesced:
+        context.data["quiesced"] = True
 
 
 def save(context: Context[SnapshotParams], key: str) -> Call | None:
@@ -329,6 +341,7 @@ VmSnapshot.steps = (
         do=keep,
         undo=disk_call(DiskSnapshotDelete),
         each=kept_keys,
+        after=kept,
     ),
     Step("save", _("Keep the guest's memory"), do=save, undo=NoUndo(_("it goes with the disks' content"))),
     Step("go_on", _("Let the guest go on"), do=go_on, undo=NoUndo(_("its pause is taken back already"))),

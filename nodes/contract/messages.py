@@ -199,12 +199,26 @@ class DiskFlatten(_Volume):
     long = True
 
 
+Quiesce = Literal["auto", "no", "required"]
+
+
+class KeptVolume(Result):
+    quiesced: bool = False
+    """The guest's file systems stood still at that instant."""
+
+
 class DiskSnapshot(_Volume):
     """Keep the volume as it is now, under an id that the panel made."""
 
     verb = "disk.snapshot"
     long = True
+    result = KeptVolume
     snapshot: Id
+    quiesce: Quiesce = "no"
+    """Whether the agent inside the guest that runs on it is asked to let the file systems stand still meanwhile.
+
+    ``required``: a guest that does not do it is a certain ``guest_agent_silent``.
+    """
     room_bytes: Annotated[int, Field(gt=0, le=MAX_BYTES)] | None = None
     """Where ``snapshots_take_room``: for how many written bytes; None: for the whole volume, which is always enough."""
 
@@ -565,7 +579,6 @@ class DomainMedium(_Domain):
     disk: DomainDisk
 
 
-Quiesce = Literal["auto", "no", "required"]
 """Whether the guest's own agent is asked to let its file systems stand still: where it answers, never, or else not."""
 
 

@@ -1,5 +1,6 @@
 """Volumes. All the care is in the drivers; here stands what a running guest has to do with them."""
 
+from nodes import quiesce
 from nodes.contract.errors import NodeError
 from nodes.contract.faults import point
 from nodes.contract.messages import (
@@ -18,6 +19,7 @@ from nodes.contract.messages import (
     DiskState,
     DiskTake,
     DiskUnused,
+    KeptVolume,
     Nothing,
     VolumeFacts,
 )
@@ -125,11 +127,29 @@ def flatten(node: Node, message: DiskFlatten, run: Run) -> Nothing:
 
 
 @handles(DiskSnapshot)
-def snapshot(node: Node, message: DiskSnapshot, run: Run) -> Nothing:
+def snapshot(node: Node, message: DiskSnapshot, run: Run) -> KeptVolume:
     driver = node.driver(message.pool)
-    if not _changed_by_qemu(node, driver, message, wanted=True):
-        driver.snapshot(message.id, message.format, message.snapshot, message.room_bytes)
-    return Nothing()
+
+    def keep() -> None:
+        if not _changed_by_qemu(node, driver, message, wanted=True):
+            driver.snapshot(message.id, message.format, message.snapshot, message.room_bytes)
+
+    # Of one that was kept before this agent began nobody knows any more whether the guest stood still.
+    if message.quiesce == "no" or (run.repeats and _is_kept(driver, message)):
+        keep()
+        return KeptVolume()
+    guest = node.hypervisor.guest_on(message.id)
+    if guest is None:
+        if message.quiesce == "required":
+            raise quiesce.silent()
+        keep()
+        return KeptVolume()
+    still = quiesce.during(node.paths.frozen_dir, node.hypervisor, guest.uuid, message.quiesce, keep)
+    return KeptVolume(quiesced=still)
+
+
+def _is_kept(driver: Driver, message: DiskSnapshot) -> bool:
+    return message.snapshot in driver.look(message.id, message.format, lambda path: ()).snapshots
 
 
 @handles(DiskSnapshotDelete)

@@ -273,22 +273,10 @@ def medium(node: Node, message: DomainMedium, run: Run) -> PluggedDisk:
 def freeze(node: Node, message: DomainFreeze, run: Run) -> FrozenDomain:
     required(node, message.vm, message.uuid)
     where = _not_moving(node, message.uuid)
-    frozen = where.state == "running" and _frozen(node, message.uuid)
+    frozen = where.state == "running" and quiesce.freeze(node.paths.frozen_dir, node.hypervisor, message.uuid)
     if message.required and not frozen:
-        raise _silent()
+        raise quiesce.silent()
     return FrozenDomain(**where.model_dump(), frozen=frozen)
-
-
-def _frozen(node: Node, uuid: str) -> bool:
-    return quiesce.freeze(node.paths.frozen_dir, node.hypervisor, uuid)
-
-
-def _silent() -> NodeError:
-    return NodeError(
-        "guest_agent_silent",
-        "the agent inside the guest did not let its file systems stand still",
-        "Install qemu-guest-agent in the guest, or ask without it.",
-    )
 
 
 @handles(DomainThaw)
@@ -363,15 +351,11 @@ def backup(node: Node, message: DomainBackup, run: Run) -> BackedUpDomain:
 
 def _begin_backup(node: Node, message: DomainBackup, xml: str) -> bool:
     """The copy is of the instant at which it begins: only then have the file systems to stand still."""
-    running = node.hypervisor.whereabouts(message.uuid).state == "running"
-    frozen = message.quiesce != "no" and running and _frozen(node, message.uuid)
-    if message.quiesce == "required" and not frozen:
-        raise _silent()
-    try:
+
+    def begin() -> None:
         call_libvirt(message.verb, lambda: node.hypervisor.begin_backup(message.uuid, xml))
-    finally:
-        still = frozen and quiesce.thaw(node.paths.frozen_dir, node.hypervisor, message.uuid)
-    return still
+
+    return quiesce.during(node.paths.frozen_dir, node.hypervisor, message.uuid, message.quiesce, begin)
 
 
 @handles(DomainMirror)

@@ -109,9 +109,9 @@ class Hands:
         return self._and_event(uuid, self._connection.lookupByUUIDString(uuid).resume)
 
     def snapshot(self, name: str) -> dict[str, Any]:
-        """Lay a file over the first disk of a domain that runs."""
+        """Lay a file over the first disk of a domain that runs, while its agent lets the file systems stand still."""
         over = str(self._over(name))
-        spec = ["--disk-only", "--atomic", "--no-metadata", "--diskspec", f"vda,file={over}"]
+        spec = ["--disk-only", "--quiesce", "--atomic", "--no-metadata", "--diskspec", f"vda,file={over}"]
         return _timed(lambda: _run([*VIRSH, "snapshot-create-as", name, "bench", *spec]))
 
     def merge(self, name: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from nodes import domain_xml, quiesce
 from nodes.contract.errors import NodeError
 from nodes.contract.messages import (
     DiskRevert,
+    DiskSnapshot,
     DiskSnapshotDelete,
     DomainBackup,
     DomainFreeze,
@@ -147,6 +148,21 @@ def test_a_backup_is_of_an_instant_at_which_the_guest_stood_still(booted: Booted
     assert not perform(node, DomainBackup(**OURS, **copied)).quiesced
     assert "needs_recovery" in features(copy)
     place.driver().delete(OTHER, "qcow2", lambda path: ())
+
+
+def test_a_snapshot_of_one_disk_asks_the_guest_by_itself(booted: Booted, node: Node) -> None:
+    place, asked = booted.place, booted.said().count("AGENT-freeze")
+    volume = {"id": DISK, "pool": place.pool, "format": "qcow2"}
+    try:
+        assert perform(node, DiskSnapshot(**volume, snapshot=SNAPSHOT, quiesce="required")).quiesced
+        booted.wait_tick()
+        assert booted.said().count("AGENT-freeze") == asked + 1 == booted.said().count("AGENT-thaw")
+        copy = place.folder / "kept.qcow2"
+        kept = ["-U", "-l", f"snapshot.name={SNAPSHOT}", "-f", "qcow2", "-O", "qcow2"]
+        subprocess.run(["qemu-img", "convert", *kept, str(place.folder / place.final()), str(copy)], check=True)
+        assert "needs_recovery" not in features(copy)
+    finally:
+        perform(node, DiskSnapshotDelete(**volume, snapshot=SNAPSHOT))
 
 
 def test_a_guest_whose_agent_cannot_do_it_reboots_by_its_power_button(booted: Booted, node: Node) -> None:

@@ -7,6 +7,7 @@ there a command takes a second, and what a job adds drowns in it.
 
 from collections.abc import Callable, Iterator
 
+from deploy.lab.processes import Failed, wait
 from deploy.lab.state import UML_NODE
 from tests.bench.bench import Bench
 from tests.bench.byhand import ByHand
@@ -24,7 +25,9 @@ VOLUMES = {
 }
 NOTES = {"lvm": "on the one emulated CPU of user-mode Linux: says little of a machine"}
 SNAPSHOT = Row(
-    "snapshot", "snapshot of a guest that runs / virsh snapshot-create-as --disk-only", goal=(within_ratio(1.3),)
+    "snapshot",
+    "snapshot of a guest that runs, quiesced / virsh snapshot-create-as --disk-only --quiesce",
+    goal=(within_ratio(1.3),),
 )
 
 
@@ -79,11 +82,17 @@ def snapshots(bench: Bench) -> Result:
         life.ours("create", 1)
         life.bare("create", 1)
 
-        def ours() -> float:
+        def kept() -> tuple[float, str]:
+            """(how long it took, what a guest would find on its disk)"""
             bench.wait_quiet()
             took_ms, _vm = job_ms(bench, f"vms/{life.vm}/snapshot/", {"name": "bench"})
-            snapshot = bench.lab.api.all(f"snapshots/?vm={life.vm}")[0]["id"]
-            job_ms(bench, f"snapshots/{snapshot}/delete/")
+            snapshot = bench.lab.api.all(f"snapshots/?vm={life.vm}")[0]
+            job_ms(bench, f"snapshots/{snapshot['id']}/delete/")
+            return took_ms, snapshot["consistency"]
+
+        def ours() -> float:
+            took_ms, found = kept()
+            assert found == "quiesced"
             return took_ms
 
         def bare() -> float:
@@ -92,7 +101,15 @@ def snapshots(bench: Bench) -> Result:
             hands.do("merge", name="bench-libvirt-1")
             return took_ms
 
-        ours(), bare()
+        def answers() -> bool:
+            try:
+                bare()
+            except Failed:
+                return False
+            return True
+
+        wait(lambda: kept()[1] == "quiesced", 120, "the agent in the panel's guest")
+        wait(answers, 120, "the agent in the other guest")
         samples = interleaved(bench.pairs, {"bare": bare, "ours": ours})
         note = "virsh lays a file over the disk, the panel keeps the snapshot in the file"
         return compared(SNAPSHOT, samples, note)

@@ -149,6 +149,7 @@ class World:
                 return {**seen, "used_by": self.users(node, message.id, other_pool(message))}  # type: ignore[attr-defined]
             case "disk.snapshot":
                 self.objects[node, f"{message.object}/{message.snapshot}"] = "kept"  # type: ignore[attr-defined]
+                return {"quiesced": message.quiesce != "no"}  # type: ignore[attr-defined]
             case "disk.snapshot_delete":
                 self.objects.pop((node, f"{message.object}/{message.snapshot}"), None)  # type: ignore[attr-defined]
             case "disk.revert":
