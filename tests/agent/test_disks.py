@@ -46,12 +46,16 @@ def image(agent, name="image.qcow2", *arguments):
     return str(agent.images / name)
 
 
+SEEN = {"exists": True, "ours": False, "size_bytes": None, "used_by": [], "snapshots": [], "independent": None}
+"""A file that is not ours."""
+
+
 @pytest.mark.parametrize("disk_format", ["qcow2", "raw"])
 def test_a_volume_is_made_marked_and_measured(disk_format, agent, panel):
     assert panel.done(create(agent, format=disk_format)) == {"size_bytes": 1 << 20}
     assert os.getxattr(volume(agent, suffix=disk_format), "user.ulei.disk").decode() == DISK
     seen = panel.done(look(agent, format=disk_format))
-    assert seen == {"exists": True, "ours": True, "size_bytes": 1 << 20, "used_by": [], "snapshots": []}
+    assert seen == {**SEEN, "ours": True, "size_bytes": 1 << 20}
     panel.done(delete(agent, format=disk_format))
     assert not volume(agent, suffix=disk_format).exists()
     assert not panel.done(look(agent, format=disk_format))["exists"]
@@ -77,7 +81,7 @@ def test_a_foreign_file_of_the_wanted_name_survives_everything(mark, agent, pane
     assert code(panel.call(create(agent))) == "exists_not_ours"
     assert code(panel.call(delete(agent))) == "exists_not_ours"
     seen = panel.done(look(agent))
-    assert seen == {"exists": True, "ours": False, "size_bytes": None, "used_by": [], "snapshots": []}
+    assert seen == SEEN
     assert volume(agent).read_text() == "somebody's"
 
 
