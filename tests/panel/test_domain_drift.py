@@ -525,6 +525,13 @@ def test_a_domain_made_by_hand_becomes_a_vm_with_its_volume_and_its_interface(sc
     assert domain_drift.expected([vm.pk])[vm.pk].disks[0].place != shown["disks"][0]["place"]
 
 
+def test_what_can_be_put_right_in_a_dialog_does_not_lock_it(scene: Scene, people: dict[str, Person]) -> None:
+    node, params = made_by_hand(scene)
+    page = Browser(people["administrator"]).get(f"/nodes/{node}/do/adopt_domain/?uuid={params['uuid']}")
+    assert "cannot be the name of a VM" in text_of(page)
+    assert 'btn-primary" disabled' not in page.content.decode()
+
+
 @pytest.mark.parametrize("step", ["disk.take", "domain.take"])
 def test_what_is_not_taken_over_wholly_is_given_back_under_its_old_names(scene: Scene, step: str) -> None:
     node, params = made_by_hand(scene)

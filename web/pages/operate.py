@@ -74,11 +74,14 @@ def _dialog(
     plan: Plan,
     home: str,
 ) -> HttpResponse:
+    typed = {field.name for field in fields}
     context = {
         "operation": operation,
         "target": target,
         "fields": [field for field in fields if not field.more],
         "refusals": [r.said() for r in plan.refusals],
+        # What is wrong with a field can be put right in it.
+        "hindered": any(r.field not in typed for r in plan.refusals),
         "said": said_of_all(request.actor, plan) if any(field.quote and field.value for field in fields) else [],
         "home": home,
         "targets": plan.targets,
