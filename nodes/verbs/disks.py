@@ -135,12 +135,10 @@ def snapshot(node: Node, message: DiskSnapshot, run: Run) -> KeptVolume:
             driver.snapshot(message.id, message.format, message.snapshot, message.room_bytes)
 
     # Of one that was kept before this agent began nobody knows any more whether the guest stood still.
-    if message.quiesce == "no" or (run.repeats and _is_kept(driver, message)):
-        keep()
-        return KeptVolume()
-    guest = node.hypervisor.guest_on(message.id)
+    asks = message.quiesce != "no" and not (run.repeats and _is_kept(driver, message))
+    guest = node.hypervisor.guest_on(message.id) if asks else None
     if guest is None:
-        if message.quiesce == "required":
+        if asks and message.quiesce == "required":
             raise quiesce.silent()
         keep()
         return KeptVolume()

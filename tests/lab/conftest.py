@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +32,8 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20) as gu
     print(guest.makefile().read())
 """
 MIB = 2**20
+SMALL = "/var/lib/libvirt/small"
+"""Where :func:`pool_in_memory` is mounted."""
 SLOW_SETTLE_S = 90.0
 """A look of the user-mode Linux node at all that it has may take half of it, on a machine with other work."""
 FULL = bool(os.environ.get("ULEI_TEST_FULL"))
@@ -190,6 +192,21 @@ def stands(lab: Lab, vm: str, code: str) -> dict[str, Any] | None:
     """Its row, when it says this of itself: that its storage has stopped it."""
     row: dict[str, Any] = lab.api.get(f"vms/{vm}/")
     return row if (row["state_reason"] or {}).get("code") == code else None
+
+
+@contextmanager
+def pool_in_memory(lab: Lab, node: str, size_mib: int) -> Iterator[dict[str, Any]]:
+    """A pool so small that it can be filled to its last byte; its row."""
+    run = lab.nodes[node].run
+    run("mkdir", "-p", SMALL)
+    run("mount", "-t", "tmpfs", "-o", f"size={size_mib}m", "tmpfs", SMALL)
+    try:
+        pool = {"name": "small", "kind": "directory", "path": SMALL, "nodes": [lab.node_id(node)]}
+        made = lab.api.do("pools/", pool)["subject"].removeprefix("pool:")
+        yield lab.api.get(f"pools/{made}/")
+        lab.api.do(f"pools/{made}/remove/")
+    finally:
+        run("umount", "--lazy", SMALL)
 
 
 def free_port() -> int:

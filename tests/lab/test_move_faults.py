@@ -15,12 +15,11 @@ from deploy.lab.demo import PATIENCE_S
 from deploy.lab.faults import Faults
 from deploy.lab.processes import wait
 from deploy.lib import postgres
-from tests.lab.conftest import FULL, MIB, STATE, Lab, sample, start_lab, told
+from tests.lab.conftest import FULL, MIB, SMALL, STATE, Lab, pool_in_memory, sample, start_lab, told
 from tests.lab.moving import DISKS, Ticks, migrate, wait_under_way
 
 AWAY_S = 5.0
 SETTLED_S = 240.0
-SMALL = "/var/lib/libvirt/small"
 
 
 @pytest.fixture(scope="module")
@@ -170,17 +169,9 @@ STAYS = {
 @pytest.fixture
 def small_pool(lab: Lab) -> Iterator[dict[str, Any]]:
     """A pool of 320 MiB on n2, in memory, so that it can be filled to its last byte."""
-    run = lab.nodes["n2"].run
-    run("mkdir", "-p", SMALL)
-    run("mount", "-t", "tmpfs", "-o", "size=320m", "tmpfs", SMALL)
-    try:
-        pool = {"name": "small", "kind": "directory", "path": SMALL, "nodes": [lab.node_id("n2")]}
-        made = lab.api.do("pools/", pool)["subject"].removeprefix("pool:")
-        yield lab.api.get(f"pools/{made}/")
+    with pool_in_memory(lab, "n2", 320) as pool:
+        yield pool
         lab.delete_all()
-        lab.api.do(f"pools/{made}/remove/")
-    finally:
-        run("umount", "--lazy", SMALL)
 
 
 @pytest.mark.parametrize("moment", sample(FULL_AT, 1))

@@ -8,9 +8,8 @@ import pytest
 
 from deploy.lab.node import IMAGES
 from deploy.lab.processes import wait
-from tests.lab.conftest import MIB, Lab, stands
+from tests.lab.conftest import MIB, SMALL, Lab, pool_in_memory, stands
 
-SMALL = "/var/lib/libvirt/small"
 FILLER = f"{SMALL}/filler"
 
 
@@ -51,16 +50,8 @@ def test_a_volume_that_was_resized_or_deleted_by_hand_is_said_and_a_larger_size_
 @pytest.fixture
 def small_pool(lab: Lab) -> Iterator[dict[str, Any]]:
     """A pool of 96 MiB on n1, in memory."""
-    run = lab.nodes["n1"].run
-    run("mkdir", "-p", SMALL)
-    run("mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", SMALL)
-    try:
-        pool = {"name": "small", "kind": "directory", "path": SMALL, "nodes": [lab.node_id("n1")]}
-        made = lab.api.do("pools/", pool)["subject"].removeprefix("pool:")
-        yield lab.api.get(f"pools/{made}/")
-        lab.api.do(f"pools/{made}/remove/")
-    finally:
-        run("umount", "--lazy", SMALL)
+    with pool_in_memory(lab, "n1", 96) as pool:
+        yield pool
 
 
 def test_a_guest_whose_storage_is_full_stands_still_says_why_and_goes_on_when_there_is_room(
