@@ -109,9 +109,11 @@ class DiskCreate(Operation[DiskParams]):
 
     @classmethod
     def recheck(cls, context: Context[DiskParams]) -> list[Refusal]:
+        if not context.data["vm"]:
+            return []
         pool = disk_of(context).pool
         assert pool
-        return cannot_take(vm_of(context), pool) if context.data["vm"] else []
+        return cannot_take(vm_of(context), pool)
 
     # The table of steps stands below the functions that it names.
 
@@ -129,8 +131,13 @@ def _pool(actor: Actor, params: DiskParams, vm: Vm | None) -> Pool | None:
 
 def at_hand(pool: Pool) -> str | None:
     """A node that has the pool, one that answers where there is one."""
+    return next(iter(nodes_with(pool)), None)
+
+
+def nodes_with(pool: Pool) -> list[str]:
+    """Those that answer first."""
     places = pool.places.values_list("node__state", "node_id").order_by("node__name")
-    return min(places, key=lambda place: place[0] == NodeState.OFFLINE, default=("", None))[1]
+    return [node for _state, node in sorted(places, key=lambda place: place[0] == NodeState.OFFLINE)]
 
 
 def release(context: Context[DiskParams], key: str) -> None:
@@ -152,9 +159,9 @@ def delete(context: Context[Any], key: str) -> Call:
 
 
 def finish(context: Context[DiskParams], key: str) -> None:
-    disk = disk_of(context)
-    if disk.state == "creating":  # this job was resolved as done: nobody waits for its room
-        created(context, key, VolumeFacts(size_bytes=disk.size_bytes))
+    unfinished = Disk.objects.filter(pk=context.subject_id, state="creating").values_list("size_bytes", flat=True)
+    for size_bytes in unfinished:  # this job was resolved as done: nobody waits for its room
+        created(context, key, VolumeFacts(size_bytes=size_bytes))
     hand_over(context, key)
 
 

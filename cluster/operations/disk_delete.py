@@ -12,7 +12,7 @@ from cluster.saga.steps import Call, Context, LockName, NoParams, NoUndo, Operat
 from nodes.contract.messages import DiskUnused
 
 from .disk_attach import disk_of, is_loose
-from .disk_create import at_hand, delete
+from .disk_create import delete, nodes_with
 from .vm_settle import settle_disk_gone
 
 
@@ -33,11 +33,10 @@ class DiskDelete(Operation[NoParams]):
     def plan(cls, actor: Actor, target: Disk, params: NoParams) -> Plan:
         if target.pool is None:
             return Plan()
-        node = at_hand(target.pool)
-        nowhere = [] if node else [Refusal("pool_nowhere", {"pool": target.pool.name})]
+        nodes = nodes_with(target.pool)
+        nowhere = [] if nodes else [Refusal("pool_nowhere", {"pool": target.pool.name})]
         # The one that deletes asks its own domains as it deletes.
-        others = target.pool.places.exclude(node=node).order_by("node").values_list("node_id", flat=True)
-        return Plan(refusals=nowhere, data={"nodes": list(others), "node": node})
+        return Plan(refusals=nowhere, data={"nodes": nodes[1:], "node": next(iter(nodes), None)})
 
     @classmethod
     def locks(cls, context: Context[NoParams]) -> Sequence[LockName]:

@@ -226,10 +226,10 @@ def create_disk(context: Context[VmCreate.Params], disk_id: str) -> Call:
 
 
 def disk_created(context: Context[Any], disk_id: str, result: VolumeFacts) -> None:
-    disk = Disk.objects.get(pk=disk_id)
-    if disk.state == "creating":
-        placement.release_room(disk.pool_id or "", disk.size_bytes)
-    Disk.objects.filter(pk=disk_id).update(state="ready", size_bytes=result.size_bytes)
+    disk = Disk.objects.filter(pk=disk_id)
+    for pool_id, size_bytes in disk.filter(state="creating").values_list("pool_id", "size_bytes"):
+        placement.release_room(pool_id or "", size_bytes)
+    disk.update(state="ready", size_bytes=result.size_bytes)
 
 
 def delete_disk(context: Context[Any], disk_id: str) -> Call | None:

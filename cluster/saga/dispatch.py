@@ -23,26 +23,30 @@ MOST_NUMBERS = 1 << 53
 MAX_LONG_VERBS = 16
 """Of the agent's 24 threads: a ``stop`` must find a free one beside the longest migrations."""
 
+_OF_NODE = ("name", "state", "redis_password_sha256", "verbs", "agent_version")
+
 
 def body_text(message: Message) -> str:
     """The message for its row; sealed, because a body may hold a secret parameter."""
     return crypto.seal(messages.body_of(message))
 
 
-def issue(step: Step, call: Call, phase: str) -> Refusal | None:
-    """Give the step's message the next number of its object; from the commit on it is in the outbox.
+def issue(step: Step, call: Call, phase: str, long_ones: int) -> Refusal | None:
+    """Give the step's message the next number of its object; once the step is written it is in the outbox.
+
+    :param long_ones: messages of the same node with long verbs that are not written yet.
 
     Called only when the previous number was answered (or at a resolve): rule 1. Returns why not, where not:
     ``node_too_old``, ``node_gone``, or ``node_busy`` (ask again later).
     """
-    node = Node.objects.filter(pk=call.node).defer("facts", "platform", "checks", "offers").first()
+    node = Node.objects.filter(pk=call.node).only(*_OF_NODE).first()
     message = call.message
     if node is None or not node.redis_password_sha256:
         return Refusal("node_gone", {"node": node.name if node else call.node})
     body = messages.body_of(message)
     if too_old(node, message, body):
         return Refusal("node_too_old", {"node": node.name, "verb": message.verb, "version": node.agent_version})
-    if message.long and outbox().filter(node=node, long=True).count() >= MAX_LONG_VERBS:
+    if message.long and outbox().filter(node=node, long=True).count() + long_ones >= MAX_LONG_VERBS:
         return Refusal("node_busy", {"node": node.name, "limit": MAX_LONG_VERBS})
     step.node, step.object, step.verb, step.phase, step.long = node, message.object, message.verb, phase, message.long
     step.dispatch = next_number(node.pk, message.object)
@@ -52,7 +56,6 @@ def issue(step: Step, call: Call, phase: str) -> Refusal | None:
     step.progress, step.facts = 0, {}
     step.heard = timezone.now()
     step.body = body_text(message)
-    step.save()
     return None
 
 

@@ -34,7 +34,6 @@ MAX_DOUBTS = 3
 MAX_FAILURES = 3
 MOST_ATTEMPTS = 8
 """A node that calls every number too low is not believed for ever."""
-WATCHED = ("state", "phase", "dispatch", "doubts", "answer", "waits_for_click", "error")
 
 
 class Stale(Exception):
@@ -74,14 +73,13 @@ def advance(job_id: str) -> Advanced:
             return Advanced()
         claim(job)
         run = Run(job)
-        before = run.snapshot()
         run.go()
         run.left.cancelling = job.cancel_requested and not job.is_final
-        if run.snapshot() == before:
+        if not run.has_changed:
             # Nothing to say: the version stays, and nobody is told.
             transaction.set_rollback(True)
             return run.left
-        job.save()
+        run.write()
         events.job_changed(job, run.steps)
         point("engine.before-commit", job.operation)
     point("engine.after-commit", job.operation)
@@ -104,16 +102,41 @@ class Run:
         self.operation: type[Operation[Any]] | None = Operation.registry.get(job.operation)
         self.steps = list(job.steps.all())
         self.left = Advanced()
-        self.asked_anew = 0
+        self.now = timezone.now()
+        self._asked_anew = 0
+        self._stored = [_columns(row) for row in (job, *self.steps)]
 
-    def snapshot(self) -> Any:
-        """All by which others can tell that this run has changed something. Steps are written as they change."""
-        return (
-            [getattr(self.job, f.attname) for f in Job._meta.fields if f.name not in ("version", "data")],
-            str(self.job.data),
-            [[getattr(step, name) for name in WATCHED] for step in self.steps],
-            self.asked_anew,
-        )
+    # --- rows -------------------------------------------------------------------------------------------
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether others can tell that this run has done anything."""
+        return self._asked_anew > 0 or any(self._changes())
+
+    def write(self) -> None:
+        """What has changed since the rows were read, and no column besides.
+
+        Steps that became alike (those done in one go) share a statement.
+        """
+        alike: list[tuple[dict[str, Any], list[str]]] = []
+        of_job, *of_steps = self._changes()
+        for step, changes in zip(self.steps, of_steps, strict=True):
+            same = next((pks for others, pks in alike if others == changes), None)
+            if same is not None:
+                same.append(step.pk)
+            elif changes:
+                alike.append((changes, [step.pk]))
+        for changes, pks in alike:
+            Step.objects.filter(pk__in=pks).update(**changes)
+        if of_job:
+            Job.objects.filter(pk=self.job.pk).update(**of_job)
+
+    def _changes(self) -> list[dict[str, Any]]:
+        """By column; of the job, then of each step."""
+        return [
+            {name: getattr(row, name) for name, kept in stored.items() if kept != _kept(getattr(row, name))}
+            for row, stored in zip((self.job, *self.steps), self._stored, strict=True)
+        ]
 
     # --- the way ----------------------------------------------------------------------------------------
 
@@ -164,7 +187,6 @@ class Run:
 
     def _issue_again(self, step: Step, state: StepState) -> bool:
         step.state, step.dispatch = state, None
-        step.save()
         return True
 
     def _got_its_turn(self) -> bool:
@@ -173,7 +195,7 @@ class Run:
             self.job.undoing = True
         elif not locks.acquire(self.job):
             return False
-        self.job.started = timezone.now()
+        self.job.started = self.now
         self.job.state = JobState.RUNNING
         if not self.job.undoing and self.operation:
             refusals = self._recheck(self.operation)
@@ -231,12 +253,11 @@ class Run:
             self._done(step)
             return True
         step.state = StepState.RUNNING
-        step.started = step.started or timezone.now()
+        step.started = step.started or self.now
         if isinstance(outcome, Call):
             self._issue(step, outcome, "do")
             return False
         step.waits_for_click = isinstance(outcome, WaitForClick)
-        step.save()
         if isinstance(outcome, Children):
             self.left.wake += outcome.jobs
         return False
@@ -299,8 +320,7 @@ class Run:
         if self.job.past_pivot:
             return self._try_again(step, StepState.PENDING, why, counts=not retryable)
         step.state = StepState.FAILED
-        step.finished = timezone.now()
-        step.save()
+        step.finished = self.now
         self._unwind(why)
         return True
 
@@ -310,7 +330,6 @@ class Run:
             return False
         self._done(step)
         step.error = why.kept()
-        step.save()
         return True
 
     def _doubt(self, step: Step, reply: Reply) -> bool:
@@ -318,7 +337,6 @@ class Run:
         why = refusal_of(reply) or Refusal("uncertain")
         if step.doubts <= MAX_DOUBTS:
             self.job.waiting_reason = why.kept()
-            step.save()
             self.left.send.append(step)
             return False
         if self.job.undoing:
@@ -327,20 +345,17 @@ class Run:
         if spec.pivot and spec.settle:
             step.phase = "settle"
             step.error = why.kept()
-            step.save()
             self._ask(step, spec)
             return False
         if self.job.past_pivot:
             return self._try_again(step, StepState.PENDING, why, counts=True)
         step.state, step.error = StepState.FAILED, why.kept()
-        step.save()
         self._unwind(why)
         return True
 
     def _try_again(self, step: Step, state: StepState, why: Refusal | None, *, counts: bool) -> bool:
         """Where there is no way back: the next sweep issues a new number, unless it failed too often."""
         step.state, step.dispatch, step.error = state, None, why.kept() if why else None
-        step.save()
         self.job.failures += counts
         if self.job.failures > MAX_FAILURES:
             self._stick(why or Refusal("cancelled_on_node"))
@@ -350,9 +365,8 @@ class Run:
 
     def _done(self, step: Step) -> None:
         step.state, step.error, step.progress = StepState.DONE, None, 100
-        step.started = step.started or timezone.now()
-        step.finished, step.phase = timezone.now(), "do"
-        step.save()
+        step.started = step.started or self.now
+        step.finished, step.phase = self.now, "do"
         if self.spec(step).pivot:
             self.job.past_pivot = True
             self.job.cancel_requested = False
@@ -368,7 +382,7 @@ class Run:
         """A fresh set of questions; answers to older ones no longer find a row. ``now`` False: with the next sweep."""
         assert spec.settle
         step.looks.all().delete()
-        self.asked_anew += 1
+        self._asked_anew += 1
         looks = [self._look(step, call) for call in spec.settle.ask(self.context, step.key)]
         # The source first; the others only after its answer: they are sent by ``_settle`` one by one.
         self.left.ask += [look.pk for look in looks[:1] if now]
@@ -412,7 +426,6 @@ class Run:
         step.phase = "do"
         if verdict == "not_done":
             return self._failed(step, Refusal.from_kept(step.error or {"code": "uncertain"}), retryable=False)
-        step.save()
         self._stick(Refusal("cannot_be_settled", {"step": step.name, "seen": [look.answer for look in looks]}))
         return False
 
@@ -469,21 +482,20 @@ class Run:
         # Whatever the answer says, it may have happened, and an undo is safe on "perhaps".
         step.state, step.dispatch = StepState.FAILED, None
         step.error = why.kept() if (why := refusal_of(reply)) else None
-        step.save()
         return True
 
     def end_step(self, step: Step, state: StepState) -> None:
-        step.state, step.finished, step.waits_for_click = state, timezone.now(), False
-        step.save()
+        step.state, step.finished, step.waits_for_click = state, self.now, False
 
     # --- the end ----------------------------------------------------------------------------------------
 
     def finish(self, state: JobState) -> None:
         job = self.job
-        job.state, job.finished, job.secrets, job.waiting_reason = state, timezone.now(), "", None
-        # Bodies may hold sealed secrets, and nobody reads them again.
-        job.steps.update(body="")
-        job.looks.all().delete()
+        job.state, job.finished, job.secrets, job.waiting_reason = state, self.now, "", None
+        for step in self.steps:
+            step.body = ""  # it may hold sealed secrets, and nobody reads it again
+        if job.resolution:
+            job.looks.all().delete()
         self.left.ended = state
         self.left.freed, woken = locks.release(job)
         self.left.wake += woken
@@ -521,13 +533,13 @@ class Run:
             return Refusal("internal", {"step": step.name, "job": self.job.pk})
 
     def _issue(self, step: Step, call: Call, phase: str) -> None:
-        refusal = dispatch.issue(step, call, phase)
+        unwritten = sum(other.long and other.node_id == call.node and not other.doubts for other in self.left.send)
+        refusal = dispatch.issue(step, call, phase, unwritten)
         if refusal is None:
             self.left.send.append(step)
         elif refusal.code == "node_busy":
             # Not a failure: the next sweep tries again, nothing has begun.
             step.state, step.dispatch = StepState.PENDING if phase == "do" else StepState.UNDOING, None
-            step.save()
             self.job.waiting_reason = refusal.kept()
         elif phase == "do":
             self._failed(step, refusal, retryable=False)
@@ -548,6 +560,15 @@ class Run:
             self.job.waiting_reason = {"code": "node_offline", "facts": {"node": node.name}}
         elif dispatch.is_overdue(step):
             self.job.waiting_reason = {"code": "no_answer", "facts": {"node": node.name, "verb": step.verb}}
+
+
+def _columns(row: Job | Step) -> dict[str, Any]:
+    return {field.attname: _kept(getattr(row, field.attname)) for field in row._meta.concrete_fields}
+
+
+def _kept(value: Any) -> Any:
+    """To compare with later: JSON is changed in place."""
+    return repr(value) if isinstance(value, (dict, list)) else value
 
 
 def open_jobs() -> list[str]:

@@ -68,22 +68,22 @@ def _families(jobs: Iterable[Job]) -> dict[str, list[str]]:
 def acquire(job: Job) -> bool:
     """Take all locks of a waiting job, or none. Call inside a transaction."""
     serialise()
-    if in_the_way(job).exists():
+    mine = Lock.objects.filter(job=job)
+    others = Lock.objects.filter(name__in=mine.values("name")).exclude(job=job)
+    if others.exists() and in_the_way(job).exists():
         return False
-    job.locks.update(held=True)
+    mine.update(held=True)
     return True
 
 
 def release(job: Job) -> tuple[list[str], list[str]]:
     """Let go; returns the names, and the ids of jobs that may now have got their turn."""
-    names = list(job.locks.values_list("name", flat=True))
-    job.locks.all().delete()
-    return names, list(
-        Job.objects.filter(state=JobState.WAITING, locks__name__in=names)
-        .order_by("-priority", "created", "id")
-        .distinct()
-        .values_list("id", flat=True)
-    )
+    mine = Lock.objects.filter(job=job)
+    lines = Lock.objects.filter(name__in=mine.values("name")).order_by("-job__priority", "job__created", "job_id")
+    rows = list(lines.values_list("name", "job_id", "job__state"))
+    mine.delete()
+    waiting = dict.fromkeys(pk for _name, pk, state in rows if state == JobState.WAITING)
+    return [name for name, pk, _state in rows if pk == job.pk], list(waiting)
 
 
 def waits_for(jobs: Iterable[Job]) -> dict[str, list[dict[str, Any]]]:
