@@ -104,7 +104,8 @@ class Run:
         self.left = Advanced()
         self.now = timezone.now()
         self._asked_anew = 0
-        self._stored = [_columns(row) for row in (job, *self.steps)]
+        self._rows: list[Job | Step] = [job, *self.steps]
+        self._stored = [_columns(row) for row in self._rows]
 
     # --- rows -------------------------------------------------------------------------------------------
 
@@ -135,7 +136,7 @@ class Run:
         """By column; of the job, then of each step."""
         return [
             {name: getattr(row, name) for name, kept in stored.items() if kept != _kept(getattr(row, name))}
-            for row, stored in zip((self.job, *self.steps), self._stored, strict=True)
+            for row, stored in zip(self._rows, self._stored, strict=True)
         ]
 
     # --- the way ----------------------------------------------------------------------------------------

@@ -38,9 +38,9 @@ def in_the_way(job: Job, names: Iterable[LockName] | None = None) -> QuerySet[Lo
     wanted = [(n.name, n.exclusive) for n in names] if names is not None else list(
         job.locks.values_list("name", "exclusive")
     )  # fmt: skip
-    conflict = Q(pk__in=[])
-    for name, exclusive in wanted:
-        conflict |= Q(name=name) if exclusive else Q(name=name, exclusive=True)
+    exclusive = [name for name, alone in wanted if alone]
+    shared = [name for name, alone in wanted if not alone]
+    conflict = Q(name__in=exclusive) | Q(name__in=shared, exclusive=True)
     others = Lock.objects.filter(conflict).exclude(job_id__in=_families([job])[job.pk])
     if names is None:
         earlier = Q(job__priority__gt=job.priority) | Q(job__priority=job.priority) & (
