@@ -175,7 +175,7 @@ class Hypervisor(Migrating):
         code, reason = domain.state()
         outline = self._outlines.of(domain, anew=True) if event.definition else None
         about = {"reason": _reason(code, reason), "outline": outline}
-        return DomainFacts(uuid=event.uuid, name=event.name, state=STATES[code], vm=vm, **about)
+        return DomainFacts(uuid=event.uuid, name=event.name, state=state_told(code, reason), vm=vm, **about)
 
     def redefined(self) -> list[LifecycleEvent]:
         """Domains whose definitions were written since they were read: libvirt tells of few of the ways to do that."""
@@ -709,21 +709,28 @@ def _job(domain: Any) -> tuple[bool, bool]:
     return active, active and stats.get("operation") == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN
 
 
+def state_told(code: int, reason: int) -> DomainState:
+    """What a report says of libvirt's state. One that libvirt is just starting stands still, but nobody paused it."""
+    starting = (code, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP)
+    return "running" if starting else STATES[code]
+
+
 def _facts(domain: Any, stats: dict[str, Any], outline: Outline | None) -> DomainFacts:
     memory_kib = stats.get("balloon.current")
+    code, reason = stats.get("state.state", libvirt.VIR_DOMAIN_NOSTATE), stats.get("state.reason", 0)
     return DomainFacts(
         uuid=domain.UUIDString(),
         name=domain.name(),
-        state=STATES[stats.get("state.state", libvirt.VIR_DOMAIN_NOSTATE)],
+        state=state_told(code, reason),
         vm=vm_of(domain.name()),
         cpu_time_ns=stats.get("cpu.time"),
         memory_bytes=memory_kib * 1024 if memory_kib is not None else None,
-        reason=_reason(stats.get("state.state"), stats.get("state.reason")),
+        reason=_reason(code, reason),
         outline=outline,
     )
 
 
-def _reason(code: int | None, reason: int | None) -> str:
+def _reason(code: int, reason: int) -> str:
     paused_by_io = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR)
     return "io_error" if (code, reason) == paused_by_io else ""
 

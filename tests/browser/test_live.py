@@ -85,6 +85,30 @@ def test_an_old_answer_never_overwrites_a_newer_state(visit: Open, vm: dict[str,
     expect(row.locator(".rows-state")).to_contain_text("работает")
 
 
+def test_a_part_that_could_not_be_fetched_is_fetched_again(visit: Open, vm: dict[str, Any], site: Site) -> None:
+    """The database was away for a moment, while the socket stayed: no other word of the change will come."""
+    one = visit().sign_in()
+    one.allow("503")
+    page, row = one.page, one.page.locator(f"#vm-{vm['id']}")
+    expect(row.locator(".rows-state")).to_contain_text("работает")
+    refused = []
+
+    def answer(route: Any) -> None:
+        if len(refused) < 2:
+            refused.append(route.request.url)
+            route.fulfill(status=503, content_type="text/html", body="")
+        else:
+            route.continue_()
+
+    page.route(re.compile(f"/vms/{vm['id']}/row/"), answer)
+    site.api.do(f"vms/{vm['id']}/suspend/")
+    expect(row.locator(".rows-state")).to_contain_text("приостановлена")
+    assert len(refused) == 2
+    page.unroute(re.compile(f"/vms/{vm['id']}/row/"))
+    site.api.do(f"vms/{vm['id']}/resume/")
+    expect(row.locator(".rows-state")).to_contain_text("работает")
+
+
 def test_a_deleted_vm_s_card_says_that_it_is_gone(visit: Open, site: Site) -> None:
     vm = site.create_vm("browser-gone", start=False)
     one = visit().sign_in()

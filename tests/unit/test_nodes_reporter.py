@@ -4,11 +4,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import libvirt
 import pytest
 
 from nodes import reporter as module
 from nodes.contract.specs import DomainFacts, NodeFacts
 from nodes.hypervisor import LifecycleEvent
+from nodes.hypervisor.domains import state_told
 from nodes.reporter import Reporter, Surroundings
 
 UUID = "11111111-2222-3333-4444-555555555555"
@@ -127,3 +129,9 @@ def test_when_storage_stops_a_guest_all_is_told_at_once_and_when_a_person_does_o
         reporter._note(LifecycleEvent(UUID, "theirs"))
         reporter._tell_changes()
         assert inventories == wanted
+
+
+def test_a_domain_that_libvirt_is_just_starting_is_not_told_as_paused() -> None:
+    assert state_told(libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP) == "running"
+    assert state_told(libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER) == "paused"
+    assert state_told(libvirt.VIR_DOMAIN_SHUTOFF, 0) == "shutoff"

@@ -132,7 +132,10 @@ class StatusConsumer(AsyncWebsocketConsumer):
             count += 1
             if count % PINGS_PER_LOOK == 0 and not await self._still_the_same():
                 return
-            await self._say({"ping": count})
+            try:
+                await self._say({"ping": count})
+            except OSError:  # the browser has gone, and ``disconnect`` is on its way
+                return
 
     async def _still_the_same(self) -> bool:
         now = await database_sync_to_async(actor_of_headers)(self._headers)

@@ -18,7 +18,7 @@ const SIGNED_OUT = 4401;
 const OTHER_RIGHTS = 4403;
 
 const known = new Map(); // thing -> newest version that anything has told of
-const states = new WeakMap(); // part -> { fetching, dirty, tries }
+const states = new WeakMap(); // part -> { fetching, again, tries, failures }
 const line = document.getElementById("connection");
 
 let socket = null;
@@ -123,7 +123,7 @@ function flush() {
 // --- fetching
 
 async function refresh(part) {
-  const state = states.get(part) || { fetching: false, again: false, tries: 0 };
+  const state = states.get(part) || { fetching: false, again: false, tries: 0, failures: 0 };
   states.set(part, state);
   if (state.fetching) {
     state.again = true;
@@ -133,8 +133,11 @@ async function refresh(part) {
   state.again = false;
   try {
     await fetchPart(part, state);
+    state.failures = 0;
   } catch {
-    // The panel does not answer: the socket will come back and everything is fetched then.
+    // The panel, or its database, does not answer. The socket may be well meanwhile, so nothing else would ask again.
+    setTimeout(() => part.isConnected && mark(part), Math.min(FIRST_RETRY_MS * 2 ** state.failures, LONGEST_RETRY_MS));
+    state.failures += 1;
   } finally {
     state.fetching = false;
   }
@@ -148,6 +151,7 @@ async function fetchPart(part, state) {
   });
   if (answer.status === 401) return location.reload();
   if (answer.status === 404) return vanish(part);
+  if (answer.status >= 500) throw new Error(`${part.dataset.src}: ${answer.status}`);
   if (!answer.ok) return undefined;
   const template = document.createElement("template");
   template.innerHTML = (await answer.text()).trim();
