@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.db import OperationalError, transaction
+from django.utils import timezone
 from pydantic import ValidationError
 
 from cluster import audit, events, selectors, shapes, wake
-from cluster.models import FINAL, Job, Step, StepState
+from cluster.models import FINAL, Job, JobState, Step, StepState
 from cluster.permissions import Actor, action_of
 from cluster.refusals import BadShape, Forbidden, NotKnown, Refusal, Refused
 from cluster.saga import locks
@@ -145,14 +146,18 @@ def _begin(
     job.subject = f"{(operation.makes or operation.noun).removesuffix('s')}:{subject.pk}"
     job.subject_name = getattr(subject, "name", "")
     job.tenant_id = getattr(subject, "tenant_id", None)
-    job.save(force_insert=True)
     context = context_of(job)
+    names = operation.locks(context)
+    at_once = locks.are_free(job, names)
+    if at_once:
+        job.state, job.started = JobState.RUNNING, timezone.now()
+    job.save(force_insert=True)
     steps = [(spec, key) for spec in operation.steps for key in (spec.each(context) if spec.each else [""])]
     Step.objects.bulk_create(
         Step(job=job, position=position, name=spec.name, key=key, state=_first_state(spec))
         for position, (spec, key) in enumerate(steps)
     )
-    locks.ask(job, operation.locks(context))
+    locks.ask(job, names, held=at_once)
     audit.write(actor, operation.code, "started", subject=job.subject, subject_name=job.subject_name, job=job)
     events.job_changed(job)
     transaction.on_commit(lambda: wake.conductor(job.pk))

@@ -1,6 +1,6 @@
-"""Locks as rows, taken all at once; a lock never refuses, it only makes a job wait its turn."""
+"""Locks as rows, taken all at once, by most jobs as they are made; a lock never refuses, it only makes a job wait."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from django.db import connection
@@ -23,11 +23,16 @@ def serialise() -> None:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_ADVISORY_LOCK])
 
 
-def ask(job: Job, names: Iterable[LockName]) -> None:
+def ask(job: Job, names: Iterable[LockName], *, held: bool = False) -> None:
     """Write down what the job will need: its place in the line. Children share what their ancestors hold."""
-    Lock.objects.bulk_create(
-        Lock(name=n.name, exclusive=n.exclusive, job=job) for n in sorted(set(names), key=lambda n: n.name)
-    )
+    ordered = sorted(set(names), key=lambda n: n.name)
+    Lock.objects.bulk_create(Lock(name=n.name, exclusive=n.exclusive, job=job, held=held) for n in ordered)
+
+
+def are_free(job: Job, names: Sequence[LockName]) -> bool:
+    """Whether a job that has no rows yet may have these at once: nobody holds or awaits one of them in its way."""
+    others = Lock.objects.filter(name__in=[n.name for n in names])
+    return not (others.exists() and in_the_way(job, names).exists())
 
 
 def in_the_way(job: Job, names: Iterable[LockName] | None = None) -> QuerySet[Lock]:
@@ -68,11 +73,9 @@ def _families(jobs: Iterable[Job]) -> dict[str, list[str]]:
 def acquire(job: Job) -> bool:
     """Take all locks of a waiting job, or none. Call inside a transaction."""
     serialise()
-    mine = Lock.objects.filter(job=job)
-    others = Lock.objects.filter(name__in=mine.values("name")).exclude(job=job)
-    if others.exists() and in_the_way(job).exists():
+    if in_the_way(job).exists():
         return False
-    mine.update(held=True)
+    job.locks.update(held=True)
     return True
 
 

@@ -225,7 +225,7 @@ class Operation(Generic[P]):
 
     @classmethod
     def recheck(cls, context: Context[P]) -> list[Refusal]:
-        """State rules, asked again when the locks are got: the world may have changed while the job waited."""
+        """State rules, asked again when a job gets locks that it had to wait for: the world may have changed."""
         raise NotImplementedError
 
     @classmethod

@@ -184,7 +184,8 @@ def test_two_requests_at_once_with_one_key_make_one_job(scene: Scene, api: Peopl
 
 
 def test_a_waiting_job_can_be_cancelled_and_moved_in_the_line(scene: Scene, api: People) -> None:
-    job = api("administrator").post(f"vms/{scene.stopped.pk}/start/").json()["job"]["id"]
+    api("administrator").post(f"vms/{scene.stopped.pk}/start/")
+    job = api("administrator").post(f"vms/{scene.stopped.pk}/stop/").json()["job"]["id"]
     moved = api("administrator").post(f"jobs/{job}/priority/", {"priority": 5})
     assert (moved.status_code, moved.json()["priority"]) == (202, 5)
     told = api("administrator").post(f"jobs/{job}/cancel/")

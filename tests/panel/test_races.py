@@ -192,7 +192,8 @@ def test_conductors_at_once_take_each_step_once(scene: Scene) -> None:
 
 def test_words_to_a_job_at_once_are_all_heard(scene: Scene) -> None:
     """A person's click is not lost because the conductor, or another person, wrote the job in the same moment."""
-    job = scene.start("vm.create").job
+    start(scene.actor, "vm.start", {}, scene.stopped.pk)
+    job = start(scene.actor, "vm.stop", {}, scene.stopped.pk).job
     outcomes = at_once(8, lambda n: job_words.set_priority(scene.actor, job, n))
     assert outcomes == {"started": 8}
 

@@ -49,6 +49,15 @@ def test_a_job_waits_for_the_lock_of_another_and_says_for_what_and_its_place(sce
     assert executor.run(second).state == "failed"
 
 
+def test_a_job_whose_locks_are_free_has_them_at_once_and_the_next_one_waits(scene: Scene) -> None:
+    first = scene.start("vm.stop").job
+    second = start(scene.actor, "vm.reboot", {}, scene.running.pk).job
+    assert [(job.state, job.started is not None) for job in (first, second)] == [("running", True), ("waiting", False)]
+    assert all(first.locks.values_list("held", flat=True))
+    assert not any(second.locks.values_list("held", flat=True))
+    assert Executor(world=scene.world).run(first).state == "succeeded"
+
+
 def test_a_job_that_got_its_turn_too_late_fails_with_the_state_that_it_met(scene: Scene) -> None:
     scene.start("vm.stop")
     reboot = scene.start("vm.reboot").job
@@ -97,7 +106,7 @@ def test_shared_locks_do_not_wait_for_each_other_and_an_exclusive_one_waits_for_
     assert not locks.acquire(remove)
 
 
-def test_a_waiting_job_is_cancelled_at_once_and_gives_back_what_it_reserved(scene: Scene) -> None:
+def test_a_job_that_has_not_begun_is_cancelled_at_once_and_gives_back_what_it_reserved(scene: Scene) -> None:
     before = scene.fingerprint()
     job = scene.start("vm.create").job
     job_words.cancel(scene.actor, job)
