@@ -15,7 +15,7 @@ from cluster.permissions import Actor, action_of
 from cluster.refusals import BadShape, Forbidden, NotKnown, Refusal, Refused
 from cluster.saga import locks
 from cluster.saga.context import context_of, split_secrets
-from cluster.saga.steps import Lost, Operation, Params, Plan, done
+from cluster.saga.steps import LockName, Lost, Operation, Params, Plan, done
 from cluster.saga.steps import Step as Spec
 from nodes.contract.faults import point
 
@@ -137,9 +137,10 @@ def _begin(
         parent=parent,
     )
     job.params, job.secrets = split_secrets(operation, parsed)
+    free: list[LockName] | None = None
     if target is not None:
         job.subject = f"{_kind(operation)}:{target.pk}"
-        _refuse_unless_possible(operation, job, target, plan, wait)
+        free = _refuse_unless_possible(operation, job, target, plan, wait)
     elif plan.refusals:
         raise Refused(*plan.refusals)
     subject = operation.begin(actor, target, parsed, plan)
@@ -147,8 +148,8 @@ def _begin(
     job.subject_name = getattr(subject, "name", "")
     job.tenant_id = getattr(subject, "tenant_id", None)
     context = context_of(job)
-    names = operation.locks(context)
-    at_once = locks.are_free(job, names)
+    names = list(operation.locks(context))
+    at_once = names == free or locks.are_free(job, names)
     if at_once:
         job.state, job.started = JobState.RUNNING, timezone.now()
     job.save(force_insert=True)
@@ -158,6 +159,9 @@ def _begin(
         for position, (spec, key) in enumerate(steps)
     )
     locks.ask(job, names, held=at_once)
+    # The plan is older than this transaction: a job that ended in between may have changed what it was made of.
+    if at_once and (changed := operation.recheck(context)):
+        raise Refused(*changed)
     audit.write(actor, operation.code, "started", subject=job.subject, subject_name=job.subject_name, job=job)
     events.job_changed(job)
     transaction.on_commit(lambda: wake.conductor(job.pk))
@@ -169,12 +173,18 @@ def _first_state(spec: Spec) -> StepState:
     return StepState.DONE if spec.do is done else StepState.PENDING
 
 
-def _refuse_unless_possible(operation: type[Operation[Any]], job: Job, target: Any, plan: Plan, wait: bool) -> None:
-    """State rules; left until the locks are got while another job holds or awaits one of them."""
+def _refuse_unless_possible(
+    operation: type[Operation[Any]], job: Job, target: Any, plan: Plan, wait: bool
+) -> list[LockName] | None:
+    """State rules; left until the locks are got while another job holds or awaits one of them.
+
+    Returns the locks, where none of them is held or awaited.
+    """
     alike = Job.objects.filter(operation=operation.code, subject=job.subject).exclude(state__in=FINAL)
     if same := alike.values_list("pk", flat=True).first():
         raise Refused(Refusal("already_running", {"job": same}, status=409), job=same)
-    ahead = locks.in_the_way(job, operation.locks(context_of(job))).first()
+    names = list(operation.locks(context_of(job)))
+    ahead = locks.in_the_way(job, names).first()
     if ahead is not None and not wait:
         raise Refused(Refusal("locked", {"job": ahead.job_id, "lock": ahead.name}, status=409), job=ahead.job_id)
     reasons = operation.obstacles(target) + plan.refusals
@@ -182,6 +192,7 @@ def _refuse_unless_possible(operation: type[Operation[Any]], job: Job, target: A
     lasting = reasons if ahead is None else [reason for reason in reasons if reason.status != 409]
     if lasting:
         raise Refused(*lasting)
+    return names if ahead is None else None
 
 
 def _asked(actor: Actor, code: str, target_id: str | None) -> tuple[type[Operation[Any]], Any]:

@@ -225,7 +225,7 @@ class Operation(Generic[P]):
 
     @classmethod
     def recheck(cls, context: Context[P]) -> list[Refusal]:
-        """State rules, asked again when a job gets locks that it had to wait for: the world may have changed."""
+        """State rules, asked again when the job gets its locks: the world may have changed since it was planned."""
         raise NotImplementedError
 
     @classmethod

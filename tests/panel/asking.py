@@ -210,6 +210,8 @@ def make_job_listen(pk: str, word: str) -> None:
     job = Job.objects.get(pk=pk)
     if word in ("retry", "resolve"):
         Job.objects.filter(pk=pk).update(state="stuck")
+    if word == "priority":
+        Job.objects.filter(pk=pk).update(state="waiting")
     if word == "proceed":
         Job.objects.filter(pk=pk).update(state="running")
         job.steps.filter(position=0).update(state="running", waits_for_click=True)

@@ -45,10 +45,10 @@ ASKED_BY = ("administrator", "owner", "anonymous")
 NOT_COUNTED = ("SAVEPOINT", "RELEASE", "ROLLBACK", "BEGIN", "COMMIT", "SELECT pg_advisory")
 """Each database opens its transactions in its own way."""
 
-MOST = 19
+MOST = 22
 MORE = {
     "/backup/": 6,
-    "/migrate/": 21,
+    "/migrate/": 23,
     "/forecast/": 18,
     "/vms/new/": 2,
     "/balances/": 6,
@@ -179,7 +179,8 @@ def more_rows(ids: dict[str, str], scene: Scene, people: dict[str, Person], numb
             nic.save(force_insert=True)
             Address.objects.create(network=network, nic=nic, address=f"10.99.0.{160 + 3 * number + position}")
         Disk.objects.create(pk=f"inp1{number}", vm=vm, tenant=vm.tenant, pool=scene.pool, size_bytes=1, position=1)
-        waiting = start(owner, "vm.start", {}, vm.pk).job
+        start(owner, "vm.start", {}, vm.pk)
+        waiting = start(owner, "vm.stop", {}, vm.pk).job
         Job.objects.filter(pk=waiting.pk).update(parent=ids["jobs"])
         for subject in (f"vm:{scene.running.pk}", f"node:{scene.node.pk}"):
             job = Job.objects.create(
