@@ -5,7 +5,6 @@ from importlib import import_module
 
 from django.conf import settings
 from django.contrib.auth import get_user
-from django.db.models import Q
 from django.http import HttpRequest, HttpResponse, parse_cookie
 from django.utils import timezone, translation
 
@@ -66,12 +65,10 @@ def bearer(headers: Mapping[str, str]) -> str | None:
 def actor_of_token(secret: str) -> Actor | None:
     if not secret or len(secret) > _LONGEST_TOKEN:
         return None
-    token = (
-        Token.objects.select_related("grant__user", "grant__tenant")
-        .filter(Q(expires=None) | Q(expires__gt=timezone.now()), sha256=Token.hash_of(secret))
-        .first()
-    )
-    if token is None or not token.grant.user.is_active:
+    # One by its unique hash, its expiry looked at here: what every call of a program begins with is to be short.
+    tokens = Token.objects.select_related("grant__user", "grant__tenant").filter(sha256=Token.hash_of(secret))
+    token = next(iter(tokens), None)
+    if token is None or not token.grant.user.is_active or (token.expires and token.expires <= timezone.now()):
         return None
     return Actor(token.grant.user, token.grant)
 

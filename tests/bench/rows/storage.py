@@ -6,6 +6,7 @@ there a command takes a second, and what a job adds drowns in it.
 """
 
 from collections.abc import Callable, Iterator
+from statistics import median
 
 from deploy.lab.processes import Failed, wait
 from deploy.lab.state import UML_NODE
@@ -36,10 +37,12 @@ def storage(bench: Bench) -> Iterator[Result]:
     yield snapshots(bench)
     bench.lab.demo.start_storage()
     for kind, row in VOLUMES.items():
-        pair = {"bare": by_hand(bench, kind), "ours": by_jobs(bench, kind)}
+        jobs = Jobs(bench, kind)
+        pair = {"bare": by_hand(bench, kind), "ours": jobs.measure}
         for measure in pair.values():
             measure()
-        yield compared(row, interleaved(bench.pairs, pair), NOTES.get(kind, ""))
+        samples = interleaved(bench.pairs, pair)
+        yield compared(row, samples, "; ".join(filter(None, [NOTES.get(kind), jobs.said()])))
 
 
 def job_ms(bench: Bench, path: str, body: dict[str, object] | None = None) -> tuple[float, str]:
@@ -51,16 +54,27 @@ def job_ms(bench: Bench, path: str, body: dict[str, object] | None = None) -> tu
     return (ended - told.began) * 1000, job["subject"].partition(":")[2]
 
 
-def by_jobs(bench: Bench, kind: str) -> Callable[[], float]:
-    _node, name = WHERE[kind]
-    pool = next(row["id"] for row in bench.lab.api.all("pools/") if row["name"] == name)
+class Jobs:
+    """A disk made by one job and deleted by another, as often as is asked."""
 
-    def measure() -> float:
-        bench.wait_quiet()
-        made_ms, disk = job_ms(bench, "disks/", {"pool": pool, "size_bytes": MIB << 20})
-        return made_ms + job_ms(bench, f"disks/{disk}/delete/")[0]
+    def __init__(self, bench: Bench, kind: str) -> None:
+        self.bench = bench
+        name = WHERE[kind][1]
+        self.pool = next(row["id"] for row in bench.lab.api.all("pools/") if row["name"] == name)
+        self.made_ms: list[float] = []
+        self.deleted_ms: list[float] = []
 
-    return measure
+    def measure(self) -> float:
+        """How long both took."""
+        self.bench.wait_quiet()
+        made_ms, disk = job_ms(self.bench, "disks/", {"pool": self.pool, "size_bytes": MIB << 20})
+        deleted_ms, _disk = job_ms(self.bench, f"disks/{disk}/delete/")
+        self.made_ms.append(made_ms)
+        self.deleted_ms.append(deleted_ms)
+        return made_ms + deleted_ms
+
+    def said(self) -> str:
+        return f"medians of the two jobs: {median(self.made_ms):.0f} ms and {median(self.deleted_ms):.0f} ms"
 
 
 def by_hand(bench: Bench, kind: str) -> Callable[[], float]:
