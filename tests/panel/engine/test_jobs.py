@@ -7,14 +7,16 @@ import pytest
 from pydantic import SecretStr
 
 from cluster import job_words, services, states
-from cluster.models import AddressRange, AuditEvent, Job, Node, Vm, VmState
+from cluster.models import AddressRange, AuditEvent, Disk, Job, Node, Vm, VmState
 from cluster.models import Step as StepRow
 from cluster.operations import start, start_child
+from cluster.operations.vm_snapshot import VmSnapshot
+from cluster.permissions import Actor
 from cluster.refusals import Refused
 from cluster.saga import dispatch, engine, locks
 from cluster.saga.context import context_of
 from cluster.saga.locks import waits_for
-from cluster.saga.steps import Children, NoUndo, Operation, Params, Step
+from cluster.saga.steps import Children, NoUndo, Operation, Params, Plan, Step
 from nodes.contract.errors import ErrorInfo
 from nodes.contract.messages import DemoUnmark, Envelope
 from tests.panel.engine.scenarios import Scene
@@ -56,6 +58,24 @@ def test_a_job_whose_locks_are_free_has_them_at_once_and_the_next_one_waits(scen
     assert all(first.locks.values_list("held", flat=True))
     assert not any(second.locks.values_list("held", flat=True))
     assert Executor(world=scene.world).run(first).state == "succeeded"
+
+
+def test_what_a_job_that_just_ended_has_changed_since_the_plan_refuses_at_once(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = VmSnapshot.plan
+
+    def plan_while_a_disk_is_added(actor: Actor, target: Vm, params: Any) -> Plan:
+        made = plan(actor, target, params)
+        Disk.objects.create(vm=target, tenant=target.tenant, pool=scene.pool, size_bytes=1, position=7, state="ready")
+        return made
+
+    monkeypatch.setattr(VmSnapshot, "plan", plan_while_a_disk_is_added)
+    refused = refusal_of(start, scene.actor, "vm.snapshot", {"name": "s"}, scene.running.pk)
+    assert [r.code for r in refused.refusals] == ["disks_changed"]
+    assert not Job.objects.exists()
+    monkeypatch.undo()
+    assert start(scene.actor, "vm.snapshot", {"name": "s"}, scene.running.pk).job.state == "running"
 
 
 def test_a_job_that_got_its_turn_too_late_fails_with_the_state_that_it_met(scene: Scene) -> None:
