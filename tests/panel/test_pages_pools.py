@@ -41,6 +41,12 @@ def test_the_list_says_how_full_a_pool_is_and_of_what_grain(browser: Browser, sc
     assert f'data-versions="pool:{pool.pk}=1"' in page.content.decode()
 
 
+def test_a_path_may_break_after_its_slashes_and_is_data(browser: Browser, scene: Scene) -> None:
+    pool = add_pool(scene, kind="directory", path="/srv/<b>disks", facts={})
+    for address in ("/pools/", f"/pools/{pool.pk}/"):
+        assert "/<wbr>srv/<wbr>&lt;b&gt;disks" in browser.get(address).content.decode()
+
+
 def test_a_pool_above_its_level_is_warned_of_in_words_on_pages_and_in_the_api(
     browser: Browser, scene: Scene, people: dict[str, Person]
 ) -> None:

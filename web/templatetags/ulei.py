@@ -9,7 +9,7 @@ from django.conf import settings
 from django.templatetags.static import static
 from django.utils import timezone
 from django.utils.formats import number_format
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import get_language, gettext, pgettext
 
@@ -219,6 +219,12 @@ def action(action: Action, noun: str, pk: str, name: str, look: str, wide: bool 
         label,
         inside,
     )
+
+
+@register.filter
+def path(value: str) -> SafeString:
+    """A path, which breaks after its slashes rather than within a name."""
+    return format_html_join(SafeString("/<wbr>"), "{}", ((part,) for part in value.split("/")))
 
 
 @register.filter
