@@ -163,8 +163,9 @@ def _begin(
     if at_once and (changed := operation.recheck(context)):
         raise Refused(*changed)
     audit.write(actor, operation.code, "started", subject=job.subject, subject_name=job.subject_name, job=job)
-    events.job_changed(job)
+    # First after the commit: the conductor has work to do, browsers only have something to show.
     transaction.on_commit(lambda: wake.conductor(job.pk))
+    events.job_changed(job)
     return Started(job, subject)
 
 
