@@ -6,6 +6,7 @@ Doubt is never failure: the same number is sent again three times; then a step b
 "perhaps") and a pivot is looked at.
 """
 
+import json
 import logging
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -586,8 +587,8 @@ def _columns(row: Job | Step) -> dict[str, Any]:
 
 
 def _kept(value: Any) -> Any:
-    """To compare with later: JSON is changed in place."""
-    return repr(value) if isinstance(value, (dict, list)) else value
+    """To compare with later: JSON is changed in place, and PostgreSQL gives its keys back in an order of its own."""
+    return json.dumps(value, sort_keys=True) if isinstance(value, (dict, list)) else value
 
 
 def open_jobs() -> list[str]:
